@@ -1,0 +1,60 @@
+# make install   a virtual environment in .venv with all that the demo and the tests need
+# make demo      eight domains of real text, Chameleon against uniform weights, on two CPU cores
+# make test      everything that needs no GPU
+# make test-gpu  what does
+# make check     ruff and mypy
+
+.DELETE_ON_ERROR:
+.PHONY: install demo test test-gpu check clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+# Two processes on two cores: more threads would only fight. And glibc gives every large buffer
+# back to the kernel unless told to keep it, which costs a fifth of the speed of a small model.
+export OMP_NUM_THREADS := 1
+export MALLOC_MMAP_THRESHOLD_ := 33554432
+export MALLOC_TRIM_THRESHOLD_ := 134217728
+
+TRAIN = $(BIN)/torchrun --nproc_per_node=2 recipes/pretrain_chameleon.py --config conf/demo.yaml
+
+install: .venv/installed
+
+# torch first and pinned: a range would bring the newest build and its CUDA packages.
+.venv/installed: setup.cfg pyproject.toml constraints.txt demo/requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[plots,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement demo/requirements.txt
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m demo.prepare $(RUN)/data
+	$(TRAIN) data.mixture=chameleon
+	$(TRAIN) data.mixture=uniform
+	@echo
+	$(BIN)/nemo-chameleon report $(RUN)/uniform $(RUN)/chameleon
+	@echo
+	@echo "The mixture: $(RUN)/mixture.json. Next, with your own domains:"
+	@echo "  1. copy conf/pretrain_chameleon.yaml and name your Megatron datasets in it"
+	@echo "  2. torchrun --nproc_per_node=8 recipes/pretrain_chameleon.py --config YOURS.yaml"
+	@echo "Or train this one again, from this mixture with weights you changed by hand:"
+	@echo "  torchrun --nproc_per_node=2 recipes/pretrain_chameleon.py --config conf/demo.yaml \\"
+	@echo "    data.mixture=mine.json"
+
+test: .venv/installed check
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu:
+	$(PYTHON) -m pytest -m gpu
+
+check: .venv/installed
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+
+clean:
+	rm -rf runs build *.egg-info

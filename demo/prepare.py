@@ -1,0 +1,63 @@
+"""Build the demo's data: real text to a tokenizer and one Megatron dataset a domain.
+
+    python -m demo.prepare runs/demo/data
+
+Does nothing where it has run to its end before.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from demo import text
+from nemo_chameleon.console import program
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.prepare import train_tokenizer, write_dataset
+
+VOCAB_SIZE = 2048
+# What the tokenizer sees of each domain: as much of a small one as of a large one.
+TOKENIZER_BYTES = 500_000
+
+
+@program
+def main() -> None:
+    """Write tokenizer.json and NAME.bin, NAME.idx for every domain into the given folder."""
+    if len(sys.argv) != 2:
+        raise UserError("usage: python -m demo.prepare FOLDER")
+    folder = Path(sys.argv[1])
+    done = folder / "tokenizer.json"
+    if done.is_file():
+        print(f"{folder} is there already")
+        return
+    started = time.monotonic()
+    try:
+        documents = {name: text.documents(name) for name in text.domains()}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    tokenizer = train_tokenizer(
+        (part for texts in documents.values() for part in _first(texts, TOKENIZER_BYTES)),
+        VOCAB_SIZE,
+    )
+    for name, texts in documents.items():
+        tokens = write_dataset(texts, tokenizer, folder / name)
+        size = sum(len(part.encode()) for part in texts)
+        print(f"{name:12} {len(texts):6,} documents {size / 1e6:6.1f} MB {tokens:11,} tokens")
+    beside = done.with_suffix(".tmp")
+    tokenizer.save(str(beside))
+    beside.replace(done)
+    print(f"{len(documents)} domains in {folder}, {time.monotonic() - started:.0f} s")
+
+
+def _first(texts: list[str], size: int) -> list[str]:
+    """Texts from the first on, up to `size` bytes."""
+    taken, total = [], 0
+    for part in texts:
+        total += len(part.encode())
+        if total > size:
+            break
+        taken.append(part)
+    return taken
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Checkpoints through megatron-core's dist_checkpointing: saved at one layout, loaded at any.
+
+A folder has the names that Megatron-LM gives: `iter_0000500/`, and the newest one's number in
+`latest_checkpointed_iteration.txt`. Beside Megatron's own files lies `state.json`, which says
+where the run stood. A checkpoint is written under another name and renamed when it is whole.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+
+from nemo_chameleon import parallel
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.mixture import write_atomically
+from nemo_chameleon.model import unwrap
+
+_TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def newest(directory: Path) -> Path | None:
+    """The newest checkpoint in a folder, or None.
+
+    Raises:
+        UserError: the tracker names one that is not there.
+    """
+    tracker = directory / _TRACKER
+    if not tracker.is_file():
+        return None
+    text = tracker.read_text().strip()
+    path = directory / f"iter_{int(text):07d}" if text.isdigit() else None
+    if path is None or not (path / "state.json").is_file():
+        raise UserError(f"{tracker} says {text!r}, but there is no such checkpoint; mend or remove")
+    return path
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Where the run stood at a checkpoint."""
+    state: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return state
+
+
+def save(
+    directory: Path,
+    iteration: int,
+    state: dict[str, Any],
+    model: torch.nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+) -> Path:
+    """Write a checkpoint; every rank must call it."""
+    final = directory / f"iter_{iteration:07d}"
+    beside = directory / f"{final.name}.tmp"
+    if parallel.is_first_rank():
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    dist.barrier()
+    dist_checkpointing.save(_sharded(model, optimizer, scheduler), str(beside))
+    dist.barrier()
+    if parallel.is_first_rank():
+        write_atomically(beside / "state.json", json.dumps(state, indent=2) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        beside.rename(final)
+        write_atomically(directory / _TRACKER, f"{iteration}\n")
+    dist.barrier()
+    return final
+
+
+def load(path: Path, model: torch.nn.Module, optimizer: Any = None, scheduler: Any = None) -> None:
+    """Fill a model, and an optimizer and scheduler if given; every rank must call it."""
+    wanted = _sharded(model, optimizer, scheduler, loading=True)
+    found = dist_checkpointing.load(wanted, str(path))
+    unwrap(model).load_state_dict(found["model"])
+    if optimizer is not None:
+        optimizer.load_state_dict(found["optimizer"])
+        scheduler.load_state_dict(found["opt_param_scheduler"])
+
+
+def _sharded(
+    model: torch.nn.Module, optimizer: Any, scheduler: Any, loading: bool = False
+) -> dict[str, Any]:
+    state = {"model": unwrap(model).sharded_state_dict()}
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=loading)
+        state["opt_param_scheduler"] = scheduler.state_dict()
+    return state

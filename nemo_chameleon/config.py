@@ -1,0 +1,273 @@
+"""Reading the configuration, and refusing one that cannot run.
+
+Order of precedence: the defaults in schema.py, then the file, then the command line. An unknown
+key is an error that names the nearest known one. What can be known without opening a data file is
+checked here, in `check`, before anything runs.
+"""
+
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from nemo_chameleon import leverage
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import MIXTURES, Config, DomainConfig, Run
+
+
+def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration.
+
+    Args:
+        file: YAML; None for the defaults alone.
+        overrides: `key=value`, keys dotted.
+
+    Raises:
+        UserError: naming the key or the file, and the nearest known key where there is one.
+    """
+    layers: list[tuple[str, DictConfig]] = []
+    if file is not None:
+        try:
+            layer = OmegaConf.load(file)
+        except (OSError, YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
+        if not isinstance(layer, DictConfig):
+            raise UserError(f"the configuration {file} is not a mapping of keys to values")
+        layers.append((str(file), layer))
+    for override in overrides:
+        if "=" not in override or override.startswith(("-", "=")):
+            raise UserError(f"{override!r} is not a key=value override")
+        try:
+            layers.append((override, OmegaConf.from_dotlist([override])))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise UserError(f"{override!r}: {_one_line(error)}") from error
+    source = str(file)
+    try:
+        merged = OmegaConf.structured(Config)
+        for source, layer in layers:  # noqa: B007  # named in the except below
+            _refuse_unknown_keys(layer)
+            merged = OmegaConf.merge(merged, layer)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise UserError(f"{missing[0]} is not set; set it in the file or as {missing[0]}=...")
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or source}: {_one_line(error)}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def parse_command_line(arguments: Sequence[str] | None = None) -> Config:
+    """`[--config FILE] key=value ...` to a configuration.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    rest = list(sys.argv[1:] if arguments is None else arguments)
+    file = None
+    if "--config" in rest:
+        at = rest.index("--config")
+        if at + 1 == len(rest):
+            raise UserError("--config needs a file")
+        file = rest[at + 1]
+        del rest[at : at + 2]
+    return load_config(file, rest)
+
+
+def check(config: Config, world_size: int) -> None:
+    """Refuse what cannot run, on `world_size` ranks.
+
+    Raises:
+        UserError: naming the key and what it would have to be.
+    """
+    if len(config.data.domains) < 2:
+        raise UserError(
+            f"data.domains has {len(config.data.domains)} domain(s): a mixture needs at least two"
+        )
+    if config.data.mixture not in MIXTURES and not Path(config.data.mixture).is_file():
+        hint = _nearest(config.data.mixture, MIXTURES)
+        raise UserError(
+            f"data.mixture={config.data.mixture} is neither a mixture file nor one of "
+            f"{', '.join(MIXTURES)}{hint}"
+        )
+    if (config.data.tokenizer is None) == (config.data.vocab_size is None):
+        raise UserError("set one of data.tokenizer and data.vocab_size")
+    check_run(config, world_size, "")
+    if config.data.mixture == "chameleon":
+        check_run(config.proxy, world_size, "proxy.")
+        _check_chameleon(config)
+    _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))
+    _at_least(0, "checkpoint.save_interval", config.checkpoint.save_interval)
+    _at_least(1, "logging.log_interval", config.logging.log_interval)
+
+
+def check_run(run: Run, world_size: int, prefix: str) -> None:
+    """`check` for one training run; `prefix` is where its keys stand."""
+    model, train, optimizer, parallel = run.model, run.train, run.optimizer, run.parallel
+    for section in (model, parallel):
+        for item in fields(section):
+            value = getattr(section, item.name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                name = "model" if section is model else "parallel"
+                _at_least(1, f"{prefix}{name}.{item.name}", value)
+    _choice(f"{prefix}model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
+    _choice(
+        f"{prefix}model.position_embedding_type",
+        model.position_embedding_type,
+        ("rope", "learned_absolute"),
+    )
+    _choice(f"{prefix}train.precision", train.precision, ("auto", "bf16", "fp32"))
+    _choice(
+        f"{prefix}optimizer.lr_decay_style",
+        optimizer.lr_decay_style,
+        ("cosine", "linear", "constant"),
+    )
+    for name, least in (("train_iters", 1), ("global_batch_size", 1), ("micro_batch_size", 1)):
+        _at_least(least, f"{prefix}train.{name}", getattr(train, name))
+    _at_least(0, f"{prefix}train.eval_interval", train.eval_interval)
+    _at_least(0, f"{prefix}train.eval_iters", train.eval_iters)
+    if not 0 <= optimizer.min_lr <= optimizer.lr:
+        raise UserError(f"{prefix}optimizer.min_lr must lie between 0 and {prefix}optimizer.lr")
+    if not 0 <= optimizer.lr_warmup_iters < train.train_iters:
+        raise UserError(
+            f"{prefix}optimizer.lr_warmup_iters={optimizer.lr_warmup_iters} must be less than "
+            f"{prefix}train.train_iters={train.train_iters}"
+        )
+
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    heads, groups = model.num_attention_heads, model.num_query_groups or model.num_attention_heads
+    tp_key = f"{prefix}parallel.tensor_model_parallel_size={tensor}"
+    _divides(heads, model.hidden_size, f"{prefix}model.num_attention_heads", "the hidden size")
+    _divides(groups, heads, f"{prefix}model.num_query_groups", "the attention heads")
+    _divides(tensor, heads, tp_key, f"{prefix}model.num_attention_heads={heads}")
+    _divides(tensor, groups, tp_key, f"{prefix}model.num_query_groups={groups}")
+    ffn = model.ffn_hidden_size or 4 * model.hidden_size
+    _divides(tensor, ffn, tp_key, f"{prefix}model.ffn_hidden_size={ffn}")
+    _divides(
+        pipeline,
+        model.num_layers,
+        f"{prefix}parallel.pipeline_model_parallel_size={pipeline}",
+        f"{prefix}model.num_layers={model.num_layers}",
+    )
+    if parallel.sequence_parallel:
+        if tensor == 1:
+            raise UserError(f"{prefix}parallel.sequence_parallel needs tensor parallelism")
+        _divides(tensor, model.seq_length, tp_key, f"{prefix}model.seq_length={model.seq_length}")
+    _divides(
+        tensor * pipeline,
+        world_size,
+        f"{tp_key} times {prefix}parallel.pipeline_model_parallel_size={pipeline}",
+        f"the number of processes, {world_size}",
+    )
+    replicas = world_size // (tensor * pipeline)
+    _divides(
+        train.micro_batch_size * replicas,
+        train.global_batch_size,
+        f"{prefix}train.micro_batch_size={train.micro_batch_size} times {replicas} data parallel "
+        "ranks",
+        f"{prefix}train.global_batch_size={train.global_batch_size}",
+    )
+
+
+def _check_chameleon(config: Config) -> None:
+    wanted, proxy = config.chameleon, config.proxy
+    _choice("chameleon.objective", wanted.objective, leverage.OBJECTIVES)
+    try:
+        leverage.choose_preset(
+            wanted.preset,
+            ridge=wanted.ridge,
+            exponent=wanted.exponent,
+            min_effective=wanted.min_effective,
+        )
+    except ValueError as error:
+        raise UserError(f"chameleon.{error}") from error
+    _at_least(1, "chameleon.samples", wanted.samples)
+    _at_least(1, "chameleon.micro_batch_size", wanted.micro_batch_size)
+    if wanted.layer is not None and not 1 <= wanted.layer <= proxy.model.num_layers:
+        raise UserError(
+            f"chameleon.layer={wanted.layer}: the proxy's layers count from 1 to "
+            f"{proxy.model.num_layers}"
+        )
+    length = proxy.model.seq_length if wanted.sample_length is None else wanted.sample_length
+    if not 1 <= length <= proxy.model.seq_length:
+        raise UserError(
+            f"chameleon.sample_length={length} must lie between 1 and "
+            f"proxy.model.seq_length={proxy.model.seq_length}"
+        )
+    if proxy.parallel.sequence_parallel:
+        _divides(
+            proxy.parallel.tensor_model_parallel_size,
+            length,
+            "proxy.parallel.tensor_model_parallel_size",
+            f"chameleon.sample_length={length}",
+        )
+    if proxy.parallel.pipeline_model_parallel_size != 1:
+        raise UserError(
+            "proxy.parallel.pipeline_model_parallel_size must be 1: a proxy is small, use tensor "
+            "and data parallelism"
+        )
+
+
+def _refuse_unknown_keys(layer: DictConfig) -> None:
+    known = list(_known_keys(Config, ""))
+    for parts in _keys(OmegaConf.to_container(layer, resolve=False), ()):
+        # A domain's name is the user's; what stands under it is not.
+        named = parts[:2] == ("data", "domains") and len(parts) > 2
+        generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
+        if generic not in known:
+            hint = _nearest(generic, known).replace("NAME", parts[2] if named else "<name>")
+            raise UserError(f"unknown key {'.'.join(parts)}{hint}")
+
+
+def _known_keys(cls: type, prefix: str) -> Iterable[str]:
+    for item in fields(cls):
+        key = prefix + item.name
+        yield key
+        if item.name == "domains":
+            yield key + ".NAME"
+            yield from _known_keys(DomainConfig, key + ".NAME.")
+        elif isinstance(item.type, type) and is_dataclass(item.type):
+            yield from _known_keys(item.type, key + ".")
+
+
+def _keys(node: Any, above: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield (*above, str(name))
+            yield from _keys(value, (*above, str(name)))
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no known word is near."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:  # the right name in the wrong place
+        last = [key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]]
+        near = last[:1]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _choice(key: str, value: str, options: Sequence[str]) -> None:
+    if value not in options:
+        hint = _nearest(value, options)
+        raise UserError(f"{key}={value} is not one of {', '.join(options)}{hint}")
+
+
+def _at_least(least: int, key: str, value: int) -> None:
+    if value < least:
+        raise UserError(f"{key}={value} must be at least {least}")
+
+
+def _divides(divisor: int, number: int, what: str, of: str) -> None:
+    if number % divisor:
+        raise UserError(f"{what} does not divide {of}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("full_key:")[0].split())

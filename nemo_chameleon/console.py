@@ -1,0 +1,47 @@
+"""How the recipes and the command line behave as programs."""
+
+import functools
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+from nemo_chameleon.errors import UserError
+
+# megatron-core says on import, several times and in every process, what is not installed, and
+# torch's checkpoint code warns of what megatron-core calls in it. Neither is for the user to mend.
+_KNOWN_WARNINGS = (
+    "Transformer Engine and Apex are not installed",
+    "Apex is not installed",
+    "full scope is deprecated",
+    "`load_state_dict` is deprecated",
+    "Please use DTensor instead",
+)
+
+
+def program(main: Callable[[], None]) -> Callable[[], None]:
+    """Make `main` end on a UserError with one line on stderr and exit code 2, no traceback.
+
+    Under torchrun every rank finds the same error, and one per node says so. torchrun ends the
+    others as soon as the first exits, so those that stay silent must not be that first.
+    """
+
+    @functools.wraps(main)
+    def run() -> None:
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=re.escape(message))
+        # Megatron's checkpoint writer starts a Python of its own.
+        inherited = [os.environ.get("PYTHONWARNINGS"), *(f"ignore:{m}" for m in _KNOWN_WARNINGS)]
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, inherited))
+        try:
+            main()
+        except UserError as error:
+            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            else:
+                time.sleep(10)
+            sys.exit(2)
+
+    return run

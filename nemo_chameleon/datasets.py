@@ -1,0 +1,154 @@
+"""Megatron datasets for a mixture: blended for training, one per domain for validation.
+
+Megatron's own builder builds them all. A mixture decides its `blend` and nothing else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.schema import DataConfig
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What Megatron's datasets ask of a tokenizer, when the tokens are there already.
+
+    It has no `pad` on purpose: nothing in tokenised data is padding, and Megatron then masks none.
+    """
+
+    vocab_size: int
+    eod: int
+    unique_identifiers: dict[str, Any]
+    """Part of the key under which Megatron caches its indices."""
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "Vocabulary":
+        """The vocabulary that the configuration names.
+
+        Raises:
+            UserError: the tokenizer's file cannot be read.
+        """
+        size = data.vocab_size
+        if data.tokenizer is not None:
+            if not Path(data.tokenizer).is_file():
+                raise UserError(f"data.tokenizer={data.tokenizer}: there is no such file")
+            try:
+                tokenizer = Tokenizer.from_file(data.tokenizer)
+            except Exception as error:  # the library raises nothing more specific
+                raise UserError(f"data.tokenizer={data.tokenizer}: {error}") from error
+            size = tokenizer.get_vocab_size()
+        if size is None:
+            raise UserError("set one of data.tokenizer and data.vocab_size")
+        # No document boundary is reset or masked, so Megatron looks for no such token; and -1 is
+        # what it takes for padding where a tokenizer has none.
+        return cls(size, -2, {"class": cls.__name__, "vocab_size": size})
+
+
+def training_dataset(
+    data: DataConfig,
+    domains: Mapping[str, Domain],
+    mixture: Mixture,
+    *,
+    samples: int,
+    seq_length: int,
+    seed: int,
+) -> Any:
+    """The blended training set; every rank must call it.
+
+    Returns:
+        A BlendedDataset of at least `samples` samples, whose first `samples` follow the mixture
+        within one a domain. A sample's `dataset_id` is its domain's position in `domains`.
+    """
+    prefixes, weights = mixture.blend({name: domain.path for name, domain in domains.items()})
+    config = _config(data, seq_length, seed, blend=(prefixes, weights))
+    # Validation is per domain, below: a blended one would say less, and small ones overflow.
+    config.split_matrix = [config.split_matrix[0], None, None]
+    return BlendedMegatronDatasetBuilder(GPTDataset, [samples, 0, 0], lambda: True, config).build()[
+        0
+    ]
+
+
+def validation_datasets(
+    data: DataConfig, domains: Mapping[str, Domain], *, seq_length: int, seed: int
+) -> dict[str, Any]:
+    """One pass over each domain's validation split; every rank must call it.
+
+    `check_validation` says first whether there is enough for it.
+    """
+    datasets = {}
+    for name, domain in domains.items():
+        config = _config(data, seq_length, seed, blend=([domain.path], None))
+        config.split_matrix = [None, config.split_matrix[1], None]
+        sizes = [None, None, None]
+        builder = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config)
+        datasets[name] = builder.build()[1]
+    return datasets
+
+
+def check_validation(data: DataConfig, domains: Mapping[str, Domain], seq_length: int) -> None:
+    """Raise a UserError naming a domain whose validation split does not fill one sample."""
+    for name, domain in domains.items():
+        if domain.validation_tokens <= seq_length:
+            raise UserError(
+                f"domain {name!r} has {domain.validation_tokens} validation tokens under "
+                f"data.split={data.split!r}, a sample takes {seq_length + 1}: give validation a "
+                "larger share, or set train.eval_iters=0"
+            )
+
+
+def _config(data: DataConfig, seq_length: int, seed: int, **blend: Any) -> GPTDatasetConfig:
+    return GPTDatasetConfig(
+        random_seed=seed,
+        sequence_length=seq_length,
+        split=data.split,
+        path_to_cache=data.cache,
+        tokenizer=Vocabulary.of(data),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+        **blend,
+    )
+
+
+@dataclass(frozen=True)
+class BatchSampler:
+    """Indices of this rank's micro-batches, from any iteration on.
+
+    Iteration i draws samples [i·global, (i+1)·global) however many ranks share them, so a run
+    goes on at the right sample after a restart, on another number of ranks too.
+    """
+
+    first: int
+    iterations: int
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int
+    ranks: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Micro-batches in the order the schedule asks for them."""
+        for iteration in range(self.first, self.iterations):
+            start = iteration * self.global_batch_size
+            indices = np.arange(start, start + self.global_batch_size)
+            for micro_batch in self._mine(indices):
+                yield micro_batch.tolist()
+
+    def __len__(self) -> int:
+        """Micro-batches in all."""
+        steps = self.global_batch_size // (self.micro_batch_size * self.ranks)
+        return (self.iterations - self.first) * steps
+
+    def _mine(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return indices.reshape(-1, self.ranks, self.micro_batch_size)[:, self.rank]

@@ -1,0 +1,191 @@
+"""A domain: a named Megatron dataset, what can be known about it cheaply, and random windows of it.
+
+Everything here reads the memory-mapped .idx and a few blocks of the .bin: opening a domain costs
+the same for a megabyte as for a terabyte.
+"""
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
+from numpy.typing import NDArray
+
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import DomainConfig
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+_FINGERPRINT_BLOCKS = 64
+_FINGERPRINT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain's training split.
+
+    Attributes:
+        name: what the user calls it.
+        path: prefix of the .bin and .idx files.
+        documents: documents in the training split: the first ones of the file.
+        tokens: tokens in them.
+        validation_tokens: tokens in the validation split, the documents that follow.
+        fingerprint: of the whole file's header, size and 64 blocks spread over its contents; the
+            same wherever the file lies.
+    """
+
+    name: str
+    path: str
+    documents: int
+    tokens: int
+    validation_tokens: int
+    fingerprint: str
+    _token_bytes: int = field(repr=False)
+
+    @classmethod
+    def open(
+        cls, name: str, path: str, *, split: str = "1,0,0", vocab_size: int | None = None
+    ) -> "Domain":
+        """Check a dataset's files and describe its training split.
+
+        Args:
+            name: the domain's name, for errors.
+            path: prefix of the .bin and .idx files.
+            split: Megatron's split string: shares of the documents, in their order.
+            vocab_size: if given, tokens that are read on the way must be less.
+
+        Raises:
+            UserError: a file missing, truncated or of another kind, no document to train on, or a
+                token outside the vocabulary.
+        """
+        where = f"data.domains.{name}.path={path}"
+        for ending in (".bin", ".idx"):
+            if not Path(path + ending).is_file():
+                hint = "; leave out the ending" if path.endswith((".bin", ".idx")) else ""
+                raise UserError(f"{where}: there is no {path}{ending}{hint}")
+        header, sequences, dtype = _read_header(Path(path + ".idx"), where)
+        dataset = IndexedDataset(path)
+        pointers = dataset.index.sequence_pointers
+        lengths = dataset.index.sequence_lengths
+        itemsize = np.dtype(dtype).itemsize
+        expected = int(pointers[-1]) + int(lengths[-1]) * itemsize if sequences else 0
+        size = Path(path + ".bin").stat().st_size
+        if size < expected:
+            raise UserError(f"{where}: the .bin has {size} bytes, the .idx tells of {expected}")
+        shares = split_shares(split)
+        # Rounded as Megatron's builder rounds, or the two would disagree on a document.
+        documents = round(shares[0] * float(sequences))
+        validation_end = round((shares[0] + shares[1]) * float(sequences))
+
+        def tokens_before(document: int) -> int:
+            if not document:
+                return 0
+            return int(pointers[document - 1]) // itemsize + int(lengths[document - 1])
+
+        tokens = tokens_before(documents)
+        if not tokens:
+            raise UserError(
+                f"{where}: empty, no tokens to train on in {sequences} document(s) under data.split"
+            )
+        digest = hashlib.sha256(header)
+        with Path(path + ".bin").open("rb") as stream:
+            for offset in np.linspace(
+                0, max(0, expected - _FINGERPRINT_BYTES), _FINGERPRINT_BLOCKS
+            ):
+                stream.seek(int(offset) // itemsize * itemsize)
+                block = stream.read(_FINGERPRINT_BYTES)
+                digest.update(block)
+                ids = np.frombuffer(block[: len(block) // itemsize * itemsize], dtype=dtype)
+                if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
+                    raise UserError(
+                        f"{where}: it holds token {int(ids.max())}, but the vocabulary has "
+                        f"{vocab_size}: tokenised with another tokenizer?"
+                    )
+        return cls(
+            name,
+            path,
+            documents,
+            tokens,
+            tokens_before(validation_end) - tokens,
+            digest.hexdigest()[:32],
+            itemsize,
+        )
+
+    @cached_property
+    def _dataset(self) -> IndexedDataset:
+        return IndexedDataset(self.path)
+
+    def window(self, index: int, length: int, seed: int) -> NDArray[np.int64]:
+        """The `index`-th random window: up to `length` tokens of one document.
+
+        A document is drawn in proportion to its tokens, then a start in it such that the window
+        lies inside; a document shorter than `length` is taken whole. Which window it is depends
+        on (seed, name, index) alone: not on other domains, and not on who else draws.
+
+        Returns:
+            (n,) token ids, 1 <= n <= length.
+        """
+        key = hashlib.sha256(f"{seed}\0{self.name}".encode()).digest()[:16]
+        generator = np.random.Generator(
+            np.random.Philox(key=np.frombuffer(key, np.uint64), counter=[0, 0, 0, index])
+        )
+        token = int(generator.integers(self.tokens))
+        pointers = self._dataset.index.sequence_pointers
+        document = int(np.searchsorted(pointers, token * self._token_bytes, side="right")) - 1
+        size = int(self._dataset.index.sequence_lengths[document])
+        start = int(generator.integers(max(1, size - length + 1)))
+        return self._dataset.get(document, start, min(length, size)).astype(np.int64)
+
+
+def open_domains(
+    domains: Mapping[str, DomainConfig], split: str, vocab_size: int | None = None
+) -> dict[str, Domain]:
+    """Open every configured domain, in the configuration's order.
+
+    Raises:
+        UserError: as `Domain.open`, or two names for the same data.
+    """
+    return {
+        name: Domain.open(name, domain.path, split=split, vocab_size=vocab_size)
+        for name, domain in domains.items()
+    }
+
+
+def split_shares(split: str) -> list[float]:
+    """Megatron's split string, "95,5,0" say, as three shares that sum to 1.
+
+    Raises:
+        UserError: not numbers, negative, or nothing left for training.
+    """
+    try:
+        parts = [float(part) for part in split.replace("/", ",").split(",")]
+    except ValueError:
+        parts = []
+    parts += [0.0] * (3 - len(parts))
+    if len(parts) != 3 or min(parts) < 0 or not parts[0] > 0:
+        raise UserError(f"data.split={split!r} is not like '95,5,0', with a share for training")
+    return [part / sum(parts) for part in parts]
+
+
+def _read_header(idx: Path, where: str) -> tuple[bytes, int, type[np.number]]:
+    """The .idx file's header, its number of sequences and the tokens' type."""
+    size = idx.stat().st_size
+    with idx.open("rb") as stream:
+        header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise UserError(f"{where}: {idx.name} is truncated, {size} bytes")
+    magic, version, code, sequences, documents = _HEADER.unpack(header)
+    if magic != _MAGIC or version != 1:
+        raise UserError(f"{where}: {idx.name} is not a Megatron dataset index")
+    expected = _HEADER.size + sequences * (4 + 8) + documents * 8
+    if size < expected:
+        raise UserError(f"{where}: {idx.name} is truncated, {size} bytes of {expected}")
+    try:
+        dtype = DType.dtype_from_code(code)
+    except ValueError as error:
+        raise UserError(f"{where}: {idx.name} has an unknown token type, code {code}") from error
+    return header, int(sequences), dtype

@@ -1,0 +1,186 @@
+"""The Mixture: weights by domain name, where they came from, and the file they live in.
+
+Everything before a Mixture makes one; everything after it only reads one. Uniform, proportional,
+typed by hand and computed weights are all Mixtures, and look the same in the file:
+
+    {"format": 1, "objective": "pretrain", "weights": {"wiki": 0.25, ...}, "domains": {...}, ...}
+
+Knows no torch, no megatron and no configuration.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_chameleon.errors import UserError
+
+FORMAT = 1
+SUM_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of the training samples by domain name.
+
+    Attributes:
+        weights: share of each domain; finite, positive, summing to 1 within 1e-9.
+        objective: "pretrain" or "finetune", what computed weights are for; None for others.
+        domains: by name, facts about each domain: `path`, `tokens`, `fingerprint`, and for
+            computed weights `score`.
+        method: how the weights came to be: `name`, and the settings of the computation.
+        proxy: of computed weights, the proxy model: `checkpoint`, `tokens` seen, `tokenizer`.
+        created: versions and UTC time; says nothing about the weights.
+
+    Raises:
+        UserError: weights that are not a mixture, naming the domain.
+    """
+
+    weights: dict[str, float]
+    objective: str | None = None
+    domains: dict[str, dict[str, Any]] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+    proxy: dict[str, Any] = field(default_factory=dict)
+    created: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse anything that a run could not draw by."""
+        if not self.weights:
+            raise UserError("a mixture needs at least one domain")
+        for name, weight in self.weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise UserError(f"weight of domain {name!r} is {weight!r}, not a number")
+            if not (math.isfinite(weight) and weight > 0):
+                raise UserError(
+                    f"weight of domain {name!r} is {weight}: it must be positive and finite; "
+                    "leave the domain out to draw nothing from it"
+                )
+        total = math.fsum(self.weights.values())
+        if abs(total - 1.0) > SUM_TOLERANCE:
+            raise UserError(f"weights sum to {total!r}, not to 1")
+        strangers = [name for name in self.domains if name not in self.weights]
+        if strangers:
+            raise UserError(f"domain {strangers[0]!r} has an entry but no weight")
+
+    @classmethod
+    def uniform(cls, names: Iterable[str]) -> "Mixture":
+        """The same share for every domain."""
+        names = list(names)
+        return cls({name: 1.0 / len(names) for name in names}, method={"name": "uniform"})
+
+    @classmethod
+    def proportional(cls, tokens: Mapping[str, int]) -> "Mixture":
+        """Shares in proportion to each domain's tokens."""
+        return cls(_normalised(tokens), method={"name": "proportional"})
+
+    @classmethod
+    def static(cls, weights: Mapping[str, float]) -> "Mixture":
+        """Shares in proportion to weights typed by hand, which need not sum to 1."""
+        return cls(_normalised(weights), method={"name": "static"})
+
+    @property
+    def name(self) -> str:
+        """What the weights are called in reports: "uniform", "chameleon", ..."""
+        return str(self.method.get("name", "mixture"))
+
+    def blend(self, paths: Mapping[str, str]) -> tuple[list[str], list[float]]:
+        """Megatron's blend for domains at `paths` (name to prefix), in the order of `paths`.
+
+        Returns:
+            Prefixes, and weights in the same order.
+
+        Raises:
+            UserError: the names here and there are not the same.
+        """
+        self.require_domains(paths)
+        return list(paths.values()), [float(self.weights[name]) for name in paths]
+
+    def require_domains(self, names: Iterable[str]) -> None:
+        """Raise a UserError unless these are exactly the domains of the mixture."""
+        wanted = set(names)
+        missing = sorted(wanted - set(self.weights))
+        surplus = sorted(set(self.weights) - wanted)
+        if missing or surplus:
+            parts = []
+            if missing:
+                parts.append(f"it has no weight for {', '.join(missing)}")
+            if surplus:
+                parts.append(f"it has weights for {', '.join(surplus)}, not in data.domains")
+            raise UserError("the mixture is for other domains: " + " and ".join(parts))
+
+    def to_json(self) -> str:
+        """The text of the file; floats read back to the same bits."""
+        body = {"format": FORMAT, **{k: v for k, v in asdict(self).items() if v not in ({}, None)}}
+        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "mixture") -> "Mixture":
+        """A mixture from the text of its file; `source` names it in errors.
+
+        Raises:
+            UserError: not JSON, another format, or not a mixture.
+        """
+        try:
+            body = json.loads(text, object_pairs_hook=_without_duplicates)
+            if not isinstance(body, dict) or "format" not in body:
+                raise UserError("it has no 'format': is it a mixture file?")
+            if body.pop("format") != FORMAT:
+                raise UserError(f"its format is not {FORMAT}: written by another version")
+            unknown = sorted(set(body) - set(cls.__dataclass_fields__))
+            if unknown:
+                raise UserError(f"unknown entry {unknown[0]!r}")
+            if not isinstance(body.get("weights"), dict):
+                raise UserError("it has no 'weights'")
+            return cls(**body)
+        except ValueError as error:  # UserError and JSONDecodeError are both
+            raise UserError(f"{source}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file in one step: it is either there whole or not at all."""
+        write_atomically(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Mixture":
+        """Read a mixture file.
+
+        Raises:
+            UserError: no such file, or not a mixture.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the mixture file {path}: {error}") from error
+        return cls.from_json(text, source=str(path))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file beside its place, then rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:
+    for name, amount in amounts.items():
+        if not (math.isfinite(amount) and amount > 0):
+            raise UserError(
+                f"weight of domain {name!r} is {amount}: it must be positive and finite"
+            )
+    total = math.fsum(amounts.values())
+    return {name: amount / total for name, amount in amounts.items()}
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in seen:
+            raise UserError(f"{name!r} stands there twice")
+        seen[name] = value
+    return seen

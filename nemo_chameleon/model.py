@@ -1,0 +1,187 @@
+"""A megatron-core GPT from the configuration, with what is installed.
+
+Transformer Engine's layers where it can be imported. Elsewhere megatron-core's own layers with
+PyTorch's attention kernels, and with apex's fused layer norm where NVIDIA's apex is there.
+"""
+
+import importlib.util
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.fusions.fused_layer_norm import HAVE_FUSED_LAYER_NORM
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import Float16Module, MegatronModule
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+
+from nemo_chameleon import parallel
+from nemo_chameleon.schema import ModelConfig, Run
+
+
+def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.Module:
+    """This rank's part of the model, on its device; call within `parallel.layout`.
+
+    Args:
+        run: model, layout and precision.
+        vocab_size: of the tokenizer; padded as the configuration says.
+        for_training: wrap in Megatron's data parallelism, which holds gradient buffers.
+    """
+    config = transformer_config(run)
+    model: torch.nn.Module = GPTModel(
+        config,
+        _layers(config),
+        vocab_size=padded_vocab_size(vocab_size, run),
+        max_sequence_length=run.model.seq_length,
+        position_embedding_type=run.model.position_embedding_type,
+        rotary_base=run.model.rotary_base,
+        share_embeddings_and_output_weights=run.model.share_embeddings_and_output_weights,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+    ).to(parallel.device())
+    if config.bf16:
+        model = Float16Module(config, model)
+    if not for_training:
+        return model.eval()
+    data_parallel = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.bf16,
+        overlap_grad_reduce=torch.cuda.is_available(),
+        use_distributed_optimizer=run.optimizer.use_distributed_optimizer,
+    )
+    model = DistributedDataParallel(config, data_parallel, model)
+    config.finalize_model_grads_func = finalize_model_grads
+    config.no_sync_func = model.no_sync
+    return model
+
+
+def unwrap(model: Any) -> Any:
+    """The GPT inside data parallel and precision wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def padded_vocab_size(vocab_size: int, run: Run) -> int:
+    """Rounded up so that it divides over the tensor parallel ranks.
+
+    Unlike Megatron-LM's rule the result is the same for every usual tensor parallel size, so the
+    same seed gives the same model at any of them.
+    """
+    multiple = math.lcm(
+        run.model.make_vocab_size_divisible_by, run.parallel.tensor_model_parallel_size
+    )
+    return -(-vocab_size // multiple) * multiple
+
+
+def parameter_count(model: ModelConfig, vocab_size: int) -> int:
+    """Parameters of the whole model, norms left out."""
+    ffn = model.ffn_hidden_size or 4 * model.hidden_size
+    groups = model.num_query_groups or model.num_attention_heads
+    key_value = 2 * model.hidden_size * groups // model.num_attention_heads
+    attention = model.hidden_size * (2 * model.hidden_size + key_value)
+    mlp = model.hidden_size * ffn * (3 if model.gated_linear_unit else 2)
+    tables = 1 if model.share_embeddings_and_output_weights else 2
+    positions = model.seq_length if model.position_embedding_type == "learned_absolute" else 0
+    return model.num_layers * (attention + mlp) + model.hidden_size * (
+        tables * vocab_size + positions
+    )
+
+
+def transformer_config(run: Run) -> TransformerConfig:
+    """megatron-core's own configuration of the model."""
+    model, layout = run.model, run.parallel
+    dtype = parallel.precision(run.train.precision)
+    cuda = torch.cuda.is_available()
+    activation = F.silu if model.gated_linear_unit else F.gelu
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        ffn_hidden_size=model.ffn_hidden_size or 4 * model.hidden_size,
+        normalization=model.normalization,
+        gated_linear_unit=model.gated_linear_unit,
+        activation_func=activation,
+        add_bias_linear=model.add_bias_linear,
+        init_method_std=model.init_method_std,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        tensor_model_parallel_size=layout.tensor_model_parallel_size,
+        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+        sequence_parallel=layout.sequence_parallel,
+        use_cpu_initialization=model.use_cpu_initialization or not cuda,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bias_activation_fusion=cuda,
+        bias_dropout_fusion=cuda,
+        masked_softmax_fusion=False,
+    )
+
+
+class TorchAttention(MegatronModule):
+    """Megatron's core attention on PyTorch's fused causal kernels; no mask is made."""
+
+    def __init__(
+        self, config: TransformerConfig, *_: Any, softmax_scale: float | None = None, **__: Any
+    ) -> None:
+        super().__init__(config)
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *_: Any,
+        **__: Any,
+    ) -> torch.Tensor:
+        """(s, b, heads, width) queries, and keys and values with as many groups or fewer."""
+        s, b, heads, width = query.shape
+        q, k, v = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=key.shape[2] != heads
+        )
+        return out.permute(2, 0, 1, 3).reshape(s, b, heads * width)
+
+
+class TorchNorm:
+    """LayerNorm or RMSNorm that knows sequence parallelism, which Megatron's plain ones refuse."""
+
+    def __new__(
+        cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any
+    ) -> "TorchNorm":
+        """A torch.nn norm; under sequence parallelism its gradients are summed over the ranks."""
+        kind = torch.nn.LayerNorm if config.normalization == "LayerNorm" else torch.nn.RMSNorm
+        norm: Any = kind(hidden_size, eps=eps)
+        for parameter in norm.parameters():
+            parameter.sequence_parallel = config.sequence_parallel
+        return norm
+
+
+def _layers(config: TransformerConfig) -> Any:
+    if torch.cuda.is_available() and importlib.util.find_spec("transformer_engine"):
+        return get_gpt_layer_with_transformer_engine_spec()
+    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    parts = layer.submodules
+    parts.self_attention.submodules.core_attention = TorchAttention
+    if HAVE_FUSED_LAYER_NORM and config.normalization == "LayerNorm":
+        return layer
+    parts.input_layernorm = parts.pre_mlp_layernorm = TorchNorm
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=TorchNorm
+    )

@@ -1,0 +1,115 @@
+"""Processes and how a model lies over them: start, layout, and who speaks."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import ParallelConfig, Run
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Processes in the job, also before they have met."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device() -> torch.device:
+    """Where this process computes."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def precision(wanted: str) -> torch.dtype:
+    """The type of parameters and activations for train.precision."""
+    if wanted == "bf16" or (wanted == "auto" and torch.cuda.is_available()):
+        return torch.bfloat16
+    return torch.float32
+
+
+def check_device(run: Run, prefix: str = "") -> None:
+    """Raise a UserError for what only CUDA can do, where there is none."""
+    if torch.cuda.is_available():
+        return
+    if run.train.precision == "bf16":
+        raise UserError(f"{prefix}train.precision=bf16 needs CUDA; use auto")
+    if run.optimizer.use_distributed_optimizer:
+        raise UserError(f"{prefix}optimizer.use_distributed_optimizer needs CUDA")
+    pipeline = run.parallel.pipeline_model_parallel_size > 1
+    if pipeline and run.model.share_embeddings_and_output_weights:
+        raise UserError(
+            f"{prefix}model.share_embeddings_and_output_weights under pipeline parallelism "
+            "needs CUDA"
+        )
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Let the job's processes meet; alone, without torchrun, a job of one."""
+    cuda = torch.cuda.is_available()
+    # Megatron asks for it under tensor parallelism, so that its collectives start in their order.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        from nemo_chameleon import cpu
+
+        cpu.install()
+    backend = "nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def layout(parallel: ParallelConfig, seed: int) -> Iterator[None]:
+    """Megatron's parallel state for one model; another may follow with another layout."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+    )
+    # The same seed on all tensor parallel ranks: weights made on the CPU do not depend on them.
+    torch.manual_seed(seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
+    if torch.cuda.is_available():
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    else:
+        from nemo_chameleon import cpu
+
+        cpu.seed(seed)
+    try:
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return dist.get_rank() == 0
+
+
+def say(text: str) -> None:
+    """Print a line, once in the whole job."""
+    if is_first_rank():
+        print(text, flush=True)
+
+
+def from_first_rank(value: T | None) -> T:
+    """The first rank's value, everywhere: the same bytes whatever the file system does."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=device())
+    result: T = box[0]  # type: ignore[assignment]
+    return result

@@ -1,0 +1,102 @@
+"""Text to Megatron datasets: train a tokenizer, write .bin and .idx."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from nemo_chameleon.errors import UserError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+_BATCH = 256
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer, GPT-2's kind, with `<|endoftext|>` as its token 0."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | Path) -> int:
+    """Tokenise documents into a Megatron dataset, each ended by `<|endoftext|>`.
+
+    The files appear under their names only when they are whole.
+
+    Returns:
+        The number of tokens.
+
+    Raises:
+        UserError: a tokenizer without `<|endoftext|>`, or no documents.
+    """
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    if end is None:
+        raise UserError(f"the tokenizer has no {END_OF_DOCUMENT} token to end documents with")
+    prefix = Path(prefix)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    beside = {ending: prefix.with_name(f"{prefix.name}{ending}.tmp") for ending in (".bin", ".idx")}
+    dtype = DType.optimal_dtype(tokenizer.get_vocab_size())
+    builder = IndexedDatasetBuilder(str(beside[".bin"]), dtype=dtype)
+    tokens = 0
+    for batch in _batches(documents):
+        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
+            ids = np.array([*encoding.ids, end], dtype=dtype)
+            builder.add_document(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
+            tokens += len(ids)
+    if not tokens:
+        builder.data_file.close()
+        beside[".bin"].unlink()
+        raise UserError(f"{prefix}: no documents to write")
+    builder.finalize(str(beside[".idx"]))
+    for ending, path in beside.items():
+        path.replace(f"{prefix}{ending}")
+    return tokens
+
+
+def read_jsonl(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:
+    """Documents from JSONL files, one object a line.
+
+    Raises:
+        UserError: naming file and line.
+    """
+    for path in paths:
+        try:
+            with Path(path).open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield _text(line, key, f"{path}, line {number}")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _text(line: str, key: str, where: str) -> str:
+    try:
+        value = json.loads(line)[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: no JSON object with {key!r}") from error
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {key!r} is not text")
+    return value
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,160 @@
+"""The proxy: a small GPT trained on uniform weights, and the mixture computed through it.
+
+The proxy is not special: it is `training.train` with a small model and a uniform mixture. It can
+be killed and started again at any point; what is finished is not done twice.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
+from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.schema import Config
+
+
+def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
+    """Train the proxy, embed the domains, compute their weights; every rank must call it.
+
+    Writes the mixture file, and the embeddings beside it as safetensors.
+
+    Returns:
+        The mixture, equal to the last bit on every rank.
+    """
+    job = training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
+    result = training.train(job)
+    embeddings = _embed(config, domains, job.directory)
+    text = None
+    if parallel.is_first_rank():
+        proxy = {
+            "checkpoint": str(checkpoint.newest(job.directory)),
+            "parameters": result["parameters"],
+            "tokens": result["tokens"],
+            "loss": result["loss"],
+            "tokenizer": config.data.tokenizer,
+        }
+        mixture = mixture_from_embeddings(config, domains, embeddings, proxy)
+        save_embeddings(embeddings_file(config), embeddings)
+        mixture.save(config.chameleon.file)
+        text = mixture.to_json()
+    return Mixture.from_json(parallel.from_first_rank(text), config.chameleon.file)
+
+
+def mixture_from_embeddings(
+    config: Config,
+    domains: Mapping[str, Domain],
+    embeddings: Mapping[str, NDArray[np.float32]],
+    proxy: Mapping[str, Any],
+) -> Mixture:
+    """Embeddings (d,) by name to a Mixture with the configured objective and preset."""
+    wanted = config.chameleon
+    preset = leverage.choose_preset(
+        wanted.preset,
+        ridge=wanted.ridge,
+        exponent=wanted.exponent,
+        min_effective=wanted.min_effective,
+    )
+    names = list(domains)
+    try:
+        scores = leverage.leverage_scores(
+            np.stack([embeddings[name] for name in names]),
+            ridge=preset.ridge,
+            relative_ridge=preset.relative_ridge,
+        )
+        weights, tempering = leverage.tempered_weights(scores, wanted.objective, preset)
+    except ValueError as error:
+        raise UserError(f"no weights from these embeddings: {error}") from error
+    return Mixture(
+        weights=dict(zip(names, weights.tolist(), strict=True)),
+        objective=wanted.objective,
+        domains={
+            name: {
+                "path": domains[name].path,
+                "tokens": domains[name].tokens,
+                "fingerprint": domains[name].fingerprint,
+                "score": score,
+            }
+            for name, score in zip(names, scores.tolist(), strict=True)
+        },
+        method={"name": "chameleon", **method(config), "tempering": tempering},
+        proxy=dict(proxy),
+        created=training.created(),
+    )
+
+
+def method(config: Config) -> dict[str, Any]:
+    """The settings that decide the weights, as a mixture file records them."""
+    wanted = config.chameleon
+    preset = leverage.choose_preset(
+        wanted.preset,
+        ridge=wanted.ridge,
+        exponent=wanted.exponent,
+        min_effective=wanted.min_effective,
+    )
+    return {
+        "preset": wanted.preset,
+        "ridge": preset.relative_ridge if preset.ridge is None else preset.ridge,
+        "exponent": preset.exponent,
+        "min_effective": preset.min_effective,
+        "layer": wanted.layer or embedding.middle_layer(config.proxy.model.num_layers),
+        "samples": wanted.samples,
+        "sample_length": wanted.sample_length or config.proxy.model.seq_length,
+        "seed": wanted.seed,
+    }
+
+
+def embeddings_file(config: Config) -> Path:
+    """Where the embeddings lie: beside the mixture file, under its name."""
+    return Path(config.chameleon.file).with_suffix(".safetensors")
+
+
+def save_embeddings(path: Path, embeddings: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write embeddings (d,) by name, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    save_file(dict(embeddings), str(beside))
+    beside.replace(path)
+
+
+def load_embeddings(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read embeddings (d,) by name."""
+    return dict(load_file(str(path)))
+
+
+def _embed(
+    config: Config, domains: Mapping[str, Domain], directory: Path
+) -> dict[str, NDArray[np.float32]]:
+    wanted = config.chameleon
+    with parallel.layout(config.proxy.parallel, wanted.seed):
+        vocabulary = datasets.Vocabulary.of(config.data)
+        gpt = model.build(config.proxy, vocabulary.vocab_size, for_training=False)
+        trained = checkpoint.newest(directory)
+        assert trained is not None
+        checkpoint.load(trained, gpt)
+        settings = method(config)
+        with tqdm(
+            desc="embedding",
+            unit="token",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=1.0,
+            disable=not (parallel.is_first_rank() and config.logging.progress),
+        ) as bar:
+            embeddings = embedding.embed(
+                gpt,
+                domains,
+                layer=settings["layer"],
+                samples=wanted.samples,
+                sample_length=settings["sample_length"],
+                micro_batch_size=wanted.micro_batch_size,
+                seed=wanted.seed,
+                advance=bar.update,
+            )
+    return embeddings

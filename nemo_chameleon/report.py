@@ -1,0 +1,117 @@
+"""Tables for people: what a run, or several side by side, drew from each domain and got for it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_chameleon.errors import UserError
+
+Result = dict[str, Any]
+
+
+def read_result(directory: str | Path) -> Result:
+    """What a finished run left in its folder.
+
+    Raises:
+        UserError: there is none, or it is not whole.
+    """
+    path = Path(directory) / "result.json"
+    try:
+        result: Result = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: no finished run there") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a result: {error}") from error
+    return result
+
+
+def compare(results: Sequence[Result]) -> str:
+    """A table of one or more runs over the same domains, and what it says in words.
+
+    Raises:
+        UserError: the runs are over other domains.
+    """
+    first = results[0]
+    for result in results[1:]:
+        if list(result["domains"]) != list(first["domains"]):
+            raise UserError(f"{result['run']} and {first['run']} are runs over other domains")
+    header = ["domain", "tokens"]
+    for what in ("weight", "samples", "epochs", "perplexity"):
+        header += [what if len(results) == 1 else f"{what} {_short(run)}" for run in results]
+    rows = []
+    for name, domain in first["domains"].items():
+        row = [name, _amount(domain["tokens"])]
+        for what, form in (("weight", ".3f"), ("samples", ",d"), ("epochs", ".2f")):
+            row += [format(run["domains"][name][what], form) for run in results]
+        row += [_number(run["domains"][name].get("perplexity")) for run in results]
+        rows.append(row)
+    blank = len(header) - 2 - len(results)
+    for title, what, digits in (
+        ("macro perplexity", "perplexity", 2),
+        ("mean loss, nats", "loss", 4),
+    ):
+        figures = [_number(run["macro"].get(what), digits) for run in results]
+        rows.append([title, "", *[""] * blank, *figures])
+    summary = [_run_line(run) for run in results]
+    if len(results) == 2 and all(run["macro"] for run in results):
+        summary.append(_verdict(*results))
+    return "\n".join([table(header, rows, rule_before=len(first["domains"])), *summary])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int = -1) -> str:
+    """Text in columns: the first to the left, the others to the right."""
+    # Two-line headings keep a comparison within a terminal's width.
+    heads = [cell.rpartition(" ")[::2] for cell in header]
+    lines = [[head[0] for head in heads], [head[1] for head in heads]]
+    lines = [line for line in lines if any(line)]
+    widths = [max(len(row[i]) for row in [*lines, *rows]) for i in range(len(header))]
+
+    def text(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join(cells).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    body = [text(row) for row in rows]
+    if rule_before >= 0:
+        body.insert(rule_before, rule)
+    return "\n".join([*map(text, lines), rule, *body])
+
+
+def _run_line(run: Result) -> str:
+    return (
+        f"{run['run']}: {run['parameters'] / 1e6:.1f}M parameters, {_amount(run['tokens'])} tokens "
+        f"in {run['iterations']:,} iterations, {run['seconds']:,.0f} s, "
+        f"training loss {run['loss']:.3f}"
+    )
+
+
+def _verdict(before: Result, after: Result) -> str:
+    """What two runs show, whichever way it goes."""
+    names = list(after["domains"])
+    better = [
+        name for name in names if after["domains"][name]["loss"] < before["domains"][name]["loss"]
+    ]
+    change = after["macro"]["perplexity"] / before["macro"]["perplexity"] - 1
+    difference = after["macro"]["loss"] - before["macro"]["loss"]
+    return (
+        f"Against {before['run']}, {after['run']} has the lower perplexity in {len(better)} of "
+        f"{len(names)} domains; macro perplexity {change:+.1%}, mean loss {difference:+.4f} nats. "
+        "One seed: what another seed would change is not in these figures."
+    )
+
+
+def _short(run: Result) -> str:
+    return str(run["run"])[:12]
+
+
+def _amount(number: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(round(number))
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

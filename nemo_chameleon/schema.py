@@ -1,0 +1,214 @@
+"""The configuration's schema: what can be set, its default and what it means.
+
+Plain dataclasses; config.py fills them through OmegaConf. The names are Megatron's where Megatron
+has one.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import II, MISSING
+
+MIXTURES = ("chameleon", "uniform", "proportional", "static")
+
+
+@dataclass
+class DomainConfig:
+    """One domain: a Megatron dataset and, for data.mixture=static, its weight."""
+
+    path: str = MISSING
+    """Prefix of the .bin and .idx files."""
+    weight: float | None = None
+    """Share of the samples under data.mixture=static; need not sum to 1."""
+
+
+@dataclass
+class DataConfig:
+    """The domains, and the weights to draw them by."""
+
+    mixture: str = "chameleon"
+    """chameleon, uniform, proportional, static, or the path of a mixture file."""
+    domains: dict[str, DomainConfig] = field(default_factory=dict)
+    """By name; at least two."""
+    split: str = "95,5,0"
+    """Megatron's split of each domain's documents into training, validation and test."""
+    tokenizer: str | None = None
+    """tokenizer.json the domains were tokenised with; gives the vocabulary size."""
+    vocab_size: int | None = None
+    """In place of a tokenizer: the size of its vocabulary."""
+    cache: str = "${output}/cache"
+    """Where Megatron keeps the sample indices it builds."""
+    num_workers: int = 2
+    """Processes that read samples, per rank; 0 reads in the training process."""
+
+
+@dataclass
+class ModelConfig:
+    """A megatron-core GPT."""
+
+    num_layers: int = 12
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    num_query_groups: int | None = None
+    """Key/value heads of grouped-query attention; null: as many as attention heads."""
+    ffn_hidden_size: int | None = None
+    """Null: four times the hidden size."""
+    seq_length: int = 2048
+    position_embedding_type: str = "rope"
+    """rope or learned_absolute."""
+    rotary_base: int = 10000
+    normalization: str = "RMSNorm"
+    """RMSNorm or LayerNorm."""
+    gated_linear_unit: bool = True
+    """SwiGLU if true, GELU if false."""
+    add_bias_linear: bool = False
+    share_embeddings_and_output_weights: bool = False
+    init_method_std: float = 0.02
+    make_vocab_size_divisible_by: int = 128
+    use_cpu_initialization: bool = False
+    """Slow for large models, but the same initial weights at any tensor parallel size. Always so
+    where there is no CUDA."""
+
+
+@dataclass
+class TrainConfig:
+    """How long, how much at once, how often to look."""
+
+    train_iters: int = MISSING
+    global_batch_size: int = MISSING
+    micro_batch_size: int = 1
+    eval_interval: int = 1000
+    """Iterations between evaluations; 0: only at the end."""
+    eval_iters: int = 32
+    """Global batches of validation samples per domain, at most one pass; 0: no evaluation."""
+    precision: str = "auto"
+    """bf16, fp32, or auto: bf16 with CUDA, fp32 without."""
+    seed: int = 1234
+    """Of the initial weights and of the order of the samples."""
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam with a warm-up and a decay, through megatron-core."""
+
+    lr: float = 3e-4
+    min_lr: float = 3e-5
+    lr_warmup_iters: int = 0
+    lr_decay_style: str = "cosine"
+    """cosine, linear or constant."""
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    clip_grad: float = 1.0
+    use_distributed_optimizer: bool = False
+    """Shard the optimizer's state over the data parallel ranks."""
+
+
+@dataclass
+class ParallelConfig:
+    """How the model lies over the ranks; what is left over is data parallel."""
+
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    sequence_parallel: bool = False
+
+
+@dataclass
+class Run:
+    """All that one training run needs besides data."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+
+def _proxy() -> Run:
+    """The paper's proxy: GPT-2's shape at 82M parameters and context 512."""
+    return Run(
+        model=ModelConfig(
+            num_layers=6,
+            hidden_size=768,
+            num_attention_heads=12,
+            seq_length=512,
+            position_embedding_type="learned_absolute",
+            normalization="LayerNorm",
+            gated_linear_unit=False,
+            add_bias_linear=True,
+            share_embeddings_and_output_weights=True,
+            use_cpu_initialization=True,
+        ),
+        train=TrainConfig(
+            train_iters=10_000,
+            global_batch_size=128,
+            micro_batch_size=16,
+            eval_interval=0,
+            precision=II("train.precision"),
+            seed=II("train.seed"),
+        ),
+        optimizer=OptimizerConfig(lr=5e-4, min_lr=5e-5, lr_warmup_iters=500),
+        parallel=ParallelConfig(
+            tensor_model_parallel_size=II("parallel.tensor_model_parallel_size"),
+            sequence_parallel=II("parallel.sequence_parallel"),
+        ),
+    )
+
+
+@dataclass
+class ChameleonConfig:
+    """How the weights of data.mixture=chameleon are computed."""
+
+    objective: str = "pretrain"
+    """pretrain (common domains are drawn more) or finetune (distinct ones are)."""
+    preset: str = "calibrated"
+    """calibrated or paper: see nemo_chameleon/leverage.py."""
+    ridge: float | None = None
+    """In the preset's unit: of the mean self-affinity (calibrated), or absolute (paper)."""
+    exponent: float | None = None
+    """γ of the calibrated preset."""
+    min_effective: float | None = None
+    """Floor on exp(entropy of the weights) as a share of the number of domains."""
+    samples: int = 2048
+    """Windows drawn per domain."""
+    sample_length: int | None = None
+    """Tokens a window, at most; null: the proxy's seq_length."""
+    layer: int | None = None
+    """Layer of the proxy whose output is averaged, from 1; null: (num_layers + 1) // 2."""
+    micro_batch_size: int = 32
+    """Windows a rank embeds at once."""
+    seed: int = 1234
+    file: str = "${output}/mixture.json"
+    """The mixture file; used as it is if it exists, written otherwise."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When the run's state is saved, and what a new start does with it."""
+
+    save_interval: int = 1000
+    """Iterations between checkpoints; 0: only at the end."""
+    resume: str = "auto"
+    """auto: go on from the newest checkpoint, if any; never: refuse to start over one."""
+
+
+@dataclass
+class LoggingConfig:
+    """What the run tells while it works."""
+
+    log_interval: int = 10
+    tensorboard: bool = True
+    progress: bool = True
+    """Progress bars on rank 0."""
+
+
+@dataclass
+class Config(Run):
+    """The whole configuration: the base run at the top level, the proxy's under `proxy`."""
+
+    output: str = MISSING
+    """Folder that everything the run makes goes under."""
+    data: DataConfig = field(default_factory=DataConfig)
+    chameleon: ChameleonConfig = field(default_factory=ChameleonConfig)
+    proxy: Run = field(default_factory=_proxy)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

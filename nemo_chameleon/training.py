@@ -1,0 +1,376 @@
+"""The training loop on megatron-core: the proxy's, and the default engine for the base model's."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nemo_chameleon import checkpoint, datasets, evaluation, model, parallel
+from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.mixture import Mixture, write_atomically
+from nemo_chameleon.schema import Config, Run
+
+RESULT = "result.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training run: what is trained, on what, and where its files go.
+
+    Attributes:
+        name: in reports, and of the folder under `config.output`.
+        run: the model and its training: `config` itself for the base model, `config.proxy`.
+        config: data, checkpoints and logging, which both share.
+        domains: opened, in the order of a sample's `dataset_id`.
+        mixture: what they are drawn by.
+    """
+
+    name: str
+    run: Run
+    config: Config
+    domains: Mapping[str, Domain]
+    mixture: Mixture
+
+    @property
+    def directory(self) -> Path:
+        """Where its checkpoints, scalars and result go."""
+        return Path(self.config.output) / self.name
+
+    @property
+    def samples(self) -> int:
+        """Samples that the whole run draws."""
+        return self.run.train.train_iters * self.run.train.global_batch_size
+
+    def order(self) -> dict[str, Any]:
+        """All that the order of the samples follows from: a run goes on only where it is equal."""
+        return {
+            "data.split": self.config.data.split,
+            "model.seq_length": self.run.model.seq_length,
+            "train.seed": self.run.train.seed,
+            "train.global_batch_size": self.run.train.global_batch_size,
+            "train.train_iters": self.run.train.train_iters,
+            "weights": self.mixture.weights,
+            "domains": {name: domain.fingerprint for name, domain in self.domains.items()},
+        }
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train, or go on with, a model; every rank must call it, outside of any layout.
+
+    Leaves in the job's folder: checkpoints, TensorBoard scalars, the mixture it used and
+    result.json.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        UserError: a checkpoint is there that this job cannot go on from.
+    """
+    with parallel.layout(job.run.parallel, job.run.train.seed):
+        return _Training(job).complete()
+
+
+class _Training:
+    """The state of a run, and the steps that change it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        run, names = job.run, list(job.domains)
+        self.iteration = 0
+        self.drawn = dict.fromkeys(names, 0)
+        self.loss = math.nan
+        self.last_losses: list[torch.Tensor] = []
+        self.seconds = 0.0
+        self.meter = evaluation.DomainLoss(names)
+        vocabulary = datasets.Vocabulary.of(job.config.data)
+        self.model: Any = model.build(run, vocabulary.vocab_size)
+        self.optimizer = _optimizer(run, self.model)
+        self.scheduler = _scheduler(run, self.optimizer)
+        self._resume()
+        sizes = {"seq_length": run.model.seq_length, "seed": run.train.seed}
+        self.dataset = datasets.training_dataset(
+            job.config.data, job.domains, job.mixture, samples=job.samples, **sizes
+        )
+        self.validation = {}
+        if run.train.eval_iters:
+            self.validation = datasets.validation_datasets(job.config.data, job.domains, **sizes)
+        self.writer = _tensorboard(job, self.iteration)
+
+    def complete(self) -> dict[str, Any]:
+        """All remaining iterations, a last checkpoint and evaluation, and result.json."""
+        job, train = self.job, self.job.run.train
+        if parallel.is_first_rank():
+            job.mixture.save(job.directory / "mixture.json")
+        with _progress(job, self.iteration) as bar:
+            batches = self._batches()
+            window = time.monotonic()
+            while self.iteration < train.train_iters:
+                grad_norm = self._step(batches)
+                last = self.iteration == train.train_iters
+                save = last or _due(self.iteration, job.config.checkpoint.save_interval)
+                if save or _due(self.iteration, job.config.logging.log_interval):
+                    self._log(bar, grad_norm, time.monotonic() - window)
+                    window = time.monotonic()
+                if save:
+                    self._save()
+                if not last and self.validation and _due(self.iteration, train.eval_interval):
+                    self._scalars("validation loss", self._evaluate("loss"))
+                    window = time.monotonic()
+        scores = evaluation.evaluate(job.run, self.model, self.validation)
+        self._scalars("validation loss", {name: score["loss"] for name, score in scores.items()})
+        result = self._result(scores)
+        if parallel.is_first_rank():
+            write_atomically(job.directory / RESULT, json.dumps(result, indent=2) + "\n")
+            if self.writer:
+                self.writer.close()
+        dist.barrier()
+        return result
+
+    def _step(self, batches: Iterator[evaluation.Batch] | None) -> float:
+        """One iteration; returns the gradients' norm."""
+        train = self.job.run.train
+        micro_batches = train.global_batch_size // (
+            train.micro_batch_size * parallel_state.get_data_parallel_world_size()
+        )
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        losses = get_forward_backward_func()(
+            forward_step_func=partial(evaluation.forward_step, self.meter),
+            data_iterator=batches,
+            model=self.model,
+            num_microbatches=micro_batches,
+            seq_length=self.job.run.model.seq_length,
+            micro_batch_size=train.micro_batch_size,
+            forward_only=False,
+        )
+        _, grad_norm, _ = self.optimizer.step()
+        self.scheduler.step(increment=1)
+        self.iteration += 1
+        self.last_losses = [item["loss"] for item in losses]
+        return float(grad_norm or 0.0)
+
+    def _log(self, bar: Any, grad_norm: float, seconds: float) -> None:
+        job = self.job
+        losses, samples = self.meter.reduce()
+        for name, count in samples.items():
+            self.drawn[name] += count
+        self.loss = _mean_over_ranks(self.last_losses)
+        self.seconds += seconds
+        tokens = sum(samples.values()) * job.run.model.seq_length
+        if not math.isfinite(self.loss):
+            raise RuntimeError(
+                f"{job.name}: the loss is {self.loss} at iteration {self.iteration}; lower "
+                "optimizer.lr, lengthen its warm-up or look at the data"
+            )
+        bar.update(self.iteration - bar.n)
+        bar.set_postfix_str(f"loss {self.loss:.3f}, {tokens / seconds:,.0f} tokens/s")
+        if self.writer:
+            self.writer.add_scalar("loss", self.loss, self.iteration)
+            self.writer.add_scalar(
+                "learning rate", self.optimizer.param_groups[0]["lr"], self.iteration
+            )
+            self.writer.add_scalar("gradient norm", grad_norm, self.iteration)
+            self.writer.add_scalar("tokens per second", tokens / seconds, self.iteration)
+        self._scalars("loss by domain", losses)
+        self._scalars("samples by domain", self.drawn)
+
+    def _scalars(self, group: str, values: Mapping[str, float]) -> None:
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(f"{group}/{name}", value, self.iteration)
+
+    def _evaluate(self, what: str) -> dict[str, float]:
+        scores = evaluation.evaluate(self.job.run, self.model, self.validation)
+        return {name: score[what] for name, score in scores.items()}
+
+    def _batches(self) -> Iterator[evaluation.Batch] | None:
+        if not evaluation.needs_data():
+            return None
+        train = self.job.run.train
+        sampler = datasets.BatchSampler(
+            self.iteration,
+            train.train_iters,
+            train.global_batch_size,
+            train.micro_batch_size,
+            parallel_state.get_data_parallel_rank(),
+            parallel_state.get_data_parallel_world_size(),
+        )
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=sampler,
+                num_workers=self.job.config.data.num_workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+    def _save(self) -> None:
+        state = {
+            "iteration": self.iteration,
+            "samples": self.drawn,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "order": self.job.order(),
+        }
+        checkpoint.save(
+            self.job.directory, self.iteration, state, self.model, self.optimizer, self.scheduler
+        )
+
+    def _resume(self) -> None:
+        found = checkpoint.newest(self.job.directory)
+        if found is None:
+            return
+        if self.job.config.checkpoint.resume == "never":
+            raise UserError(
+                f"checkpoint.resume=never, but {self.job.directory} holds checkpoints: remove "
+                "them or set another output"
+            )
+        state = checkpoint.read_state(found)
+        for key, now in self.job.order().items():
+            before = state["order"].get(key)
+            if before != now:
+                raise UserError(
+                    f"{found} was made with {key} = {before}, now it is {now}: a run cannot go on "
+                    "in another order of samples; set it back, or set another output"
+                )
+        checkpoint.load(found, self.model, self.optimizer, self.scheduler)
+        self.iteration = state["iteration"]
+        self.drawn = state["samples"]
+        self.loss = state["loss"]
+        self.seconds = state["seconds"]
+        parallel.say(f"{self.job.name}: going on from {found}")
+
+    def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+        job = self.job
+        length = job.run.model.seq_length
+        domains = {
+            name: {
+                "weight": job.mixture.weights[name],
+                "tokens": domain.tokens,
+                "samples": self.drawn[name],
+                "epochs": self.drawn[name] * length / domain.tokens,
+                **scores.get(name, {}),
+            }
+            for name, domain in job.domains.items()
+        }
+        macro = {
+            what: sum(score[what] for score in scores.values()) / len(scores)
+            for what in ("loss", "perplexity")
+            if scores
+        }
+        return {
+            "run": job.name,
+            "mixture": job.mixture.name,
+            "parameters": model.parameter_count(
+                job.run.model, datasets.Vocabulary.of(job.config.data).vocab_size
+            ),
+            "iterations": self.iteration,
+            "tokens": sum(self.drawn.values()) * length,
+            "loss": self.loss,
+            "domains": domains,
+            "macro": macro,
+            "seconds": round(self.seconds, 1),
+            "created": created(),
+        }
+
+
+def created() -> dict[str, str]:
+    """UTC time and the versions of what computes, for the record."""
+    versions = {}
+    for package in ("nemo_chameleon", "megatron-core", "torch", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **versions}
+
+
+def _optimizer(run: Run, module: torch.nn.Module) -> Any:
+    wanted = run.optimizer
+    dtype = parallel.precision(run.train.precision)
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=wanted.lr,
+        min_lr=wanted.min_lr,
+        weight_decay=wanted.weight_decay,
+        adam_beta1=wanted.adam_beta1,
+        adam_beta2=wanted.adam_beta2,
+        adam_eps=wanted.adam_eps,
+        clip_grad=wanted.clip_grad,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        use_distributed_optimizer=wanted.use_distributed_optimizer,
+    )
+    return get_megatron_optimizer(config, [module])
+
+
+def _scheduler(run: Run, optimizer: Any) -> OptimizerParamScheduler:
+    wanted = run.optimizer
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=wanted.lr,
+        min_lr=wanted.min_lr,
+        lr_warmup_steps=wanted.lr_warmup_iters,
+        lr_decay_steps=run.train.train_iters,
+        lr_decay_style=wanted.lr_decay_style,
+        start_wd=wanted.weight_decay,
+        end_wd=wanted.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )
+
+
+def _mean_over_ranks(losses: list[torch.Tensor]) -> float:
+    """The last iteration's loss, on every rank."""
+    total = torch.zeros(2, dtype=torch.float64, device=parallel.device())
+    if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
+        total += torch.stack([torch.stack(losses).double().sum(), total.new_tensor(len(losses))])
+    dist.all_reduce(total)
+    return float(total[0] / total[1])
+
+
+def _due(iteration: int, interval: int) -> bool:
+    return interval > 0 and iteration % interval == 0
+
+
+def _progress(job: Job, first: int) -> Any:
+    return tqdm(
+        total=job.run.train.train_iters,
+        initial=first,
+        desc=job.name,
+        unit="it",
+        dynamic_ncols=True,
+        # A log file needs a line now and then, not ten a second.
+        mininterval=1.0,
+        disable=not (parallel.is_first_rank() and job.config.logging.progress),
+    )
+
+
+def _tensorboard(job: Job, iteration: int) -> Any:
+    if not (job.config.logging.tensorboard and parallel.is_first_rank()):
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        parallel.say("TensorBoard is not installed: no scalars; pip install nemo_chameleon[plots]")
+        return None
+    # What a killed run wrote after its last checkpoint is written again.
+    purge = iteration + 1 if iteration else None
+    return SummaryWriter(str(job.directory / "tensorboard"), purge_step=purge)
