@@ -12,7 +12,6 @@ from pathlib import Path
 from demo import text
 from nemo_chameleon.console import program
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.prepare import train_tokenizer, write_dataset
 
 VOCAB_SIZE = 2048
 # What the tokenizer sees of each domain: as much of a small one as of a large one.
@@ -22,6 +21,8 @@ TOKENIZER_BYTES = 500_000
 @program
 def main() -> None:
     """Write tokenizer.json and NAME.bin, NAME.idx for every domain into the given folder."""
+    from nemo_chameleon.prepare import train_tokenizer, write_dataset
+
     if len(sys.argv) != 2:
         raise UserError("usage: python -m demo.prepare FOLDER")
     folder = Path(sys.argv[1])

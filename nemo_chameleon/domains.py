@@ -68,12 +68,14 @@ class Domain:
                 hint = "; leave out the ending" if path.endswith((".bin", ".idx")) else ""
                 raise UserError(f"{where}: there is no {path}{ending}{hint}")
         header, sequences, dtype = _read_header(Path(path + ".idx"), where)
+        size = Path(path + ".bin").stat().st_size
+        if not sequences or not size:
+            raise UserError(f"{where}: empty, {sequences} document(s) in {size} bytes")
         dataset = IndexedDataset(path)
         pointers = dataset.index.sequence_pointers
         lengths = dataset.index.sequence_lengths
         itemsize = np.dtype(dtype).itemsize
-        expected = int(pointers[-1]) + int(lengths[-1]) * itemsize if sequences else 0
-        size = Path(path + ".bin").stat().st_size
+        expected = int(pointers[-1]) + int(lengths[-1]) * itemsize
         if size < expected:
             raise UserError(f"{where}: the .bin has {size} bytes, the .idx tells of {expected}")
         shares = split_shares(split)
@@ -89,7 +91,7 @@ class Domain:
         tokens = tokens_before(documents)
         if not tokens:
             raise UserError(
-                f"{where}: empty, no tokens to train on in {sequences} document(s) under data.split"
+                f"{where}: nothing to train on, {sequences} document(s) under data.split={split!r}"
             )
         digest = hashlib.sha256(header)
         with Path(path + ".bin").open("rb") as stream:

@@ -1,0 +1,144 @@
+"""Small real datasets, and runs of the recipe in processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from nemo_chameleon.schema import Config
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tokenizer.json and three domains: `code`, `prose` and `legal`."""
+    from nemo_chameleon.prepare import train_tokenizer, write_dataset
+
+    folder = tmp_path_factory.mktemp("corpus")
+    package = (ROOT / "nemo_chameleon").glob("*.py")
+    licence = (ROOT / "LICENSE").read_text()
+    texts = {
+        "code": [path.read_text() for path in sorted(package)],
+        # Prose that every installation brings: help texts of the standard library.
+        "prose": [module.__doc__ for module in _documented() if module.__doc__],
+        # A document a line: most are shorter than a window.
+        "legal": [line for line in licence.splitlines() if len(line) > 20],
+    }
+    tokenizer = train_tokenizer((text for part in texts.values() for text in part), 512)
+    for name, documents in texts.items():
+        write_dataset(documents, tokenizer, folder / name)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def _documented() -> list[object]:
+    import argparse
+    import asyncio
+    import collections
+    import csv
+    import decimal
+    import difflib
+    import doctest
+    import email
+    import fractions
+    import heapq
+    import inspect
+    import pickletools
+    import random
+    import statistics
+    import textwrap
+    import threading
+    import tokenize
+    import unittest
+
+    modules = [argparse, asyncio, collections, csv, decimal, difflib, doctest, email, fractions]
+    modules += [heapq, inspect, pickletools, random, statistics, textwrap, threading, tokenize]
+    modules += [unittest]
+    members = [getattr(module, name) for module in modules for name in sorted(vars(module))]
+    return [m for m in members if isinstance(getattr(m, "__doc__", None), str)][:400]
+
+
+@pytest.fixture
+def config_file(corpus: Path, tmp_path: Path) -> Path:
+    """A configuration that trains a proxy and a base model on `corpus` in seconds."""
+    small = {
+        "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 32},
+        "train": {
+            "train_iters": 6,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "eval_iters": 1,
+        },
+        "optimizer": {"lr": 1e-2, "min_lr": 1e-3},
+    }
+    config = {
+        "output": str(tmp_path / "out"),
+        "data": {
+            "tokenizer": str(corpus / "tokenizer.json"),
+            "split": "80,20,0",
+            "num_workers": 0,
+            "domains": {name: {"path": str(corpus / name)} for name in ("code", "prose", "legal")},
+        },
+        **small,
+        "proxy": {
+            **small,
+            "optimizer": {**small["optimizer"], "lr_warmup_iters": 0},
+            "model": {**small["model"], "num_layers": 4},
+        },
+        "chameleon": {"samples": 24, "micro_batch_size": 8},
+        "logging": {"progress": False},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+Launch = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def launch(config_file: Path) -> Launch:
+    """Run the recipe on `config_file`: alone, or in `processes` under torchrun."""
+
+    def run(
+        *overrides: str, processes: int = 1, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+            command += ["--master_port=0", "--standalone"]
+        command += [str(RECIPE), "--config", str(config_file), *overrides]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[None]:
+    """This process as a job of one, for what needs Megatron's parallel state."""
+    from nemo_chameleon import parallel
+
+    with parallel.processes():
+        yield
+
+
+@pytest.fixture
+def config(config_file: Path) -> "Config":
+    """`config_file`, read."""
+    from nemo_chameleon.config import load_config
+
+    return load_config(config_file)

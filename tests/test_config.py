@@ -1,0 +1,115 @@
+"""config.py: what is refused before anything runs, and in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_chameleon.config import check, load_config, parse_command_line
+from nemo_chameleon.errors import UserError
+
+COMPLETE = (
+    "output=out",
+    "data.domains.a.path=/data/a",
+    "data.domains.b.path=/data/b",
+    "data.vocab_size=100",
+    "train.train_iters=1000",
+    "train.global_batch_size=32",
+)
+ROOT = Path(__file__).parents[1]
+
+
+def test_order_of_precedence(tmp_path: Path) -> None:
+    """Defaults, then the file, then the command line; the proxy follows the base run's seed."""
+    (tmp_path / "c.yaml").write_text("model: {num_layers: 3, hidden_size: 96}\ntrain: {seed: 7}")
+    config = load_config(tmp_path / "c.yaml", [*COMPLETE, "model.num_layers=4"])
+    assert (config.model.num_layers, config.model.hidden_size) == (4, 96)
+    assert config.model.num_attention_heads == 12
+    assert config.proxy.train.seed == config.train.seed == 7
+    assert config.chameleon.file == "out/mixture.json"
+
+
+def test_command_line() -> None:
+    """`--config FILE` may stand anywhere among the overrides."""
+    demo = str(ROOT / "conf" / "demo.yaml")
+    config = parse_command_line(["train.seed=5", "--config", demo, "data.mixture=uniform"])
+    assert (config.train.seed, config.data.mixture) == (5, "uniform")
+    assert len(config.data.domains) == 8
+
+
+def test_domain_names_are_the_users(tmp_path: Path) -> None:
+    """A name may have dots, spaces and capitals; only what stands under it is checked."""
+    (tmp_path / "c.yaml").write_text('data: {domains: {"Wiki 2.0/en": {path: x}}}')
+    config = load_config(tmp_path / "c.yaml", COMPLETE)
+    assert config.data.domains["Wiki 2.0/en"].path == "x"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.mixtur=uniform", "unknown key data.mixtur; did you mean data.mixture?"),
+        ("mixture=uniform", "unknown key mixture; did you mean data.mixture?"),
+        ("data.domains.a.pth=x", "did you mean data.domains.a.path?"),
+        ("proxy.model.num_layer=3", "did you mean proxy.model.num_layers?"),
+        ("xyzzy=1", "unknown key xyzzy"),
+        ("train.train_iters=many", "train.train_iters: Value 'many'"),
+        ("train.train_iters=0", "train.train_iters=0 must be at least 1"),
+        ("model.num_layers", "'model.num_layers' is not a key=value override"),
+        ("--verbose", "'--verbose' is not a key=value override"),
+        ("data.mixture=chamelion", "did you mean chameleon?"),
+        ("data.vocab_size=null", "set one of data.tokenizer and data.vocab_size"),
+        ("parallel.tensor_model_parallel_size=8", "does not divide model.num_attention_heads=12"),
+        ("parallel.tensor_model_parallel_size=2", "the number of processes, 1"),
+        ("parallel.sequence_parallel=true", "needs tensor parallelism"),
+        ("proxy.parallel.pipeline_model_parallel_size=2", "does not divide"),
+        ("train.micro_batch_size=5", "does not divide train.global_batch_size=32"),
+        ("model.num_attention_heads=7", "does not divide the hidden size"),
+        ("optimizer.lr_warmup_iters=1000", "less than train.train_iters"),
+        ("optimizer.min_lr=1", "between 0 and optimizer.lr"),
+        ("train.precision=fp8", "not one of auto, bf16, fp32"),
+        ("checkpoint.resume=yes", "not one of auto, never"),
+        ("chameleon.preset=papers", "not one of calibrated, paper"),
+        ("chameleon.objective=finetuning", "did you mean finetune?"),
+        ("chameleon.ridge=0", "must be a positive number"),
+        ("chameleon.layer=7", "count from 1 to 6"),
+        ("chameleon.sample_length=513", "must lie between 1 and"),
+        ("chameleon.samples=0", "must be at least 1"),
+    ],
+)
+def test_refused(override: str, says: str) -> None:
+    """A wrong key or value is one line that names it and, where there is one, the right one."""
+    with pytest.raises(UserError) as error:
+        check(load_config(None, [*COMPLETE, override]), world_size=1)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_domain_is_no_mixture() -> None:
+    """A single domain is refused before anything is opened."""
+    one = [item for item in COMPLETE if "domains.b" not in item]
+    with pytest.raises(UserError, match="at least two"):
+        check(load_config(None, one), world_size=1)
+
+
+def test_what_has_no_default_must_be_set() -> None:
+    """A missing value is named with the way to set it."""
+    without = [item for item in COMPLETE if "train_iters" not in item]
+    with pytest.raises(
+        UserError, match=r"train\.train_iters is not set.*train\.train_iters=\.\.\."
+    ):
+        load_config(None, without)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    """No file, no YAML and no mapping are told apart, each naming the file."""
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    for name in ("absent", "broken", "list"):
+        with pytest.raises(UserError, match=rf"{name}\.yaml"):
+            load_config(tmp_path / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", ["demo", "pretrain_chameleon"])
+def test_shipped_configurations_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file in conf/ passes the checks on a world it is meant for."""
+    monkeypatch.setenv("DATA", "/data")
+    check(load_config(ROOT / "conf" / f"{name}.yaml"), world_size=2 if name == "demo" else 16)

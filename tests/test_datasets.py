@@ -1,0 +1,93 @@
+"""datasets.py: a mixture decides Megatron's blend and nothing else."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+from nemo_chameleon import Mixture, datasets
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None:
+    """data.mixture=uniform draws, sample for sample, what the builder alone draws."""
+    domains = open_domains(config.data.domains, config.data.split)
+    ours = datasets.training_dataset(
+        config.data, domains, Mixture.uniform(domains), samples=60, seq_length=32, seed=5
+    )
+    theirs = BlendedMegatronDatasetBuilder(
+        GPTDataset,
+        [60, 10, 0],
+        lambda: True,
+        GPTDatasetConfig(
+            random_seed=5,
+            sequence_length=32,
+            blend=([domain.path for domain in domains.values()], [1.0, 1.0, 1.0]),
+            split="80,20,0",
+            tokenizer=datasets.Vocabulary.of(config.data),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            mid_level_dataset_surplus=0.5,
+        ),
+    ).build()[0]
+    for index in range(60):
+        assert ours[index]["dataset_id"] == theirs[index]["dataset_id"]
+        np.testing.assert_array_equal(ours[index]["tokens"], theirs[index]["tokens"])
+        np.testing.assert_array_equal(ours[index]["labels"], theirs[index]["labels"])
+
+
+@pytest.mark.parametrize("samples", [50, 997])
+def test_realised_shares_follow_the_mixture(config: Config, samples: int) -> None:
+    """The samples drawn are each domain's weight times all samples, within one."""
+    domains = open_domains(config.data.domains, config.data.split)
+    mixture = Mixture({"legal": 0.07, "code": 0.61, "prose": 0.32})
+    dataset = datasets.training_dataset(
+        config.data, domains, mixture, samples=samples, seq_length=32, seed=5
+    )
+    drawn = Counter(int(dataset[index]["dataset_id"]) for index in range(samples))
+    for position, name in enumerate(domains):
+        assert abs(drawn[position] - samples * mixture.weights[name]) <= 1
+
+
+def test_validation_is_one_pass_over_each_domain(config: Config) -> None:
+    """Validation sets are by name, unblended, and as long as the validation split."""
+    domains = open_domains(config.data.domains, config.data.split)
+    validation = datasets.validation_datasets(config.data, domains, seq_length=32, seed=5)
+    assert list(validation) == list(domains)
+    for name, domain in domains.items():
+        assert len(validation[name]) == (domain.validation_tokens - 1) // 32
+
+
+def test_too_little_validation_is_said_beforehand(config: Config) -> None:
+    """A validation split that does not fill one sample is refused by name."""
+    domains = open_domains(config.data.domains, "100,0,0")
+    with pytest.raises(UserError, match="'code' has 0 validation tokens"):
+        datasets.check_validation(config.data, domains, 32)
+
+
+def test_ranks_share_out_each_iteration() -> None:
+    """Together the ranks' micro-batches are the iteration's samples, however many ranks."""
+    for ranks in (1, 2, 4):
+        samplers = [datasets.BatchSampler(0, 3, 16, 2, rank, ranks) for rank in range(ranks)]
+        batches = [list(sampler) for sampler in samplers]
+        assert all(
+            len(mine) == len(sampler) for mine, sampler in zip(batches, samplers, strict=True)
+        )
+        per_iteration = 16 // (2 * ranks)
+        for iteration in range(3):
+            part = slice(iteration * per_iteration, (iteration + 1) * per_iteration)
+            drawn = sorted(i for mine in batches for batch in mine[part] for i in batch)
+            assert drawn == list(range(16 * iteration, 16 * (iteration + 1)))
+
+
+def test_sampler_goes_on_where_it_stopped() -> None:
+    """From iteration 2 on, the batches are those of an uninterrupted run."""
+    whole = list(datasets.BatchSampler(0, 4, 8, 2, 1, 2))
+    assert list(datasets.BatchSampler(2, 4, 8, 2, 1, 2)) == whole[4:]

@@ -1,0 +1,128 @@
+"""domains.py: what a domain's files must be, and which windows it gives."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+from nemo_chameleon.domains import Domain, split_shares
+from nemo_chameleon.errors import UserError
+
+
+def write(prefix: Path, documents: list[list[int]]) -> str:
+    """A Megatron dataset of these token ids."""
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for document in documents:
+        builder.add_document(torch.tensor(document), [len(document)])
+    builder.finalize(f"{prefix}.idx")
+    return str(prefix)
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> str:
+    """Ten documents of 20 tokens; document i holds 100·i … 100·i + 19."""
+    return write(tmp_path / "ten", [list(range(100 * i, 100 * i + 20)) for i in range(10)])
+
+
+def test_training_split_as_megatron_splits(ten: str) -> None:
+    """80,10,10 of ten documents: eight to train on, one to validate."""
+    domain = Domain.open("d", ten, split="80,10,10")
+    assert (domain.documents, domain.tokens, domain.validation_tokens) == (8, 160, 20)
+
+
+def test_windows_lie_in_one_document_of_the_training_split(ten: str) -> None:
+    """A window is consecutive tokens of one document, and never of a validation document."""
+    domain = Domain.open("d", ten, split="50,50,0")
+    starts = set()
+    for index in range(200):
+        window = domain.window(index, 8, seed=1)
+        np.testing.assert_array_equal(window, np.arange(window[0], window[0] + 8))
+        assert window[-1] < 500
+        starts.add(int(window[0]))
+    assert len(starts) > 40  # of 5 documents × 13 starts
+
+
+def test_short_documents_are_taken_whole(tmp_path: Path) -> None:
+    """A document shorter than the window is the window; empty documents are never drawn."""
+    path = write(tmp_path / "short", [[7, 8, 9], [], [1, 2, 3], []])
+    domain = Domain.open("d", path)
+    drawn = {tuple(domain.window(index, 8, seed=0)) for index in range(20)}
+    assert drawn == {(7, 8, 9), (1, 2, 3)}
+
+
+def test_windows_depend_on_seed_name_and_index_alone(ten: str, tmp_path: Path) -> None:
+    """The same three give the same window from a copy elsewhere; another seed or name does not."""
+    for ending in (".bin", ".idx"):
+        shutil.copy(ten + ending, tmp_path / f"copy{ending}")
+    here, there = Domain.open("d", ten), Domain.open("d", str(tmp_path / "copy"))
+    assert here.fingerprint == there.fingerprint
+
+    def windows(domain: Domain, seed: int) -> list[list[int]]:
+        return [domain.window(index, 4, seed).tolist() for index in range(8)]
+
+    assert windows(here, 3) == windows(there, 3)
+    assert windows(here, 3) != windows(here, 4)
+    assert windows(here, 3) != windows(Domain.open("e", ten), 3)
+
+
+def test_fingerprint_sees_the_contents(tmp_path: Path) -> None:
+    """Two files of equal size and other tokens have other fingerprints."""
+    one = Domain.open("d", write(tmp_path / "one", [[1, 2, 3]]))
+    two = Domain.open("d", write(tmp_path / "two", [[1, 2, 4]]))
+    assert one.fingerprint != two.fingerprint
+
+
+def truncate(path: str, size: int) -> None:
+    """Cut the end of a file off."""
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[:size])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda p: Path(p + ".bin").unlink(), "there is no .*ten.bin"),
+        (lambda p: Path(p + ".idx").unlink(), "there is no .*ten.idx"),
+        (lambda p: truncate(p + ".idx", 60), "ten.idx is truncated, 60 bytes of"),
+        (lambda p: truncate(p + ".idx", 10), "ten.idx is truncated"),
+        (lambda p: truncate(p + ".bin", 100), "the .bin has 100 bytes"),
+        (lambda p: Path(p + ".idx").write_bytes(b"x" * 200), "not a Megatron dataset index"),
+    ],
+)
+def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
+    """Each way a dataset can be damaged is an error that names the domain and the file."""
+    damage(ten)  # type: ignore[operator]
+    with pytest.raises(UserError, match=says) as error:
+        Domain.open("wiki", ten)
+    assert "data.domains.wiki.path" in str(error.value)
+
+
+def test_empty_domain(tmp_path: Path) -> None:
+    """No documents, or only empty ones, are refused by name."""
+    for number, documents in enumerate(([[]], [[], []])):
+        with pytest.raises(UserError, match=r"wiki.*empty"):
+            Domain.open("wiki", write(tmp_path / f"empty{number}", documents))
+
+
+def test_prefix_with_its_ending(ten: str) -> None:
+    """Who names the file and not the prefix is told so."""
+    with pytest.raises(UserError, match="leave out the ending"):
+        Domain.open("d", ten + ".bin")
+
+
+def test_tokens_outside_the_vocabulary(ten: str) -> None:
+    """Data of another tokenizer is found before a model is built."""
+    with pytest.raises(UserError, match="token 919, but the vocabulary has 900"):
+        Domain.open("d", ten, vocab_size=900)
+
+
+def test_split_strings() -> None:
+    """Megatron's split strings, and what is not one."""
+    assert split_shares("95,5,0") == [0.95, 0.05, 0.0]
+    assert split_shares("1") == [1.0, 0.0, 0.0]
+    for wrong in ("", "a,b", "0,1,0", "-1,2,0", "1,1,1,1"):
+        with pytest.raises(UserError, match=r"data\.split"):
+            split_shares(wrong)

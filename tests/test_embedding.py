@@ -1,0 +1,91 @@
+"""embedding.py: the mean hidden state of a domain's tokens, and nothing computed beyond it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_chameleon import embedding, model, parallel
+from nemo_chameleon.domains import Domain, open_domains
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+
+
+@pytest.fixture
+def gpt(config: Config, alone: None) -> Iterator[torch.nn.Module]:
+    """The configured proxy, untrained, four layers."""
+    with parallel.layout(config.proxy.parallel, seed=3):
+        yield model.build(config.proxy, 512, for_training=False)
+
+
+@pytest.fixture
+def domains(config: Config) -> dict[str, Domain]:
+    return open_domains(config.data.domains, config.data.split)
+
+
+def embed(gpt: torch.nn.Module, domains: dict[str, Domain], **changes: int) -> dict:
+    """Embed with small settings."""
+    settings = {"layer": 2, "samples": 10, "sample_length": 32, "micro_batch_size": 4, "seed": 1}
+    return embedding.embed(gpt, domains, **{**settings, **changes})
+
+
+def test_the_papers_layer() -> None:
+    """Layer 3 of 6 and 6 of 12, counted from 1; the first of one."""
+    assert [embedding.middle_layer(n) for n in (1, 6, 7, 12)] == [1, 3, 4, 6]
+
+
+@pytest.mark.parametrize("layer", [1, 2, 4])
+def test_equals_the_mean_over_an_unbroken_forward_pass(gpt, domains, layer: int) -> None:
+    """Padded batches that stop at the layer give the mean over windows passed whole, one by one."""
+    outputs = []
+    handle = gpt.decoder.layers[layer - 1].register_forward_hook(
+        lambda _module, _arguments, output: outputs.append(output[0][:, 0])
+    )
+    for index in range(10):
+        window = torch.from_numpy(domains["legal"].window(index, 32, seed=1))[None]
+        with torch.no_grad():
+            gpt(window, torch.arange(window.shape[1])[None], None)
+    handle.remove()
+    expected = torch.cat(outputs).detach().mean(0)
+    assert len({len(output) for output in outputs}) > 1, "no window was padded: a weak test"
+    mine = embed(gpt, {"legal": domains["legal"]}, layer=layer)["legal"]
+    np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_above_the_layer_is_computed(gpt, domains) -> None:
+    """Neither the layers above the hooked one nor the output layer ever run."""
+    ran = []
+    above = [*gpt.decoder.layers[2:], gpt.output_layer]
+    handles = [part.register_forward_hook(lambda *_: ran.append(1)) for part in above]
+    embed(gpt, domains)
+    for handle in handles:
+        handle.remove()
+    assert not ran
+
+
+def test_one_domain_does_not_change_anothers_embedding(gpt, domains) -> None:
+    """A domain embedded alone has the same bytes as among others."""
+    together, by_itself = embed(gpt, domains), embed(gpt, {"legal": domains["legal"]})
+    assert together["legal"].tobytes() == by_itself["legal"].tobytes()
+
+
+def test_model_is_left_as_it_was(gpt, domains) -> None:
+    """After embedding, the same forward pass goes through to the logits again."""
+    embed(gpt, domains)
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    assert gpt(tokens, torch.arange(8)[None], None).shape == (1, 8, 512)
+
+
+def test_hidden_state_that_is_not_finite(gpt, domains) -> None:
+    """A NaN in the model is an error naming domain and window, not a NaN weight."""
+    with torch.no_grad():
+        gpt.decoder.layers[0].mlp.linear_fc1.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="domain 'code': the hidden state of window 0"):
+        embed(gpt, domains)
+
+
+def test_layer_that_is_not_there(gpt, domains) -> None:
+    """Asking for a layer beyond the last is an error, not the last layer."""
+    with pytest.raises(UserError, match="layer 5"):
+        embed(gpt, domains, layer=5)

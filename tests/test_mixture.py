@@ -1,0 +1,90 @@
+"""mixture.py: weights by name, and a file that reads back as it was written."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from nemo_chameleon import Mixture, UserError
+
+
+def test_constructors() -> None:
+    """Uniform, proportional and static weights are what a person would write down."""
+    assert Mixture.uniform(["a", "b", "c", "d"]).weights == dict.fromkeys("abcd", 0.25)
+    assert Mixture.proportional({"a": 300, "b": 100}).weights == {"a": 0.75, "b": 0.25}
+    assert Mixture.static({"a": 1, "b": 3}).weights == {"a": 0.25, "b": 0.75}
+
+
+def test_blend_goes_by_name_not_by_position() -> None:
+    """The order is that of the paths; each prefix has its own domain's weight."""
+    mixture = Mixture({"a": 0.75, "b": 0.25})
+    assert mixture.blend({"b": "/data/b", "a": "/data/a"}) == (
+        ["/data/b", "/data/a"],
+        [0.25, 0.75],
+    )
+    with pytest.raises(UserError, match="no weight for c and it has weights for b"):
+        mixture.blend({"a": "/data/a", "c": "/data/c"})
+
+
+def test_file_round_trip_is_exact(tmp_path) -> None:
+    """Weights that no decimal short of 17 digits holds read back to the same bits."""
+    third = 1 / 3
+    mixture = Mixture(
+        {"ä/b.c": third, "b": 0.1, "c": 1 - third - 0.1},
+        objective="pretrain",
+        domains={"b": {"tokens": 7, "score": math.pi}},
+        method={"name": "chameleon", "exponent": None},
+    )
+    mixture.save(tmp_path / "deep" / "m.json")
+    assert Mixture.load(tmp_path / "deep" / "m.json") == mixture
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["m.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "Expecting"),
+        ("[1]", "no 'format'"),
+        ('{"weights": {"a": 1.0}}', "no 'format'"),
+        ('{"format": 9, "weights": {"a": 1.0}}', "format is not 1"),
+        ('{"format": 1}', "no 'weights'"),
+        ('{"format": 1, "weights": {"a": 0.5}}', "sum to 0.5"),
+        ('{"format": 1, "weights": {"a": NaN}}', "'a' is nan"),
+        ('{"format": 1, "weights": {"a": -0.5, "b": 1.5}}', "'a' is -0.5"),
+        ('{"format": 1, "weights": {"a": 0, "b": 1}}', "'a' is 0"),
+        ('{"format": 1, "weights": {"a": "1"}}', "'a' is '1'"),
+        ('{"format": 1, "weights": {"a": 0.5, "a": 0.5}}', "'a' stands there twice"),
+        ('{"format": 1, "weights": {"a": 1.0}, "domains": {"b": {}}}', "'b' has an entry"),
+        ('{"format": 1, "weights": {"a": 1.0}, "wieghts": {}}', "unknown entry 'wieghts'"),
+    ],
+)
+def test_reading_is_strict(tmp_path, text: str, says: str) -> None:
+    """A file that is not a mixture is refused, and the error names the file and the fault."""
+    path = tmp_path / "m.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as error:
+        Mixture.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_file(tmp_path) -> None:
+    """A file that is not there is a UserError, not a traceback of the file system's."""
+    with pytest.raises(UserError, match=r"nothing\.json"):
+        Mixture.load(tmp_path / "nothing.json")
+
+
+def test_file_starts_with_what_a_person_looks_for(tmp_path) -> None:
+    """Format and weights come first, whatever else there is to tell."""
+    Mixture({"a": 1.0}, method={"name": "static"}).save(tmp_path / "m.json")
+    assert list(json.loads((tmp_path / "m.json").read_text()))[:2] == ["format", "weights"]
+
+
+def test_import_needs_neither_torch_nor_megatron() -> None:
+    """The mathematics and the file can be used where no training stack is installed."""
+    code = (
+        "import sys, nemo_chameleon, nemo_chameleon.leverage, nemo_chameleon.mixture; "
+        "sys.exit(any(name.split('.')[0] in ('torch', 'megatron') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

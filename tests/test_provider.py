@@ -1,0 +1,103 @@
+"""provider.py: which weights a run uses, and that they are computed once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_chameleon import Mixture, provider, proxy
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+
+
+def resolve(config: Config, mixture: str) -> Mixture:
+    """The mixture for a value of data.mixture."""
+    config.data.mixture = mixture
+    return provider.resolve_mixture(config)
+
+
+def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
+    """Uniform, proportional, static and a file's weights, none of which needs a process group."""
+    domains = provider.prepare(config)
+    assert set(resolve(config, "uniform").weights.values()) == {1 / 3}
+    tokens = {name: domain.tokens for name, domain in domains.items()}
+    assert resolve(config, "proportional").weights == pytest.approx(
+        {name: count / sum(tokens.values()) for name, count in tokens.items()}
+    )
+    for weight, domain in zip((1, 1, 2), config.data.domains.values(), strict=True):
+        domain.weight = weight
+    typed = resolve(config, "static")
+    assert typed.weights == {"code": 0.25, "prose": 0.25, "legal": 0.5}
+    typed.save(tmp_path / "typed.json")
+    assert resolve(config, str(tmp_path / "typed.json")).weights == typed.weights
+    assert provider.label(config) == "typed"
+
+
+@pytest.mark.usefixtures("alone")
+def test_chameleon_is_computed_once(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run leaves mixture and embeddings; the next reads them and trains no proxy."""
+    mixture = resolve(config, "chameleon")
+    file = json.loads((tmp_path / "out" / "mixture.json").read_text())
+    assert file["weights"] == mixture.weights
+    assert file["method"]["layer"] == 2
+    assert file["proxy"]["tokens"] == 6 * 8 * 32
+    assert all(0 < domain["score"] < 1 for domain in file["domains"].values())
+    embeddings = proxy.load_embeddings(tmp_path / "out" / "mixture.safetensors")
+    assert {name: len(row) for name, row in embeddings.items()} == dict.fromkeys(
+        ("code", "prose", "legal"), 32
+    )
+
+    def no_proxy(*_: object) -> None:
+        raise AssertionError("the proxy was started again")
+
+    monkeypatch.setattr(proxy, "compute_mixture", no_proxy)
+    assert resolve(config, "chameleon") == mixture
+
+
+@pytest.mark.usefixtures("alone")
+def test_killed_while_embedding_keeps_the_proxy(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies after the proxy's training embeds with it at the next start, as it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(proxy, "_embed", lambda *_: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            resolve(config, "chameleon")
+    trained = Path(config.output) / "proxy" / "iter_0000006"
+    before = trained.stat().st_mtime_ns
+    resolve(config, "chameleon")
+    assert trained.stat().st_mtime_ns == before
+
+
+def written(config: Config, **method: object) -> None:
+    """A mixture file such as a run with this configuration writes, but for `method`."""
+    domains = provider.prepare(config)
+    facts = {name: {"fingerprint": domain.fingerprint} for name, domain in domains.items()}
+    Mixture(
+        Mixture.uniform(domains).weights,
+        objective="pretrain",
+        domains=facts,
+        method={"name": "chameleon", **proxy.method(config), **method},
+    ).save(config.chameleon.file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("preset", "paper"), ("ridge", 0.5), ("layer", 3), ("samples", 99), ("seed", 7)],
+)
+def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: object) -> None:
+    """A chameleon file that the run's own settings would not have given is not used for it."""
+    written(config, **{key: value})
+    with pytest.raises(UserError, match=f"made with {key}={value}.*remove it"):
+        resolve(config, "chameleon")
+
+
+def test_mixture_of_other_data_is_refused(config: Config, corpus: Path) -> None:
+    """A domain whose files are others than those embedded is named."""
+    written(config)
+    assert resolve(config, "chameleon").weights
+    config.data.domains["code"].path = str(corpus / "legal")
+    with pytest.raises(UserError, match="the data of domain 'code' has changed"):
+        resolve(config, "chameleon")

@@ -1,0 +1,223 @@
+"""The recipe as people start it: alone and under torchrun, again, killed, and with wrong input."""
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from conftest import RECIPE, ROOT, Launch
+
+
+def weights_text(mixture: Path) -> str:
+    """The bytes of the weights in a mixture file."""
+    text = mixture.read_text()
+    return text[text.index('"weights"') : text.index("}")]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """TP=2 in two processes gives TP=1's proxy loss, embeddings and weights; twice, the same bytes.
+
+    The base model is data parallel in the two processes, and draws by the computed weights.
+    """
+    tensor = "proxy.parallel.tensor_model_parallel_size=2"
+    one, two, again = (tmp_path / name for name in ("one", "two", "again"))
+    launch(f"output={one}")
+    launch(f"output={two}", tensor, processes=2)
+    launch(f"output={again}", tensor, processes=2)
+
+    loss = {folder: result(folder / "proxy")["loss"] for folder in (one, two)}
+    assert loss[one] == pytest.approx(loss[two], abs=1e-5)
+    embeddings = {folder: load_file(folder / "mixture.safetensors") for folder in (one, two)}
+    for name, embedding in embeddings[one].items():
+        scale = np.abs(embedding).max()
+        np.testing.assert_allclose(embeddings[two][name], embedding, rtol=0, atol=1e-4 * scale)
+    weights = {
+        folder: json.loads((folder / "mixture.json").read_text())["weights"]
+        for folder in (one, two)
+    }
+    assert weights[one] == pytest.approx(weights[two], abs=1e-4)
+    assert weights_text(two / "mixture.json") == weights_text(again / "mixture.json")
+
+    base = result(two / "chameleon")
+    assert base["loss"] == pytest.approx(result(one / "chameleon")["loss"], abs=1e-4)
+    for name, domain in base["domains"].items():
+        assert abs(domain["samples"] - 48 * weights[two][name]) <= 1
+
+
+def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:
+    """From one checkpoint of one process, sequence and pipeline parallelism end at its figures."""
+    uniform = "data.mixture=uniform"
+    launch(uniform, "checkpoint.save_interval=3")
+    folder = tmp_path / "out" / "uniform"
+    single = result(folder)
+    (folder / "latest_checkpointed_iteration.txt").write_text("3")
+    for name, *layout in (
+        (
+            "sequence",
+            "parallel.tensor_model_parallel_size=2",
+            "parallel.sequence_parallel=true",
+        ),
+        ("pipeline", "parallel.pipeline_model_parallel_size=2"),
+    ):
+        shutil.copytree(folder, tmp_path / name / "uniform")
+        done = launch(uniform, f"output={tmp_path / name}", *layout, processes=2)
+        assert "going on from" in done.stdout
+        other = result(tmp_path / name / "uniform")
+        assert other["loss"] == pytest.approx(single["loss"], abs=1e-5)
+        assert other["macro"]["loss"] == pytest.approx(single["macro"]["loss"], abs=1e-5)
+
+
+def test_killed_run_ends_as_if_never_killed(
+    launch: Launch, config_file: Path, tmp_path: Path
+) -> None:
+    """SIGKILL to all processes amid training, then the same command: the same loss to 1e-6."""
+    settings = ("data.mixture=uniform", "train.train_iters=120", "checkpoint.save_interval=20")
+    launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [str(RECIPE), "--config", str(config_file), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "out" / "uniform"
+    deadline = time.monotonic() + 120
+    while not (folder / "latest_checkpointed_iteration.txt").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    family = psutil.Process(process.pid)
+    for member in [*family.children(recursive=True), family]:
+        member.kill()
+    process.wait()
+    assert not (folder / "result.json").exists(), "it ended before it was killed"
+    assert "going on from" in launch(*settings, processes=2).stdout
+    whole, resumed = result(tmp_path / "whole" / "uniform"), result(folder)
+    assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    for name, domain in whole["domains"].items():
+        assert resumed["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
+
+
+def refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """Run the recipe in this process; it must end with exit code 2 and one line, returned."""
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def break_files(corpus: Path, tmp_path: Path, fault: str) -> str:
+    """A copy of the `code` domain with a fault; its prefix."""
+    prefix = tmp_path / "broken"
+    for ending in (".bin", ".idx"):
+        data = (corpus / f"code{ending}").read_bytes()
+        if fault != f"no {ending}":
+            cut = len(data) // 2 if fault == f"short {ending}" else len(data)
+            Path(f"{prefix}{ending}").write_bytes(data[:cut])
+    if fault == "empty":
+        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+        IndexedDatasetBuilder(f"{prefix}.bin").finalize(f"{prefix}.idx")
+    return str(prefix)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("no .bin", "there is no"),
+        ("no .idx", "there is no"),
+        ("short .idx", "truncated"),
+        ("short .bin", "bytes"),
+        ("empty", "empty"),
+    ],
+)
+def test_damaged_data_is_refused_before_anything_runs(
+    corpus: Path, config_file: Path, tmp_path: Path, monkeypatch, capsys, fault: str, says: str
+) -> None:
+    """A domain's missing, truncated or empty files end in one line, exit code 2 and no output."""
+    prefix = break_files(corpus, tmp_path, fault)
+    line = refused(
+        ["--config", str(config_file), f"data.domains.code.path={prefix}"], monkeypatch, capsys
+    )
+    assert "data.domains.code.path" in line
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.mixtur=uniform", "did you mean data.mixture?"),
+        ("data.mixture=unifrom", "did you mean uniform?"),
+        ("parallel.tensor_model_parallel_size=3", "does not divide"),
+        ("data.tokenizer=nowhere.json", "nowhere.json"),
+        ("data.split=100", "validation tokens"),
+        ("data.mixture=static", "needs data.domains.code.weight"),
+        ("train.precision=bf16", "needs CUDA"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(
+    config_file: Path, tmp_path: Path, monkeypatch, capsys, override: str, says: str
+) -> None:
+    """A setting that cannot run ends in one line, exit code 2 and no output."""
+    if "CUDA" in says:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    line = refused(["--config", str(config_file), override], monkeypatch, capsys)
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["uniform", "chameleon"])
+def test_one_domain_is_refused(
+    config_file: Path, tmp_path: Path, monkeypatch, capsys, given: str
+) -> None:
+    """A mixture of one domain is none."""
+    config = yaml.safe_load(config_file.read_text())
+    del config["data"]["domains"]["code"], config["data"]["domains"]["legal"]
+    config_file.write_text(yaml.safe_dump(config))
+    line = refused(["--config", str(config_file), f"data.mixture={given}"], monkeypatch, capsys)
+    assert "at least two" in line
+
+
+def test_mixture_for_other_domains_is_refused(
+    config_file: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Both by path and as the chameleon file, with the names that do not match."""
+    path = tmp_path / "other.json"
+    path.write_text('{"format": 1, "weights": {"code": 0.5, "wiki": 0.5}}')
+    for override in (f"data.mixture={path}", f"chameleon.file={path}"):
+        line = refused(["--config", str(config_file), override], monkeypatch, capsys)
+        assert "other.json" in line
+        assert "no weight for legal, prose" in line
+        assert "weights for wiki" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_under_torchrun_one_process_speaks(launch: Launch) -> None:
+    """Two processes that find the same fault print one line; torchrun reports their exit code 2."""
+    done = launch("data.mixtur=uniform", processes=2, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("error: unknown key data.mixtur;") == 1
+    assert "exitcode  : 2" in done.stderr
+
+
+def test_root_is_where_the_recipe_is() -> None:
+    """The path that the README tells people to type."""
+    assert RECIPE.relative_to(ROOT).as_posix() == "recipes/pretrain_chameleon.py"

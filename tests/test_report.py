@@ -1,0 +1,99 @@
+"""report.py: the table says what the runs gave, whichever way it went."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_chameleon import cli
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.report import compare, read_result
+
+UNIFORM = {
+    "run": "uniform",
+    "parameters": 1_500_000,
+    "iterations": 100,
+    "tokens": 204_800,
+    "seconds": 12.3,
+    "loss": 2.5,
+    "domains": {
+        "wiki": {
+            "weight": 0.5,
+            "tokens": 1_200_000,
+            "samples": 800,
+            "epochs": 0.085,
+            "loss": 2.0,
+            "perplexity": 7.39,
+        },
+        "code": {
+            "weight": 0.5,
+            "tokens": 300_000,
+            "samples": 800,
+            "epochs": 0.34,
+            "loss": 1.0,
+            "perplexity": 2.72,
+        },
+    },
+    "macro": {"loss": 1.5, "perplexity": 5.05},
+}
+
+
+def other(wiki: float, code: float) -> dict:
+    """A second run with these losses."""
+    run = copy.deepcopy(UNIFORM)
+    run["run"] = "chameleon"
+    run["domains"]["wiki"]["loss"], run["domains"]["code"]["loss"] = wiki, code
+    run["macro"] = {"loss": (wiki + code) / 2, "perplexity": 4.04}
+    return run
+
+
+def test_one_run() -> None:
+    """A row a domain, then the means."""
+    lines = compare([UNIFORM]).splitlines()
+    assert lines[0].split() == ["domain", "tokens", "weight", "samples", "epochs", "perplexity"]
+    assert lines[2].split() == ["wiki", "1.2M", "0.500", "800", "0.09", "7.39"]
+    assert lines[5].split() == ["macro", "perplexity", "5.05"]
+    assert "1.5M parameters, 204.8k tokens in 100 iterations" in lines[-1]
+
+
+def test_two_runs_say_who_won() -> None:
+    """Better, worse and mixed results are all told as they are."""
+    assert "lower perplexity in 2 of 2 domains" in compare([UNIFORM, other(1.9, 0.9)])
+    mixed = compare([UNIFORM, other(1.9, 1.3)])
+    assert "lower perplexity in 1 of 2 domains" in mixed
+    assert "macro perplexity -20.0%, mean loss +0.1000 nats" in mixed
+
+
+def test_run_without_evaluation() -> None:
+    """A run with eval_iters=0 has no perplexity to show, and still a table."""
+    run = copy.deepcopy(UNIFORM)
+    run["macro"] = {}
+    for domain in run["domains"].values():
+        del domain["loss"], domain["perplexity"]
+    assert "wiki" in compare([run])
+    assert "domains;" not in compare([UNIFORM, run])
+
+
+def test_other_domains_are_refused() -> None:
+    """Two runs over other domains have no common table."""
+    run = other(1.0, 1.0)
+    run["domains"]["books"] = run["domains"].pop("code")
+    with pytest.raises(UserError, match="other domains"):
+        compare([UNIFORM, run])
+
+
+def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    """`nemo-chameleon report` reads folders; one without a result ends with exit code 2."""
+    (tmp_path / "result.json").write_text(json.dumps(UNIFORM))
+    monkeypatch.setattr("sys.argv", ["nemo-chameleon", "report", str(tmp_path)])
+    cli.main()
+    assert "wiki" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["nemo-chameleon", "report", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "no finished run there" in capsys.readouterr().err
+    with pytest.raises(UserError, match="not a result"):
+        (tmp_path / "result.json").write_text("{")
+        read_result(tmp_path)

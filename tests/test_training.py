@@ -1,0 +1,133 @@
+"""training.py: what a run counts and writes, and that it goes on as if never stopped."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_chameleon import Mixture, checkpoint, training
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture
+def job(config: Config) -> training.Job:
+    """Six iterations of eight samples on shares that do not divide them."""
+    domains = open_domains(config.data.domains, config.data.split)
+    mixture = Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, method={"name": "test"})
+    config.checkpoint.save_interval = 2
+    return training.Job("base", config, config, domains, mixture)
+
+
+def elsewhere(job: training.Job, output: Path) -> training.Job:
+    """The same job in another folder."""
+    config = dataclasses.replace(job.config, output=str(output))
+    return dataclasses.replace(job, config=config, run=config)
+
+
+def test_result(job: training.Job) -> None:
+    """result.json has loss, perplexity, realised samples and epochs by domain, and their means."""
+    result = training.train(job)
+    assert result == json.loads((job.directory / "result.json").read_text())
+    assert result["iterations"] == 6
+    assert result["tokens"] == 6 * 8 * 32
+    drawn = {name: domain["samples"] for name, domain in result["domains"].items()}
+    assert sum(drawn.values()) == 48
+    for name, weight in job.mixture.weights.items():
+        assert abs(drawn[name] - 48 * weight) <= 1
+        domain = result["domains"][name]
+        assert domain["epochs"] == pytest.approx(drawn[name] * 32 / job.domains[name].tokens)
+        assert domain["perplexity"] == pytest.approx(np.exp(domain["loss"]))
+        assert 0 < domain["loss"] < 1.2 * np.log(512)
+    losses = [domain["loss"] for domain in result["domains"].values()]
+    assert result["macro"]["loss"] == pytest.approx(np.mean(losses))
+    assert Mixture.load(job.directory / "mixture.json") == job.mixture
+
+
+def test_training_learns(job: training.Job) -> None:
+    """Sixty iterations lower the loss well below that of a uniform guess."""
+    job.run.train.train_iters = 60
+    job.run.checkpoint.save_interval = 0
+    assert training.train(job)["loss"] < np.log(512) - 1.0
+
+
+def test_stopped_and_resumed_equals_never_stopped(
+    job: training.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies after iteration 4 and is started again ends with the same figures."""
+    whole = training.train(elsewhere(job, tmp_path / "whole"))
+    save = checkpoint.save
+
+    def die_after_four(directory: Path, iteration: int, *rest: object) -> Path:
+        path = save(directory, iteration, *rest)
+        if iteration == 4:
+            raise KeyboardInterrupt
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", die_after_four)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(job)
+    monkeypatch.undo()
+    assert not (job.directory / "result.json").exists()
+    resumed = training.train(job)
+    assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    for name, domain in whole["domains"].items():
+        assert resumed["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
+        assert resumed["domains"][name]["samples"] == domain["samples"]
+
+
+def test_finished_run_starts_no_training(job: training.Job) -> None:
+    """Starting a finished run again gives the same result without an iteration."""
+    first, again = training.train(job), training.train(job)
+    for key in ("loss", "domains", "seconds", "iterations"):
+        assert again[key] == first[key]
+
+
+def test_half_written_checkpoint_is_not_found(job: training.Job) -> None:
+    """A checkpoint under its working name is passed over; the one before it is used."""
+    training.train(job)
+    (job.directory / "iter_0000008.tmp").mkdir()
+    found = checkpoint.newest(job.directory)
+    assert found is not None
+    assert found.name == "iter_0000006"
+
+
+def test_other_order_of_samples_is_refused(job: training.Job) -> None:
+    """Going on with other weights or batches would repeat and skip data; both are shown."""
+    training.train(job)
+    other = dataclasses.replace(job, mixture=Mixture.uniform(job.domains))
+    with pytest.raises(UserError, match=r"with weights = .*0\.5.*0\.333"):
+        training.train(other)
+    job.run.train.train_iters = 12
+    with pytest.raises(UserError, match=r"train\.train_iters = 6, now it is 12"):
+        training.train(job)
+
+
+def test_resume_never(job: training.Job) -> None:
+    """checkpoint.resume=never does not start over a run that is there."""
+    training.train(job)
+    job.config.checkpoint.resume = "never"
+    with pytest.raises(UserError, match="holds checkpoints"):
+        training.train(job)
+
+
+def test_tensorboard_scalars(job: training.Job) -> None:
+    """Loss, learning rate, and loss and samples of every domain are there to look at."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator
+    training.train(job)
+    events = accumulator(str(job.directory / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"loss", "learning rate", "gradient norm", "tokens per second"} <= tags
+    for name in job.domains:
+        for group in ("loss by domain", "samples by domain", "validation loss"):
+            assert f"{group}/{name}" in tags
+    last = {name: events.Scalars(f"samples by domain/{name}")[-1].value for name in job.domains}
+    assert sum(last.values()) == 48
