@@ -7,6 +7,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
 
 from nemo_chameleon.errors import UserError
 
@@ -45,3 +48,9 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(2)
 
     return run
+
+
+def progress_bar(**settings: Any) -> Any:
+    """A tqdm bar that redraws itself on a terminal, and adds a line now and then to a log."""
+    interval = 1.0 if sys.stderr.isatty() else 30.0
+    return tqdm(dynamic_ncols=True, mininterval=interval, maxinterval=2 * interval, **settings)

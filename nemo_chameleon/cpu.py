@@ -38,6 +38,9 @@ class _Cuda:
     def current_device(self) -> torch.device:
         return torch.device("cpu")
 
+    def current_stream(self, *_: Any) -> None:
+        """No stream: the CPU runs in order."""
+
     def synchronize(self, *_: Any) -> None:
         pass
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
 
 from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
+from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
@@ -139,12 +139,10 @@ def _embed(
         assert trained is not None
         checkpoint.load(trained, gpt)
         settings = method(config)
-        with tqdm(
+        with progress_bar(
             desc="embedding",
-            unit="token",
+            unit=" tokens",
             unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=1.0,
             disable=not (parallel.is_first_rank() and config.logging.progress),
         ) as bar:
             embeddings = embedding.embed(

@@ -18,9 +18,9 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from nemo_chameleon import checkpoint, datasets, evaluation, model, parallel
+from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture, write_atomically
@@ -351,14 +351,11 @@ def _due(iteration: int, interval: int) -> bool:
 
 
 def _progress(job: Job, first: int) -> Any:
-    return tqdm(
+    return progress_bar(
         total=job.run.train.train_iters,
         initial=first,
         desc=job.name,
         unit="it",
-        dynamic_ncols=True,
-        # A log file needs a line now and then, not ten a second.
-        mininterval=1.0,
         disable=not (parallel.is_first_rank() and job.config.logging.progress),
     )
 
