@@ -100,11 +100,28 @@ def check(config: Config, world_size: int) -> None:
         raise UserError("set one of data.tokenizer and data.vocab_size")
     check_run(config, world_size, "")
     if config.data.mixture == "chameleon":
-        check_run(config.proxy, world_size, "proxy.")
         _check_chameleon(config)
     _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))
     _at_least(0, "checkpoint.save_interval", config.checkpoint.save_interval)
     _at_least(1, "logging.log_interval", config.logging.log_interval)
+
+
+def check_proxy(config: Config, world_size: int) -> None:
+    """`check` for the proxy, which need not run where the mixture is there already."""
+    check_run(config.proxy, world_size, "proxy.")
+    if config.proxy.parallel.pipeline_model_parallel_size != 1:
+        raise UserError(
+            "proxy.parallel.pipeline_model_parallel_size must be 1: a proxy is small, use tensor "
+            "and data parallelism"
+        )
+    if config.proxy.parallel.sequence_parallel:
+        length = config.chameleon.sample_length or config.proxy.model.seq_length
+        _divides(
+            config.proxy.parallel.tensor_model_parallel_size,
+            length,
+            "proxy.parallel.tensor_model_parallel_size",
+            f"chameleon.sample_length={length}",
+        )
 
 
 def check_run(run: Run, world_size: int, prefix: str) -> None:
@@ -199,18 +216,6 @@ def _check_chameleon(config: Config) -> None:
         raise UserError(
             f"chameleon.sample_length={length} must lie between 1 and "
             f"proxy.model.seq_length={proxy.model.seq_length}"
-        )
-    if proxy.parallel.sequence_parallel:
-        _divides(
-            proxy.parallel.tensor_model_parallel_size,
-            length,
-            "proxy.parallel.tensor_model_parallel_size",
-            f"chameleon.sample_length={length}",
-        )
-    if proxy.parallel.pipeline_model_parallel_size != 1:
-        raise UserError(
-            "proxy.parallel.pipeline_model_parallel_size must be 1: a proxy is small, use tensor "
-            "and data parallelism"
         )
 
 

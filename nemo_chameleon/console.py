@@ -27,8 +27,8 @@ _KNOWN_WARNINGS = (
 def program(main: Callable[[], None]) -> Callable[[], None]:
     """Make `main` end on a UserError with one line on stderr and exit code 2, no traceback.
 
-    Under torchrun every rank finds the same error, and one per node says so. torchrun ends the
-    others as soon as the first exits, so those that stay silent must not be that first.
+    Under torchrun every rank finds the same error, and one per node should say so. So the others
+    wait: torchrun ends them as soon as that one exits. Who is still there then was alone with it.
     """
 
     @functools.wraps(main)
@@ -41,10 +41,9 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
         except UserError as error:
-            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            else:
+            if int(os.environ.get("LOCAL_RANK", "0")) != 0:
                 time.sleep(10)
+            print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
 
     return run

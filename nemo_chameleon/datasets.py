@@ -3,6 +3,7 @@
 Megatron's own builder builds them all. A mixture decides its `blend` and nothing else.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,18 +42,22 @@ class Vocabulary:
         """
         size = data.vocab_size
         if data.tokenizer is not None:
-            if not Path(data.tokenizer).is_file():
-                raise UserError(f"data.tokenizer={data.tokenizer}: there is no such file")
-            try:
-                tokenizer = Tokenizer.from_file(data.tokenizer)
-            except Exception as error:  # the library raises nothing more specific
-                raise UserError(f"data.tokenizer={data.tokenizer}: {error}") from error
-            size = tokenizer.get_vocab_size()
+            size = _vocab_size(data.tokenizer)
         if size is None:
             raise UserError("set one of data.tokenizer and data.vocab_size")
         # No document boundary is reset or masked, so Megatron looks for no such token; and -1 is
         # what it takes for padding where a tokenizer has none.
         return cls(size, -2, {"class": cls.__name__, "vocab_size": size})
+
+
+@functools.cache
+def _vocab_size(tokenizer: str) -> int:
+    if not Path(tokenizer).is_file():
+        raise UserError(f"data.tokenizer={tokenizer}: there is no such file")
+    try:
+        return int(Tokenizer.from_file(tokenizer).get_vocab_size())
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"data.tokenizer={tokenizer}: {error}") from error
 
 
 def training_dataset(

@@ -112,20 +112,19 @@ def embed(
         UserError: a hidden state that is not finite, naming domain and window.
     """
     embeddings = {}
+    width = unwrap(model).config.hidden_size
     with hooked(model, layer) as forward:
         for name, domain in domains.items():
             total = _sum_over_windows(
-                forward, domain, samples, sample_length, micro_batch_size, seed, advance
+                forward, width, domain, samples, sample_length, micro_batch_size, seed, advance
             )
-            mean = (total[:-1] / total[-1]).astype(np.float32)
-            if not np.isfinite(mean).all():
-                raise UserError(f"domain {name!r}: its embedding is not finite")
-            embeddings[name] = mean
+            embeddings[name] = (total[:-1] / total[-1]).astype(np.float32)
     return embeddings
 
 
 def _sum_over_windows(
     forward: Forward,
+    hidden_size: int,
     domain: Domain,
     samples: int,
     length: int,
@@ -139,7 +138,8 @@ def _sum_over_windows(
         samples,
         parallel_state.get_data_parallel_world_size(),
     )
-    total = torch.zeros(0)
+    total = torch.zeros(hidden_size + 1, dtype=torch.float64, device=parallel.device())
+    broken = torch.tensor(samples, device=parallel.device())
     for start in range(0, len(mine), micro_batch_size):
         indices = mine[start : start + micro_batch_size]
         windows = [domain.window(index, length, seed) for index in indices]
@@ -150,15 +150,20 @@ def _sum_over_windows(
             mask[row, : len(window)] = 1.0
         hidden = forward(tokens.to(parallel.device()))
         sums = _token_sums(hidden, mask.to(parallel.device()))
-        if not bool(torch.isfinite(sums).all()):
-            row = int(torch.isfinite(sums).all(dim=1).logical_not().nonzero()[0])
-            raise UserError(
-                f"domain {domain.name!r}: the hidden state of window {indices[row]} is not finite"
-            )
-        counted = torch.cat([sums.double().sum(0), sums.new_tensor([mask.sum()]).double()])
-        total = total + counted if total.numel() else counted
+        finite = torch.isfinite(sums).all(dim=1)
+        if not bool(finite.all()):
+            broken.fill_(indices[int(finite.logical_not().nonzero()[0])])
+            break
+        total[:-1] += sums.double().sum(0)
+        total[-1] += mask.sum()
         advance(int(mask.sum()))
-    dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    group = parallel_state.get_data_parallel_group()
+    dist.all_reduce(broken, op=dist.ReduceOp.MIN, group=group)
+    if int(broken) < samples:
+        raise UserError(
+            f"domain {domain.name!r}: the hidden state of window {int(broken)} is not finite"
+        )
+    dist.all_reduce(total, group=group)
     result: NDArray[np.float64] = total.cpu().numpy()
     return result
 

@@ -90,19 +90,22 @@ def evaluate(
     Returns:
         {domain: {"loss": nats per token, "perplexity": its exponential}}.
     """
+    if not datasets:
+        return {}
     names = list(datasets)
     meter = DomainLoss(names)
     schedule = get_forward_backward_func()
+    samples_at_once = run.train.micro_batch_size * parallel_state.get_data_parallel_world_size()
     model.eval()
     with torch.no_grad():
         for position, dataset in enumerate(datasets.values()):
             wanted = min(len(dataset), run.train.eval_iters * run.train.global_batch_size)
-            batches = list(_micro_batches(dataset, wanted, position, run))
+            batches = _micro_batches(dataset, wanted, position, run)
             schedule(
                 forward_step_func=partial(forward_step, meter),
-                data_iterator=iter(batches) if needs_data() else None,
+                data_iterator=batches if needs_data() else None,
                 model=model,
-                num_microbatches=len(batches),
+                num_microbatches=-(-wanted // samples_at_once),
                 seq_length=run.model.seq_length,
                 micro_batch_size=run.train.micro_batch_size,
                 forward_only=True,

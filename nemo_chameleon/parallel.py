@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -67,10 +67,9 @@ def processes() -> Iterator[None]:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not after an error: the other ranks are elsewhere, and this would wait for them.
+    dist.destroy_process_group()
 
 
 @contextlib.contextmanager
@@ -107,9 +106,23 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def from_first_rank(value: T | None) -> T:
-    """The first rank's value, everywhere: the same bytes whatever the file system does."""
-    box = [value]
+def on_first_rank(compute: Callable[[], T]) -> T:
+    """What the first rank computes, or its UserError, on every rank.
+
+    For what is decided by looking at files: a slow file system, or another job at work in the same
+    folder, may show other things to other ranks, and then some would wait for the rest for ever.
+    Before the processes have met it is computed where it is asked for.
+    """
+    if not dist.is_initialized():
+        return compute()
+    box: list[Any] = [None, None]
+    if is_first_rank():
+        try:
+            box[0] = compute()
+        except UserError as error:
+            box[1] = str(error)
     dist.broadcast_object_list(box, src=0, device=device())
-    result: T = box[0]  # type: ignore[assignment]
+    if box[1] is not None:
+        raise UserError(box[1])
+    result: T = box[0]
     return result

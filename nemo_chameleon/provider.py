@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_chameleon import datasets, parallel, proxy
-from nemo_chameleon.config import check
+from nemo_chameleon.config import check, check_proxy
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
@@ -29,7 +29,8 @@ def prepare(config: Config) -> dict[str, Domain]:
     if config.train.eval_iters:
         datasets.check_validation(config.data, domains, config.model.seq_length)
     existing = existing_mixture(config, domains)
-    if config.data.mixture == "chameleon" and existing is None:
+    if existing is None:
+        check_proxy(config, parallel.world_size())
         parallel.check_device(config.proxy, "proxy.")
         if config.proxy.train.eval_iters:
             datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
@@ -51,12 +52,18 @@ def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None)
     """
     if domains is None:
         domains = prepare(config)
-    mixture = existing_mixture(config, domains)
-    if mixture is None:
+    opened = domains
+
+    def find() -> str | None:
+        mixture = existing_mixture(config, opened)
+        return None if mixture is None else mixture.to_json()
+
+    text = parallel.on_first_rank(find)
+    if text is None:
         return proxy.compute_mixture(config, domains)
     if config.data.mixture == "chameleon":
         parallel.say(f"weights from {config.chameleon.file}")
-    return mixture
+    return Mixture.from_json(text)
 
 
 def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture | None:
@@ -98,8 +105,16 @@ def label(config: Config) -> str:
 
 
 def _require_settings(config: Config, mixture: Mixture) -> None:
-    settings = {"objective": config.chameleon.objective, **proxy.method(config)}
-    recorded = {"objective": mixture.objective, **mixture.method}
+    settings = {
+        "objective": config.chameleon.objective,
+        **proxy.method(config),
+        **{f"proxy {key}": value for key, value in proxy.size(config).items()},
+    }
+    recorded = {
+        "objective": mixture.objective,
+        **mixture.method,
+        **{f"proxy {key}": value for key, value in mixture.proxy.items()},
+    }
     for key, value in settings.items():
         if recorded.get(key, value) != value:
             raise UserError(f"it was made with {key}={recorded[key]}, the run asks for {value}")

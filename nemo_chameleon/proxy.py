@@ -30,21 +30,25 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     """
     job = training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
     result = training.train(job)
-    embeddings = _embed(config, domains, job.directory)
-    text = None
-    if parallel.is_first_rank():
+    trained = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
+    assert trained is not None, "training.train leaves a checkpoint"
+    embeddings = _embed(config, domains, trained)
+
+    def write() -> str:
         proxy = {
-            "checkpoint": str(checkpoint.newest(job.directory)),
-            "parameters": result["parameters"],
-            "tokens": result["tokens"],
+            "checkpoint": str(trained),
             "loss": result["loss"],
             "tokenizer": config.data.tokenizer,
+            **size(config),
         }
         mixture = mixture_from_embeddings(config, domains, embeddings, proxy)
         save_embeddings(embeddings_file(config), embeddings)
         mixture.save(config.chameleon.file)
-        text = mixture.to_json()
-    return Mixture.from_json(parallel.from_first_rank(text), config.chameleon.file)
+        return mixture.to_json()
+
+    mixture = Mixture.from_json(parallel.on_first_rank(write), config.chameleon.file)
+    parallel.say(f"weights written to {config.chameleon.file}")
+    return mixture
 
 
 def mixture_from_embeddings(
@@ -110,6 +114,16 @@ def method(config: Config) -> dict[str, Any]:
     }
 
 
+def size(config: Config) -> dict[str, int]:
+    """What of the proxy's own settings a mixture file records: parameters and tokens seen."""
+    train, shape = config.proxy.train, config.proxy.model
+    vocabulary = datasets.Vocabulary.of(config.data)
+    return {
+        "parameters": model.parameter_count(shape, vocabulary.vocab_size),
+        "tokens": train.train_iters * train.global_batch_size * shape.seq_length,
+    }
+
+
 def embeddings_file(config: Config) -> Path:
     """Where the embeddings lie: beside the mixture file, under its name."""
     return Path(config.chameleon.file).with_suffix(".safetensors")
@@ -129,14 +143,12 @@ def load_embeddings(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _embed(
-    config: Config, domains: Mapping[str, Domain], directory: Path
+    config: Config, domains: Mapping[str, Domain], trained: Path
 ) -> dict[str, NDArray[np.float32]]:
     wanted = config.chameleon
     with parallel.layout(config.proxy.parallel, wanted.seed):
         vocabulary = datasets.Vocabulary.of(config.data)
         gpt = model.build(config.proxy, vocabulary.vocab_size, for_training=False)
-        trained = checkpoint.newest(directory)
-        assert trained is not None
         checkpoint.load(trained, gpt)
         settings = method(config)
         with progress_bar(

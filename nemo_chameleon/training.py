@@ -57,17 +57,28 @@ class Job:
         """Samples that the whole run draws."""
         return self.run.train.train_iters * self.run.train.global_batch_size
 
-    def order(self) -> dict[str, Any]:
-        """All that the order of the samples follows from: a run goes on only where it is equal."""
-        return {
-            "data.split": self.config.data.split,
-            "model.seq_length": self.run.model.seq_length,
-            "train.seed": self.run.train.seed,
-            "train.global_batch_size": self.run.train.global_batch_size,
-            "train.train_iters": self.run.train.train_iters,
-            "weights": self.mixture.weights,
-            "domains": {name: domain.fingerprint for name, domain in self.domains.items()},
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with a run that goes on from it, by key.
+
+        The model, its optimizer, and all that the order of the samples follows from.
+        """
+        run = self.run
+        sections: dict[str, Any] = {"model": run.model, "optimizer": run.optimizer}
+        same = {
+            f"{section}.{key}": value
+            for section, settings in sections.items()
+            for key, value in dataclasses.asdict(settings).items()
+            # These two change neither what is computed nor the checkpoint's contents.
+            if key not in ("use_cpu_initialization", "use_distributed_optimizer")
         }
+        for key in ("train_iters", "global_batch_size", "seed"):
+            same[f"train.{key}"] = getattr(run.train, key)
+        same["vocabulary size"] = datasets.Vocabulary.of(self.config.data).vocab_size
+        same["data.split"] = self.config.data.split
+        # Lists of pairs, for the order of domains counts too.
+        same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
+        same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
+        return same
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -226,35 +237,44 @@ class _Training:
             "samples": self.drawn,
             "loss": self.loss,
             "seconds": self.seconds,
-            "order": self.job.order(),
+            "identity": self.job.identity(),
         }
         checkpoint.save(
             self.job.directory, self.iteration, state, self.model, self.optimizer, self.scheduler
         )
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.job.directory)
-        if found is None:
-            return
-        if self.job.config.checkpoint.resume == "never":
-            raise UserError(
-                f"checkpoint.resume=never, but {self.job.directory} holds checkpoints: remove "
-                "them or set another output"
-            )
-        state = checkpoint.read_state(found)
-        for key, now in self.job.order().items():
-            before = state["order"].get(key)
-            if before != now:
+        job = self.job
+
+        def find() -> tuple[Path, dict[str, Any]] | None:
+            found = checkpoint.newest(job.directory)
+            if found is None:
+                return None
+            if job.config.checkpoint.resume == "never":
                 raise UserError(
-                    f"{found} was made with {key} = {before}, now it is {now}: a run cannot go on "
-                    "in another order of samples; set it back, or set another output"
+                    f"checkpoint.resume=never, but {job.directory} holds checkpoints: remove them "
+                    "or set another output"
                 )
-        checkpoint.load(found, self.model, self.optimizer, self.scheduler)
+            state = checkpoint.read_state(found)
+            for key, now in job.identity().items():
+                before = state["identity"].get(key)
+                if before != now:
+                    raise UserError(
+                        f"{found} was made with {key} = {before}, now it is {now}: set it back, "
+                        "or set another output"
+                    )
+            return found, state
+
+        resumed = parallel.on_first_rank(find)
+        if resumed is None:
+            return
+        path, state = resumed
+        checkpoint.load(path, self.model, self.optimizer, self.scheduler)
         self.iteration = state["iteration"]
         self.drawn = state["samples"]
         self.loss = state["loss"]
         self.seconds = state["seconds"]
-        parallel.say(f"{self.job.name}: going on from {found}")
+        parallel.say(f"{job.name}: going on from {path}")
 
     def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
         job = self.job

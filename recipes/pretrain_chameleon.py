@@ -24,8 +24,8 @@ def main() -> None:
     with parallel.processes():
         mixture = provider.resolve_mixture(config, domains)
         job = training.Job(provider.label(config), config, config, domains, mixture)
-        training.train(job)
-        parallel.say(report.compare([report.read_result(job.directory)]))
+        result = training.train(job)
+        parallel.say(report.compare([result]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_chameleon.config import check, load_config, parse_command_line
+from nemo_chameleon.config import check, check_proxy, load_config, parse_command_line
 from nemo_chameleon.errors import UserError
 
 COMPLETE = (
@@ -78,7 +78,9 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
 def test_refused(override: str, says: str) -> None:
     """A wrong key or value is one line that names it and, where there is one, the right one."""
     with pytest.raises(UserError) as error:
-        check(load_config(None, [*COMPLETE, override]), world_size=1)
+        config = load_config(None, [*COMPLETE, override])
+        check(config, world_size=1)
+        check_proxy(config, world_size=1)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -112,4 +114,6 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_shipped_configurations_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file in conf/ passes the checks on a world it is meant for."""
     monkeypatch.setenv("DATA", "/data")
-    check(load_config(ROOT / "conf" / f"{name}.yaml"), world_size=2 if name == "demo" else 16)
+    config, world_size = load_config(ROOT / "conf" / f"{name}.yaml"), 2 if name == "demo" else 16
+    check(config, world_size)
+    check_proxy(config, world_size)

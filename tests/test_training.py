@@ -108,6 +108,25 @@ def test_other_order_of_samples_is_refused(job: training.Job) -> None:
         training.train(job)
 
 
+def test_other_model_or_optimizer_is_refused(job: training.Job) -> None:
+    """A checkpoint of another model, and a learning rate that would be ignored, are named."""
+    training.train(job)
+    for section, key, value in (("model", "num_layers", 3), ("optimizer", "lr", 2e-2)):
+        before = getattr(getattr(job.run, section), key)
+        setattr(getattr(job.run, section), key, value)
+        with pytest.raises(UserError, match=f"{section}.{key} = {before}, now it is {value}"):
+            training.train(job)
+        setattr(getattr(job.run, section), key, before)
+
+
+def test_domains_in_another_order_are_refused(job: training.Job) -> None:
+    """The same domains and weights in another order are other samples."""
+    training.train(job)
+    turned = dict(reversed(job.domains.items()))
+    with pytest.raises(UserError, match=r"data\.domains"):
+        training.train(dataclasses.replace(job, domains=turned))
+
+
 def test_resume_never(job: training.Job) -> None:
     """checkpoint.resume=never does not start over a run that is there."""
     training.train(job)
