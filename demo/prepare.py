@@ -21,7 +21,8 @@ TOKENIZER_BYTES = 500_000
 @program
 def main() -> None:
     """Write tokenizer.json and NAME.bin, NAME.idx for every domain into the given folder."""
-    from nemo_chameleon.prepare import train_tokenizer, write_dataset
+    from nemo_chameleon.prepare import write_dataset
+    from nemo_chameleon.tokenizer import train_tokenizer
 
     if len(sys.argv) != 2:
         raise UserError("usage: python -m demo.prepare FOLDER")

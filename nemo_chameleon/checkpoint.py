@@ -7,6 +7,7 @@ where the run stood. A checkpoint is written under another name and renamed when
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import write_atomically
 from nemo_chameleon.model import unwrap
 
+# The distributed optimizer's one format that megatron-core 0.15 to 0.19 all write, and that loads
+# on any layout; the default of some releases is one that they no longer write.
+_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 _TRACKER = "latest_checkpointed_iteration.txt"
 
 
@@ -44,6 +48,38 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def resumable(
+    directory: Path, resume: str, identity: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run goes on from and its state, or None where there is none.
+
+    Args:
+        directory: the run's.
+        resume: "auto" or "never".
+        identity: what the checkpoint must have in common with the run.
+
+    Raises:
+        UserError: a checkpoint is there, and it is another run's or must not be used.
+    """
+    path = newest(directory)
+    if path is None:
+        return None
+    if resume == "never":
+        raise UserError(
+            f"checkpoint.resume=never, but {directory} holds checkpoints: remove them or set "
+            "another output"
+        )
+    state = read_state(path)
+    for key, now in identity.items():
+        before = state["identity"].get(key)
+        if before != now:
+            raise UserError(
+                f"{path} was made with {key} = {before}, now it is {now}: set it back, or set "
+                "another output"
+            )
+    return path, state
+
+
 def save(
     directory: Path,
     iteration: int,
@@ -51,8 +87,9 @@ def save(
     model: torch.nn.Module,
     optimizer: Any,
     scheduler: Any,
+    keep: int | None = None,
 ) -> Path:
-    """Write a checkpoint; every rank must call it."""
+    """Write a checkpoint, and remove all but the newest `keep`; every rank must call it."""
     final = directory / f"iter_{iteration:07d}"
     beside = directory / f"{final.name}.tmp"
     if parallel.is_first_rank():
@@ -66,6 +103,9 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         beside.rename(final)
         write_atomically(directory / _TRACKER, f"{iteration}\n")
+        written = sorted(path for path in directory.glob("iter_*") if path.suffix != ".tmp")
+        for old in written[:-keep] if keep else []:
+            shutil.rmtree(old)
     dist.barrier()
     return final
 
@@ -85,6 +125,8 @@ def _sharded(
 ) -> dict[str, Any]:
     state = {"model": unwrap(model).sharded_state_dict()}
     if optimizer is not None:
-        state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=loading)
+        state["optimizer"] = optimizer.sharded_state_dict(
+            state, is_loading=loading, metadata=_METADATA
+        )
         state["opt_param_scheduler"] = scheduler.state_dict()
     return state

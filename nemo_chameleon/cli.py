@@ -5,10 +5,8 @@ report    a table of one finished run, or of several side by side
 """
 
 import argparse
-from pathlib import Path
 
 from nemo_chameleon.console import program
-from nemo_chameleon.errors import UserError
 
 
 @program
@@ -36,13 +34,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from tokenizers import Tokenizer
-
     from nemo_chameleon.prepare import read_jsonl, write_dataset
+    from nemo_chameleon.tokenizer import load_tokenizer
 
-    if not Path(arguments.tokenizer).is_file():
-        raise UserError(f"--tokenizer {arguments.tokenizer}: there is no such file")
-    tokenizer = Tokenizer.from_file(arguments.tokenizer)
+    tokenizer = load_tokenizer(arguments.tokenizer)
     documents = read_jsonl(arguments.files, arguments.key)
     tokens = write_dataset(documents, tokenizer, arguments.output)
     print(f"{arguments.output}: {tokens:,} tokens")

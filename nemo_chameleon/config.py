@@ -5,12 +5,13 @@ key is an error that names the nearest known one. What can be known without open
 checked here, in `check`, before anything runs.
 """
 
+import argparse
 import difflib
-import sys
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +20,10 @@ from yaml import YAMLError
 from nemo_chameleon import leverage
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import MIXTURES, Config, DomainConfig, Run
+
+# OmegaConf 2.4 renames it; NeMo holds OmegaConf at 2.3.
+_register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+_register("gcd", math.gcd, replace=True)
 
 
 def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -59,6 +64,8 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or source}: {_one_line(error)}") from error
+    except TypeError as error:  # a list where a mapping belongs
+        raise UserError(f"{source}: {_one_line(error)}") from error
     assert isinstance(config, Config)
     return config
 
@@ -69,15 +76,16 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> Config:
     Raises:
         UserError: as `load_config`.
     """
-    rest = list(sys.argv[1:] if arguments is None else arguments)
-    file = None
-    if "--config" in rest:
-        at = rest.index("--config")
-        if at + 1 == len(rest):
-            raise UserError("--config needs a file")
-        file = rest[at + 1]
-        del rest[at : at + 2]
-    return load_config(file, rest)
+    parser = _Parser(description="Every key, its default and meaning: nemo_chameleon/schema.py")
+    parser.add_argument("--config", metavar="FILE", help="YAML")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
+    parsed = parser.parse_intermixed_args(arguments)
+    return load_config(parsed.config, parsed.overrides)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def check(config: Config, world_size: int) -> None:
@@ -90,7 +98,7 @@ def check(config: Config, world_size: int) -> None:
         raise UserError(
             f"data.domains has {len(config.data.domains)} domain(s): a mixture needs at least two"
         )
-    if config.data.mixture not in MIXTURES and not Path(config.data.mixture).is_file():
+    if config.data.mixture not in MIXTURES and not _is_file(config.data.mixture):
         hint = _nearest(config.data.mixture, MIXTURES)
         raise UserError(
             f"data.mixture={config.data.mixture} is neither a mixture file nor one of "
@@ -101,6 +109,11 @@ def check(config: Config, world_size: int) -> None:
     check_run(config, world_size, "")
     if config.data.mixture == "chameleon":
         _check_chameleon(config)
+    if Path(config.chameleon.file).suffix != ".json":
+        raise UserError(f"chameleon.file={config.chameleon.file} must end in .json")
+    _at_least(1, "data.vocab_size", config.data.vocab_size)
+    _at_least(0, "data.num_workers", config.data.num_workers)
+    _at_least(1, "checkpoint.keep", config.checkpoint.keep)
     _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))
     _at_least(0, "checkpoint.save_interval", config.checkpoint.save_interval)
     _at_least(1, "logging.log_interval", config.logging.log_interval)
@@ -157,6 +170,19 @@ def check_run(run: Run, world_size: int, prefix: str) -> None:
             f"{prefix}train.train_iters={train.train_iters}"
         )
 
+    for name, high in (
+        ("lr", math.inf),
+        ("weight_decay", math.inf),
+        ("adam_beta1", 1.0),
+        ("adam_beta2", 1.0),
+        ("adam_eps", math.inf),
+        ("clip_grad", math.inf),
+    ):
+        _from_zero_to(high, f"{prefix}optimizer.{name}", getattr(optimizer, name))
+    _from_zero_to(math.inf, f"{prefix}model.init_method_std", model.init_method_std)
+    # numpy's seeds end at 2³², and pipeline stages and random states count up from this one.
+    _from_zero_to(2**32 - 2**20, f"{prefix}train.seed", train.seed)
+
     tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     heads, groups = model.num_attention_heads, model.num_query_groups or model.num_attention_heads
     tp_key = f"{prefix}parallel.tensor_model_parallel_size={tensor}"
@@ -182,6 +208,11 @@ def check_run(run: Run, world_size: int, prefix: str) -> None:
         f"{tp_key} times {prefix}parallel.pipeline_model_parallel_size={pipeline}",
         f"the number of processes, {world_size}",
     )
+    if model.position_embedding_type == "rope" and model.hidden_size // heads % 2:
+        raise UserError(
+            f"{prefix}model.hidden_size over {prefix}model.num_attention_heads is odd; rope needs "
+            "an even width"
+        )
     replicas = world_size // (tensor * pipeline)
     _divides(
         train.micro_batch_size * replicas,
@@ -264,9 +295,21 @@ def _choice(key: str, value: str, options: Sequence[str]) -> None:
         raise UserError(f"{key}={value} is not one of {', '.join(options)}{hint}")
 
 
-def _at_least(least: int, key: str, value: int) -> None:
-    if value < least:
+def _at_least(least: int, key: str, value: int | None) -> None:
+    if value is not None and value < least:
         raise UserError(f"{key}={value} must be at least {least}")
+
+
+def _from_zero_to(high: float, key: str, value: float) -> None:
+    if not 0 <= value < high:
+        raise UserError(f"{key}={value} must be at least 0 and less than {high}")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # longer than a path can be
+        return False
 
 
 def _divides(divisor: int, number: int, what: str, of: str) -> None:

@@ -20,7 +20,7 @@ _MODULES = """
     utils parallel_state
     tensor_parallel.layers tensor_parallel.mappings tensor_parallel.utils
     pipeline_parallel.p2p_communication pipeline_parallel.schedules
-    optimizer.optimizer optimizer.clip_grads
+    optimizer.optimizer optimizer.clip_grads optimizer.distrib_optimizer
     distributed.param_and_grad_buffer distributed.distributed_data_parallel
     models.common.embeddings.rotary_pos_embedding models.common.language_module.language_module
     transformer.utils transformer.module

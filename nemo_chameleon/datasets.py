@@ -3,22 +3,22 @@
 Megatron's own builder builds them all. A mixture decides its `blend` and nothing else.
 """
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.schema import DataConfig
+from nemo_chameleon.tokenizer import load_tokenizer
+
+_SMALL_RUN = 10_000  # samples
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,24 @@ class Vocabulary:
     vocab_size: int
     eod: int
     unique_identifiers: dict[str, Any]
-    """Part of the key under which Megatron caches its indices."""
+    """Part of the key under which Megatron caches its indices; the rest of that key is paths and
+    sizes, so what stands in the files is put in here."""
 
     @classmethod
-    def of(cls, data: DataConfig) -> "Vocabulary":
-        """The vocabulary that the configuration names.
+    def of(cls, data: DataConfig, contents: Sequence[str] = ()) -> "Vocabulary":
+        """The vocabulary that the configuration names, for data with these fingerprints.
 
         Raises:
             UserError: the tokenizer's file cannot be read.
         """
         size = data.vocab_size
         if data.tokenizer is not None:
-            size = _vocab_size(data.tokenizer)
+            size = load_tokenizer(data.tokenizer).get_vocab_size()
         if size is None:
             raise UserError("set one of data.tokenizer and data.vocab_size")
         # No document boundary is reset or masked, so Megatron looks for no such token; and -1 is
         # what it takes for padding where a tokenizer has none.
-        return cls(size, -2, {"class": cls.__name__, "vocab_size": size})
-
-
-@functools.cache
-def _vocab_size(tokenizer: str) -> int:
-    if not Path(tokenizer).is_file():
-        raise UserError(f"data.tokenizer={tokenizer}: there is no such file")
-    try:
-        return int(Tokenizer.from_file(tokenizer).get_vocab_size())
-    except Exception as error:  # the library raises nothing more specific
-        raise UserError(f"data.tokenizer={tokenizer}: {error}") from error
+        return cls(size, -2, {"vocab_size": size, "contents": list(contents)})
 
 
 def training_dataset(
@@ -76,7 +67,11 @@ def training_dataset(
         within one a domain. A sample's `dataset_id` is its domain's position in `domains`.
     """
     prefixes, weights = mixture.blend({name: domain.path for name, domain in domains.items()})
-    config = _config(data, seq_length, seed, blend=(prefixes, weights))
+    config = _config(data, domains.values(), seq_length, seed, (prefixes, weights))
+    # Where a domain gives a handful of samples, rounding can ask for more than the default surplus
+    # holds, and Megatron then refuses to build.
+    if samples < _SMALL_RUN:
+        config.mid_level_dataset_surplus = 0.5
     # Validation is per domain, below: a blended one would say less, and small ones overflow.
     config.split_matrix = [config.split_matrix[0], None, None]
     return BlendedMegatronDatasetBuilder(GPTDataset, [samples, 0, 0], lambda: True, config).build()[
@@ -93,7 +88,7 @@ def validation_datasets(
     """
     datasets = {}
     for name, domain in domains.items():
-        config = _config(data, seq_length, seed, blend=([domain.path], None))
+        config = _config(data, [domain], seq_length, seed, ([domain.path], None))
         config.split_matrix = [None, config.split_matrix[1], None]
         sizes = [None, None, None]
         builder = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config)
@@ -112,18 +107,24 @@ def check_validation(data: DataConfig, domains: Mapping[str, Domain], seq_length
             )
 
 
-def _config(data: DataConfig, seq_length: int, seed: int, **blend: Any) -> GPTDatasetConfig:
+def _config(
+    data: DataConfig,
+    domains: Iterable[Domain],
+    seq_length: int,
+    seed: int,
+    blend: tuple[list[str], list[float] | None],
+) -> GPTDatasetConfig:
     return GPTDatasetConfig(
+        blend=blend,
         random_seed=seed,
         sequence_length=seq_length,
         split=data.split,
         path_to_cache=data.cache,
-        tokenizer=Vocabulary.of(data),
+        tokenizer=Vocabulary.of(data, [domain.fingerprint for domain in domains]),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
         create_attention_mask=False,
-        **blend,
     )
 
 

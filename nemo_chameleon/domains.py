@@ -5,6 +5,7 @@ the same for a megabyte as for a terabyte.
 """
 
 import hashlib
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import DomainConfig
 
 _MAGIC = b"MMIDIDX\x00\x00"
+_SPLIT = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){0,2}")
 _HEADER = struct.Struct("<9sQBQQ")
 _FINGERPRINT_BLOCKS = 64
 _FINGERPRINT_BYTES = 4096
@@ -71,7 +73,10 @@ class Domain:
         size = Path(path + ".bin").stat().st_size
         if not sequences or not size:
             raise UserError(f"{where}: empty, {sequences} document(s) in {size} bytes")
-        dataset = IndexedDataset(path)
+        try:
+            dataset = IndexedDataset(path)
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"{where}: Megatron cannot read it, is it damaged? {error}") from error
         pointers = dataset.index.sequence_pointers
         lengths = dataset.index.sequence_lengths
         itemsize = np.dtype(dtype).itemsize
@@ -151,10 +156,13 @@ def open_domains(
     Raises:
         UserError: as `Domain.open`, or two names for the same data.
     """
-    return {
-        name: Domain.open(name, domain.path, split=split, vocab_size=vocab_size)
-        for name, domain in domains.items()
-    }
+    opened: dict[str, Domain] = {}
+    for name, domain in domains.items():
+        opened[name] = Domain.open(name, domain.path, split=split, vocab_size=vocab_size)
+        for other in list(opened)[:-1]:
+            if opened[other].fingerprint == opened[name].fingerprint:
+                raise UserError(f"data.domains: {other!r} and {name!r} are the same data")
+    return opened
 
 
 def split_shares(split: str) -> list[float]:
@@ -163,12 +171,9 @@ def split_shares(split: str) -> list[float]:
     Raises:
         UserError: not numbers, negative, or nothing left for training.
     """
-    try:
-        parts = [float(part) for part in split.replace("/", ",").split(",")]
-    except ValueError:
-        parts = []
+    parts = [float(part) for part in split.split(",")] if _SPLIT.fullmatch(split) else [0.0]
     parts += [0.0] * (3 - len(parts))
-    if len(parts) != 3 or min(parts) < 0 or not parts[0] > 0:
+    if not parts[0] > 0:
         raise UserError(f"data.split={split!r} is not like '95,5,0', with a share for training")
     return [part / sum(parts) for part in parts]
 

@@ -134,8 +134,14 @@ class Mixture:
                 raise UserError(f"unknown entry {unknown[0]!r}")
             if not isinstance(body.get("weights"), dict):
                 raise UserError("it has no 'weights'")
+            for entry in ("domains", "method", "proxy", "created"):
+                if not isinstance(body.get(entry, {}), dict):
+                    raise UserError(f"{entry!r} is not an object")
+            for name, facts in body.get("domains", {}).items():
+                if not isinstance(facts, dict):
+                    raise UserError(f"the entry of domain {name!r} is not an object")
             return cls(**body)
-        except ValueError as error:  # UserError and JSONDecodeError are both
+        except (ValueError, OverflowError) as error:  # UserError is a ValueError
             raise UserError(f"{source}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:

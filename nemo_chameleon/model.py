@@ -4,7 +4,6 @@ Transformer Engine's layers where it can be imported. Elsewhere megatron-core's 
 PyTorch's attention kernels, and with apex's fused layer norm where NVIDIA's apex is there.
 """
 
-import importlib.util
 import math
 from typing import Any
 
@@ -19,6 +18,7 @@ from megatron.core.distributed import (
 from megatron.core.fusions.fused_layer_norm import HAVE_FUSED_LAYER_NORM
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import (
+    HAVE_TE,
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
@@ -88,7 +88,7 @@ def padded_vocab_size(vocab_size: int, run: Run) -> int:
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
-    """Parameters of the whole model, norms left out."""
+    """Weights of the whole model; norms, biases and the vocabulary's padding left out."""
     ffn = model.ffn_hidden_size or 4 * model.hidden_size
     groups = model.num_query_groups or model.num_attention_heads
     key_value = 2 * model.hidden_size * groups // model.num_attention_heads
@@ -127,7 +127,7 @@ def transformer_config(run: Run) -> TransformerConfig:
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        bias_activation_fusion=cuda,
+        bias_activation_fusion=cuda and (model.gated_linear_unit or model.add_bias_linear),
         bias_dropout_fusion=cuda,
         masked_softmax_fusion=False,
     )
@@ -174,12 +174,12 @@ class TorchNorm:
 
 
 def _layers(config: TransformerConfig) -> Any:
-    if torch.cuda.is_available() and importlib.util.find_spec("transformer_engine"):
+    if torch.cuda.is_available() and HAVE_TE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
     parts = layer.submodules
     parts.self_attention.submodules.core_attention = TorchAttention
-    if HAVE_FUSED_LAYER_NORM and config.normalization == "LayerNorm":
+    if torch.cuda.is_available() and HAVE_FUSED_LAYER_NORM and config.normalization == "LayerNorm":
         return layer
     parts.input_layernorm = parts.pre_mlp_layernorm = TorchNorm
     return TransformerBlockSubmodules(

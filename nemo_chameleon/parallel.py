@@ -1,18 +1,27 @@
 """Processes and how a model lies over them: start, layout, and who speaks."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ParallelConfig, Run
 
 T = TypeVar("T")
+
+# While one rank indexes a large dataset the others wait in a barrier, longer than NCCL's default of
+# ten minutes. A process that dies is torchrun's to notice, not this timeout's.
+_TIMEOUT = timedelta(hours=2)
+# Set by srun, Open MPI and PMI for each of the processes that they start.
+_LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def world_size() -> int:
@@ -35,7 +44,12 @@ def precision(wanted: str) -> torch.dtype:
 
 
 def check_device(run: Run, prefix: str = "") -> None:
-    """Raise a UserError for what only CUDA can do, where there is none."""
+    """Raise a UserError for what this machine, or what is installed on it, cannot do."""
+    if run.optimizer.use_distributed_optimizer and not HAVE_APEX_OR_TE:
+        # On PyTorch's Adam megatron-core saves its state, and fails to load it.
+        raise UserError(
+            f"{prefix}optimizer.use_distributed_optimizer needs Transformer Engine or NVIDIA's apex"
+        )
     if torch.cuda.is_available():
         return
     if run.train.precision == "bf16":
@@ -52,7 +66,17 @@ def check_device(run: Run, prefix: str = "") -> None:
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Let the job's processes meet; alone, without torchrun, a job of one."""
+    """Let the job's processes meet; alone, without torchrun, a job of one.
+
+    Raises:
+        UserError: several processes that were not started by torchrun.
+    """
+    for variable in _LAUNCHERS if "RANK" not in os.environ else ():
+        if int(os.environ.get(variable, "1")) > 1:
+            raise UserError(
+                f"{variable}={os.environ[variable]}, but RANK is not set: start one torchrun a "
+                "node, which starts the processes"
+            )
     cuda = torch.cuda.is_available()
     # Megatron asks for it under tensor parallelism, so that its collectives start in their order.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -64,7 +88,7 @@ def processes() -> Iterator[None]:
         cpu.install()
     backend = "nccl" if cuda else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     yield
@@ -79,8 +103,10 @@ def layout(parallel: ParallelConfig, seed: int) -> Iterator[None]:
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
     )
-    # The same seed on all tensor parallel ranks: weights made on the CPU do not depend on them.
-    torch.manual_seed(seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
+    # The same on all tensor parallel ranks, so weights made on the CPU do not depend on them, and
+    # another for each pipeline stage, as Megatron-LM has it, or stages would be copies.
+    seed += 100 * parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(seed)
     if torch.cuda.is_available():
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
     else:
@@ -91,6 +117,7 @@ def layout(parallel: ParallelConfig, seed: int) -> Iterator[None]:
         yield
     finally:
         parallel_state.destroy_model_parallel()
+        gc.collect()  # a Megatron model and its configuration refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -121,6 +148,9 @@ def on_first_rank(compute: Callable[[], T]) -> T:
             box[0] = compute()
         except UserError as error:
             box[1] = str(error)
+        except BaseException:
+            dist.broadcast_object_list([None, "the first rank failed"], src=0, device=device())
+            raise
     dist.broadcast_object_list(box, src=0, device=device())
     if box[1] is not None:
         raise UserError(box[1])

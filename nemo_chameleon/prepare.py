@@ -1,4 +1,4 @@
-"""Text to Megatron datasets: train a tokenizer, write .bin and .idx."""
+"""Text to Megatron datasets: JSONL in, .bin and .idx out."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,27 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.tokenizer import END_OF_DOCUMENT
 
-END_OF_DOCUMENT = "<|endoftext|>"
 _BATCH = 256
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer, GPT-2's kind, with `<|endoftext|>` as its token 0."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | Path) -> int:
@@ -48,20 +33,24 @@ def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | 
     prefix.parent.mkdir(parents=True, exist_ok=True)
     beside = {ending: prefix.with_name(f"{prefix.name}{ending}.tmp") for ending in (".bin", ".idx")}
     dtype = DType.optimal_dtype(tokenizer.get_vocab_size())
-    builder = IndexedDatasetBuilder(str(beside[".bin"]), dtype=dtype)
     tokens = 0
-    for batch in _batches(documents):
-        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-            ids = np.array([*encoding.ids, end], dtype=dtype)
-            builder.add_document(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
-            tokens += len(ids)
-    if not tokens:
-        builder.data_file.close()
-        beside[".bin"].unlink()
-        raise UserError(f"{prefix}: no documents to write")
-    builder.finalize(str(beside[".idx"]))
-    for ending, path in beside.items():
-        path.replace(f"{prefix}{ending}")
+    try:
+        builder = IndexedDatasetBuilder(str(beside[".bin"]), dtype=dtype)
+        for batch in _batches(documents):
+            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
+                ids = np.array([*encoding.ids, end], dtype=dtype)
+                builder.add_document(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
+                tokens += len(ids)
+        if not tokens:
+            raise UserError(f"{prefix}: no documents to write")
+        builder.finalize(str(beside[".idx"]))
+        # Never a new .bin under an old .idx: whoever reads in between finds no dataset.
+        Path(f"{prefix}.idx").unlink(missing_ok=True)
+        for ending in (".bin", ".idx"):
+            beside[ending].replace(f"{prefix}{ending}")
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
     return tokens
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from nemo_chameleon import datasets, parallel, proxy
+from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
 from nemo_chameleon.config import check, check_proxy
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
@@ -28,13 +28,28 @@ def prepare(config: Config) -> dict[str, Domain]:
     domains = open_domains(config.data.domains, config.data.split, vocabulary.vocab_size)
     if config.train.eval_iters:
         datasets.check_validation(config.data, domains, config.model.seq_length)
-    existing = existing_mixture(config, domains)
-    if existing is None:
-        check_proxy(config, parallel.world_size())
-        parallel.check_device(config.proxy, "proxy.")
-        if config.proxy.train.eval_iters:
-            datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
+    mixture = existing_mixture(config, domains)
+    if mixture is None:
+        _prepare_proxy(config, domains)
+    else:
+        job = base_job(config, domains, mixture)
+        checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
     return domains
+
+
+def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
+    check_proxy(config, parallel.world_size())
+    parallel.check_device(config.proxy, "proxy.")
+    if config.proxy.train.eval_iters:
+        datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
+    job = proxy.job_of(config, domains)
+    checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
+    folder = base_job(config, domains, job.mixture).directory
+    if checkpoint.newest(folder) is not None:
+        raise UserError(
+            f"{folder} holds a run whose mixture, {config.chameleon.file}, is gone: put it back "
+            f"from {folder / 'mixture.json'}, remove the run, or set another output"
+        )
 
 
 def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None) -> Mixture:
@@ -91,30 +106,33 @@ def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture |
             if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
                 raise UserError(f"the data of domain {name!r} has changed since it was written")
         if computed:
-            _require_settings(config, mixture)
+            _require_settings(config, mixture, domains)
     except UserError as error:
         remedy = "remove it to compute it anew, or set chameleon.file" if computed else ""
         raise UserError(f"{path}: {error}{'; ' + remedy if remedy else ''}") from error
     return mixture
 
 
-def label(config: Config) -> str:
-    """What the base run is called, and its folder under `output`."""
+def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> training.Job:
+    """The base model's training, in a folder under `output` that the mixture's name gives."""
     wanted = config.data.mixture
-    return wanted if wanted in MIXTURES else Path(wanted).stem
+    name = wanted if wanted in MIXTURES else Path(wanted).stem
+    if wanted not in MIXTURES and name in (*MIXTURES, "proxy", Path(config.data.cache).name):
+        raise UserError(
+            f"data.mixture={wanted}: the run's folder would be {config.output}/{name}, which has "
+            "another use; rename the file"
+        )
+    return training.Job(name, config, config, domains, mixture)
 
 
-def _require_settings(config: Config, mixture: Mixture) -> None:
-    settings = {
-        "objective": config.chameleon.objective,
-        **proxy.method(config),
-        **{f"proxy {key}": value for key, value in proxy.size(config).items()},
-    }
-    recorded = {
-        "objective": mixture.objective,
-        **mixture.method,
-        **{f"proxy {key}": value for key, value in mixture.proxy.items()},
-    }
+def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Domain]) -> None:
+    settings = {"objective": config.chameleon.objective, **proxy.method(config)}
+    recorded = {"objective": mixture.objective, **mixture.method}
     for key, value in settings.items():
-        if recorded.get(key, value) != value:
-            raise UserError(f"it was made with {key}={recorded[key]}, the run asks for {value}")
+        if recorded.get(key) != value:
+            raise UserError(f"it was made with {key}={recorded.get(key)}, the run asks for {value}")
+    if mixture.proxy.get("settings") != proxy.settings_digest(proxy.job_of(config, domains)):
+        raise UserError(
+            "it was made through another proxy: proxy.*, the seed, data.split, the tokenizer or "
+            "the order of the domains differ"
+        )

@@ -4,6 +4,9 @@ The proxy is not special: it is `training.train` with a small model and a unifor
 be killed and started again at any point; what is finished is not done twice.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     Returns:
         The mixture, equal to the last bit on every rank.
     """
-    job = training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
+    job = job_of(config, domains)
     result = training.train(job)
     trained = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
     assert trained is not None, "training.train leaves a checkpoint"
@@ -38,12 +41,17 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         proxy = {
             "checkpoint": str(trained),
             "loss": result["loss"],
+            "parameters": result["parameters"],
+            "tokens": result["tokens"],
             "tokenizer": config.data.tokenizer,
-            **size(config),
+            "settings": settings_digest(job),
         }
         mixture = mixture_from_embeddings(config, domains, embeddings, proxy)
-        save_embeddings(embeddings_file(config), embeddings)
-        mixture.save(config.chameleon.file)
+        try:
+            save_embeddings(embeddings_file(config), embeddings)
+            mixture.save(config.chameleon.file)
+        except OSError as error:
+            raise UserError(f"cannot write chameleon.file: {error}") from error
         return mixture.to_json()
 
     mixture = Mixture.from_json(parallel.on_first_rank(write), config.chameleon.file)
@@ -114,14 +122,15 @@ def method(config: Config) -> dict[str, Any]:
     }
 
 
-def size(config: Config) -> dict[str, int]:
-    """What of the proxy's own settings a mixture file records: parameters and tokens seen."""
-    train, shape = config.proxy.train, config.proxy.model
-    vocabulary = datasets.Vocabulary.of(config.data)
-    return {
-        "parameters": model.parameter_count(shape, vocabulary.vocab_size),
-        "tokens": train.train_iters * train.global_batch_size * shape.seq_length,
-    }
+def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
+    """The proxy's training: its part of the configuration on a uniform mixture."""
+    return training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
+
+
+def settings_digest(job: training.Job) -> str:
+    """Of all that the trained proxy follows from: settings, data, split and tokenizer."""
+    text = json.dumps(job.identity(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def embeddings_file(config: Config) -> Path:
@@ -132,7 +141,7 @@ def embeddings_file(config: Config) -> Path:
 def save_embeddings(path: Path, embeddings: Mapping[str, NDArray[np.float32]]) -> None:
     """Write embeddings (d,) by name, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file(dict(embeddings), str(beside))
     beside.replace(path)
 

@@ -19,10 +19,11 @@ def read_result(directory: str | Path) -> Result:
     path = Path(directory) / "result.json"
     try:
         result: Result = json.loads(path.read_text())
+        compare([result])
     except OSError as error:
         raise UserError(f"{path}: no finished run there") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a result: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the result of a run: {error}") from error
     return result
 
 
@@ -34,7 +35,7 @@ def compare(results: Sequence[Result]) -> str:
     """
     first = results[0]
     for result in results[1:]:
-        if list(result["domains"]) != list(first["domains"]):
+        if set(result["domains"]) != set(first["domains"]):
             raise UserError(f"{result['run']} and {first['run']} are runs over other domains")
     header = ["domain", "tokens"]
     for what in ("weight", "samples", "epochs", "perplexity"):
@@ -83,7 +84,7 @@ def _run_line(run: Result) -> str:
     return (
         f"{run['run']}: {run['parameters'] / 1e6:.1f}M parameters, {_amount(run['tokens'])} tokens "
         f"in {run['iterations']:,} iterations, {run['seconds']:,.0f} s, "
-        f"training loss {run['loss']:.3f}"
+        f"last training loss {run['loss']:.3f}"
     )
 
 
@@ -103,7 +104,7 @@ def _verdict(before: Result, after: Result) -> str:
 
 
 def _short(run: Result) -> str:
-    return str(run["run"])[:12]
+    return str(run["run"])
 
 
 def _amount(number: float) -> str:

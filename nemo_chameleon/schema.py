@@ -78,7 +78,7 @@ class TrainConfig:
     micro_batch_size: int = 1
     eval_interval: int = 1000
     """Iterations between evaluations; 0: only at the end."""
-    eval_iters: int = 32
+    eval_iters: int = 8
     """Global batches of validation samples per domain, at most one pass; 0: no evaluation."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 with CUDA, fp32 without."""
@@ -141,15 +141,18 @@ def _proxy() -> Run:
         train=TrainConfig(
             train_iters=10_000,
             global_batch_size=128,
-            micro_batch_size=16,
+            micro_batch_size=4,
             eval_interval=0,
+            eval_iters=2,
             precision=II("train.precision"),
             seed=II("train.seed"),
         ),
         optimizer=OptimizerConfig(lr=5e-4, min_lr=5e-5, lr_warmup_iters=500),
         parallel=ParallelConfig(
-            tensor_model_parallel_size=II("parallel.tensor_model_parallel_size"),
-            sequence_parallel=II("parallel.sequence_parallel"),
+            # As the base model, as far as the proxy's heads allow.
+            tensor_model_parallel_size=II(
+                "gcd:${parallel.tensor_model_parallel_size},${proxy.model.num_attention_heads}"
+            ),
         ),
     )
 
@@ -187,6 +190,8 @@ class CheckpointConfig:
 
     save_interval: int = 1000
     """Iterations between checkpoints; 0: only at the end."""
+    keep: int | None = None
+    """How many of the newest to keep; null: all."""
     resume: str = "auto"
     """auto: go on from the newest checkpoint, if any; never: refuse to start over one."""
 

@@ -68,9 +68,9 @@ class Job:
             f"{section}.{key}": value
             for section, settings in sections.items()
             for key, value in dataclasses.asdict(settings).items()
-            # These two change neither what is computed nor the checkpoint's contents.
-            if key not in ("use_cpu_initialization", "use_distributed_optimizer")
+            if key != "use_cpu_initialization"  # of weights that a checkpoint replaces
         }
+        same["train.precision"] = str(parallel.precision(run.train.precision))
         for key in ("train_iters", "global_batch_size", "seed"):
             same[f"train.{key}"] = getattr(run.train, key)
         same["vocabulary size"] = datasets.Vocabulary.of(self.config.data).vocab_size
@@ -153,8 +153,8 @@ class _Training:
         dist.barrier()
         return result
 
-    def _step(self, batches: Iterator[evaluation.Batch] | None) -> float:
-        """One iteration; returns the gradients' norm."""
+    def _step(self, batches: Iterator[evaluation.Batch] | None) -> float | None:
+        """One iteration; returns the gradients' norm, None where nothing is clipped by it."""
         train = self.job.run.train
         micro_batches = train.global_batch_size // (
             train.micro_batch_size * parallel_state.get_data_parallel_world_size()
@@ -174,9 +174,9 @@ class _Training:
         self.scheduler.step(increment=1)
         self.iteration += 1
         self.last_losses = [item["loss"] for item in losses]
-        return float(grad_norm or 0.0)
+        return float(grad_norm) if grad_norm else None
 
-    def _log(self, bar: Any, grad_norm: float, seconds: float) -> None:
+    def _log(self, bar: Any, grad_norm: float | None, seconds: float) -> None:
         job = self.job
         losses, samples = self.meter.reduce()
         for name, count in samples.items():
@@ -185,9 +185,11 @@ class _Training:
         self.seconds += seconds
         tokens = sum(samples.values()) * job.run.model.seq_length
         if not math.isfinite(self.loss):
-            raise RuntimeError(
+            prefix = "" if job.run is job.config else f"{job.name}."
+            raise UserError(
                 f"{job.name}: the loss is {self.loss} at iteration {self.iteration}; lower "
-                "optimizer.lr, lengthen its warm-up or look at the data"
+                f"{prefix}optimizer.lr, lengthen {prefix}optimizer.lr_warmup_iters or look at the "
+                "data"
             )
         bar.update(self.iteration - bar.n)
         bar.set_postfix_str(f"loss {self.loss:.3f}, {tokens / seconds:,.0f} tokens/s")
@@ -196,7 +198,8 @@ class _Training:
             self.writer.add_scalar(
                 "learning rate", self.optimizer.param_groups[0]["lr"], self.iteration
             )
-            self.writer.add_scalar("gradient norm", grad_norm, self.iteration)
+            if grad_norm is not None:
+                self.writer.add_scalar("gradient norm", grad_norm, self.iteration)
             self.writer.add_scalar("tokens per second", tokens / seconds, self.iteration)
         self._scalars("loss by domain", losses)
         self._scalars("samples by domain", self.drawn)
@@ -240,32 +243,23 @@ class _Training:
             "identity": self.job.identity(),
         }
         checkpoint.save(
-            self.job.directory, self.iteration, state, self.model, self.optimizer, self.scheduler
+            self.job.directory,
+            self.iteration,
+            state,
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            self.job.config.checkpoint.keep,
         )
 
     def _resume(self) -> None:
         job = self.job
 
-        def find() -> tuple[Path, dict[str, Any]] | None:
-            found = checkpoint.newest(job.directory)
-            if found is None:
-                return None
-            if job.config.checkpoint.resume == "never":
-                raise UserError(
-                    f"checkpoint.resume=never, but {job.directory} holds checkpoints: remove them "
-                    "or set another output"
-                )
-            state = checkpoint.read_state(found)
-            for key, now in job.identity().items():
-                before = state["identity"].get(key)
-                if before != now:
-                    raise UserError(
-                        f"{found} was made with {key} = {before}, now it is {now}: set it back, "
-                        "or set another output"
-                    )
-            return found, state
-
-        resumed = parallel.on_first_rank(find)
+        resumed = parallel.on_first_rank(
+            lambda: checkpoint.resumable(
+                job.directory, job.config.checkpoint.resume, job.identity()
+            )
+        )
         if resumed is None:
             return
         path, state = resumed

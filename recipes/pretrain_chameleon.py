@@ -23,8 +23,7 @@ def main() -> None:
     domains = provider.prepare(config)
     with parallel.processes():
         mixture = provider.resolve_mixture(config, domains)
-        job = training.Job(provider.label(config), config, config, domains, mixture)
-        result = training.train(job)
+        result = training.train(provider.base_job(config, domains, mixture))
         parallel.say(report.compare([result]))
 
 

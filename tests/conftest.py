@@ -23,7 +23,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tokenizer.json and three domains: `code`, `prose` and `legal`."""
-    from nemo_chameleon.prepare import train_tokenizer, write_dataset
+    from nemo_chameleon.prepare import write_dataset
+    from nemo_chameleon.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
     package = (ROOT / "nemo_chameleon").glob("*.py")

@@ -36,6 +36,21 @@ def test_command_line() -> None:
     assert len(config.data.domains) == 8
 
 
+def test_other_options_are_refused() -> None:
+    """A mistyped option is an error in one line, as a mistyped key is."""
+    with pytest.raises(UserError, match="unrecognized arguments: --verbose"):
+        parse_command_line(["--verbose"])
+
+
+def test_proxy_fits_the_base_models_layout() -> None:
+    """The proxy's tensor parallel size follows the base model's as far as its 12 heads allow."""
+    for base, proxy in ((1, 1), (2, 2), (8, 4), (16, 4)):
+        override = f"parallel.tensor_model_parallel_size={base}"
+        config = load_config(None, [*COMPLETE, override])
+        assert config.proxy.parallel.tensor_model_parallel_size == proxy
+        check_proxy(config, world_size=16)
+
+
 def test_domain_names_are_the_users(tmp_path: Path) -> None:
     """A name may have dots, spaces and capitals; only what stands under it is checked."""
     (tmp_path / "c.yaml").write_text('data: {domains: {"Wiki 2.0/en": {path: x}}}')
@@ -54,7 +69,16 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("train.train_iters=many", "train.train_iters: Value 'many'"),
         ("train.train_iters=0", "train.train_iters=0 must be at least 1"),
         ("model.num_layers", "'model.num_layers' is not a key=value override"),
-        ("--verbose", "'--verbose' is not a key=value override"),
+        ("train.seed=-1", "train.seed=-1 must be at least 0"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1.0 must be at least 0"),
+        ("optimizer.adam_beta2=1", "less than 1"),
+        ("model.init_method_std=nan", "model.init_method_std=nan"),
+        ("data.num_workers=-1", "data.num_workers=-1 must be at least 0"),
+        ("checkpoint.keep=0", "checkpoint.keep=0 must be at least 1"),
+        ("chameleon.file=runs/mixture", "must end in .json"),
+        ("model.num_attention_heads=256", "rope needs an even width"),
+        ("data.domains=[a,b]", "data.domains"),
+        ("data.mixture=" + "x" * 5000, "neither a mixture file nor one of"),
         ("data.mixture=chamelion", "did you mean chameleon?"),
         ("data.vocab_size=null", "set one of data.tokenizer and data.vocab_size"),
         ("parallel.tensor_model_parallel_size=8", "does not divide model.num_attention_heads=12"),

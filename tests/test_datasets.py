@@ -1,6 +1,7 @@
 """datasets.py: a mixture decides Megatron's blend and nothing else."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from nemo_chameleon import Mixture, datasets
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
+from nemo_chameleon.prepare import write_dataset
+from nemo_chameleon.schema import Config, DomainConfig
+from nemo_chameleon.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -34,7 +37,7 @@ def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None
             reset_position_ids=False,
             reset_attention_mask=False,
             eod_mask_loss=False,
-            mid_level_dataset_surplus=0.5,
+            mid_level_dataset_surplus=0.5,  # as ours for so few samples
         ),
     ).build()[0]
     for index in range(60):
@@ -54,6 +57,43 @@ def test_realised_shares_follow_the_mixture(config: Config, samples: int) -> Non
     drawn = Counter(int(dataset[index]["dataset_id"]) for index in range(samples))
     for position, name in enumerate(domains):
         assert abs(drawn[position] - samples * mixture.weights[name]) <= 1
+
+
+def test_rewritten_data_is_not_read_through_an_old_index(config: Config, tmp_path: Path) -> None:
+    """Other data under the same prefix is drawn anew, not by the index of what was there."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    config.data.domains["code"].path = str(tmp_path / "code")
+    seen = []
+    for text in ("first version " * 40, "second, and longer, version " * 40):
+        write_dataset([text + str(i) for i in range(30)], tokenizer, tmp_path / "code")
+        domains = open_domains(config.data.domains, config.data.split)
+        dataset = datasets.training_dataset(
+            config.data, domains, Mixture.uniform(domains), samples=60, seq_length=32, seed=5
+        )
+        drawn = [dataset[i]["tokens"] for i in range(60) if not dataset[i]["dataset_id"]]
+        seen.append(tokenizer.decode(np.concatenate(drawn).tolist()))
+    assert "first" in seen[0]
+    assert "first" not in seen[1]
+    assert "longer" in seen[1]
+
+
+def test_many_small_domains(config: Config, corpus: Path, tmp_path: Path) -> None:
+    """Shares of less than a sample, where Megatron's own surplus is too small, can be built."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    names = [f"d{i}" for i in range(22)]
+    for name in names:
+        texts = [f"{name} {i} " * 30 for i in range(5)]
+        write_dataset(texts, tokenizer, tmp_path / name)
+    configured = {name: DomainConfig(str(tmp_path / name)) for name in names}
+    domains = open_domains(configured, "1,0,0")
+    config.data.split = "1,0,0"
+    for seed in range(10):
+        raw = np.exp(3 * np.random.default_rng(seed).normal(size=22))
+        mixture = Mixture.static(dict(zip(names, raw.tolist(), strict=True)))
+        dataset = datasets.training_dataset(
+            config.data, domains, mixture, samples=200, seq_length=32, seed=5
+        )
+        assert len(dataset) >= 200
 
 
 def test_validation_is_one_pass_over_each_domain(config: Config) -> None:

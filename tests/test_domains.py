@@ -8,8 +8,9 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from nemo_chameleon.domains import Domain, split_shares
+from nemo_chameleon.domains import Domain, open_domains, split_shares
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import DomainConfig
 
 
 def write(prefix: Path, documents: list[list[int]]) -> str:
@@ -81,6 +82,12 @@ def truncate(path: str, size: int) -> None:
     Path(path).write_bytes(data[:size])
 
 
+def blank(path: str) -> None:
+    """Keep the index's header and zero the rest, as a full disk may leave it."""
+    data = Path(path + ".idx").read_bytes()
+    Path(path + ".idx").write_bytes(data[:34] + bytes(len(data) - 34))
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -90,6 +97,7 @@ def truncate(path: str, size: int) -> None:
         (lambda p: truncate(p + ".idx", 10), "ten.idx is truncated"),
         (lambda p: truncate(p + ".bin", 100), "the .bin has 100 bytes"),
         (lambda p: Path(p + ".idx").write_bytes(b"x" * 200), "not a Megatron dataset index"),
+        (blank, "damaged"),
     ],
 )
 def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
@@ -119,10 +127,17 @@ def test_tokens_outside_the_vocabulary(ten: str) -> None:
         Domain.open("d", ten, vocab_size=900)
 
 
+def test_two_names_for_the_same_data(ten: str) -> None:
+    """The same data under two names would be drawn twice as often as anybody meant."""
+    domains = {"a": DomainConfig(ten), "b": DomainConfig(ten)}
+    with pytest.raises(UserError, match="'a' and 'b' are the same data"):
+        open_domains(domains, "1,0,0")
+
+
 def test_split_strings() -> None:
     """Megatron's split strings, and what is not one."""
     assert split_shares("95,5,0") == [0.95, 0.05, 0.0]
     assert split_shares("1") == [1.0, 0.0, 0.0]
-    for wrong in ("", "a,b", "0,1,0", "-1,2,0", "1,1,1,1"):
+    for wrong in ("", "a,b", "0,1,0", "-1,2,0", "1,1,1,1", "9e1,5,0", "1_0,2,3", "1,nan,0"):
         with pytest.raises(UserError, match=r"data\.split"):
             split_shares(wrong)

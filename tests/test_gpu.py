@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
 from conftest import Launch
 from nemo_chameleon import embedding, model, parallel
@@ -17,8 +18,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
 ]
 
+needs_fused_adam = pytest.mark.skipif(
+    not HAVE_APEX_OR_TE, reason="needs Transformer Engine or NVIDIA's apex"
+)
 
-@pytest.mark.parametrize("distributed", ["true", "false"])
+
+@pytest.mark.parametrize("distributed", [pytest.param("true", marks=needs_fused_adam), "false"])
 def test_recipe_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -> None:
     """Proxy, mixture and base model train in bf16, with either of Megatron's optimizers."""
     launch(f"optimizer.use_distributed_optimizer={distributed}", "train.train_iters=60")
@@ -28,9 +33,11 @@ def test_recipe_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -> Non
     assert sum(mixture["weights"].values()) == pytest.approx(1.0, abs=1e-9)
 
 
-def test_resumed_run_in_bf16(launch: Launch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("distributed", [pytest.param("true", marks=needs_fused_adam), "false"])
+def test_resumed_run_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -> None:
     """From the checkpoint at iteration 3 a run ends at the loss of the one that went through."""
-    uniform = ("data.mixture=uniform", "checkpoint.save_interval=3")
+    optimizer = f"optimizer.use_distributed_optimizer={distributed}"
+    uniform = ("data.mixture=uniform", "checkpoint.save_interval=3", optimizer)
     launch(*uniform)
     folder = tmp_path / "out" / "uniform"
     whole = json.loads((folder / "result.json").read_text())

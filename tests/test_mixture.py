@@ -58,6 +58,10 @@ def test_file_round_trip_is_exact(tmp_path) -> None:
         ('{"format": 1, "weights": {"a": 0.5, "a": 0.5}}', "'a' stands there twice"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": {"b": {}}}', "'b' has an entry"),
         ('{"format": 1, "weights": {"a": 1.0}, "wieghts": {}}', "unknown entry 'wieghts'"),
+        ('{"format": 1, "weights": {"a": 1.0}, "domains": []}', "'domains' is not an object"),
+        ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": 3}}', "'a' is not an object"),
+        ('{"format": 1, "weights": {"a": 1.0}, "method": "x"}', "'method' is not an object"),
+        ('{"format": 1, "weights": {"a": 1' + "0" * 400 + "}}", "m.json"),
     ],
 )
 def test_reading_is_strict(tmp_path, text: str, says: str) -> None:

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 
 from nemo_chameleon import cli
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.prepare import END_OF_DOCUMENT, read_jsonl, train_tokenizer, write_dataset
+from nemo_chameleon.prepare import read_jsonl, write_dataset
+from nemo_chameleon.tokenizer import END_OF_DOCUMENT, train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "ein Hund", "猫"]
 

@@ -7,7 +7,9 @@ import pytest
 
 from nemo_chameleon import Mixture, provider, proxy
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.prepare import write_dataset
 from nemo_chameleon.schema import Config
+from nemo_chameleon.tokenizer import load_tokenizer
 
 
 def resolve(config: Config, mixture: str) -> Mixture:
@@ -30,7 +32,7 @@ def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
     assert typed.weights == {"code": 0.25, "prose": 0.25, "legal": 0.5}
     typed.save(tmp_path / "typed.json")
     assert resolve(config, str(tmp_path / "typed.json")).weights == typed.weights
-    assert provider.label(config) == "typed"
+    assert provider.base_job(config, domains, typed).directory == tmp_path / "out" / "typed"
 
 
 @pytest.mark.usefixtures("alone")
@@ -80,6 +82,7 @@ def written(config: Config, **method: object) -> None:
         objective="pretrain",
         domains=facts,
         method={"name": "chameleon", **proxy.method(config), **method},
+        proxy={"settings": proxy.settings_digest(proxy.job_of(config, domains))},
     ).save(config.chameleon.file)
 
 
@@ -94,10 +97,55 @@ def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: o
         resolve(config, "chameleon")
 
 
-def test_mixture_of_other_data_is_refused(config: Config, corpus: Path) -> None:
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("train", "train_iters", 7), ("model", "num_attention_heads", 2), ("optimizer", "lr", 0.1)],
+)
+def test_mixture_through_another_proxy_is_refused(
+    config: Config, section: str, key: str, value: object
+) -> None:
+    """So is one through a proxy that the run's settings would not have given."""
+    written(config)
+    setattr(getattr(config.proxy, section), key, value)
+    with pytest.raises(UserError, match="made through another proxy"):
+        resolve(config, "chameleon")
+
+
+@pytest.mark.parametrize("name", ["proxy", "cache", "uniform"])
+def test_mixture_file_whose_folder_has_another_use(
+    config: Config, tmp_path: Path, name: str
+) -> None:
+    """A run from proxy.json would lie in the proxy's folder: refused before it does."""
+    path = tmp_path / f"{name}.json"
+    Mixture.uniform(config.data.domains).save(path)
+    config.data.mixture = str(path)
+    with pytest.raises(UserError, match="has another use"):
+        provider.prepare(config)
+
+
+def test_other_runs_in_the_folder_are_found_before_the_proxy_is_trained(config: Config) -> None:
+    """Checkpoints of another base run or proxy are refused while nothing has been computed yet."""
+    folder = Path(config.output) / "chameleon"
+    checkpointed = folder / "iter_0000004"
+    checkpointed.mkdir(parents=True)
+    (checkpointed / "state.json").write_text('{"identity": {}}')
+    (folder / "latest_checkpointed_iteration.txt").write_text("4")
+    with pytest.raises(UserError, match=r"mixture, .*mixture\.json, is gone"):
+        provider.prepare(config)
+    folder.rename(folder.with_name("proxy"))
+    with pytest.raises(UserError, match=r"proxy/iter_0000004 was made with model\.num_layers"):
+        provider.prepare(config)
+    config.checkpoint.resume = "never"
+    with pytest.raises(UserError, match="proxy holds checkpoints"):
+        provider.prepare(config)
+
+
+def test_mixture_of_other_data_is_refused(config: Config, tmp_path: Path) -> None:
     """A domain whose files are others than those embedded is named."""
     written(config)
     assert resolve(config, "chameleon").weights
-    config.data.domains["code"].path = str(corpus / "legal")
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    write_dataset(["other text " * 200] * 20, tokenizer, tmp_path / "code")
+    config.data.domains["code"].path = str(tmp_path / "code")
     with pytest.raises(UserError, match="the data of domain 'code' has changed"):
         resolve(config, "chameleon")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from conftest import RECIPE, ROOT, Launch
+from conftest import RECIPE, Launch
 
 
 def weights_text(mixture: Path) -> str:
@@ -216,8 +216,3 @@ def test_under_torchrun_one_process_speaks(launch: Launch) -> None:
     assert done.returncode != 0
     assert done.stderr.count("error: unknown key data.mixtur;") == 1
     assert "exitcode  : 2" in done.stderr
-
-
-def test_root_is_where_the_recipe_is() -> None:
-    """The path that the README tells people to type."""
-    assert RECIPE.relative_to(ROOT).as_posix() == "recipes/pretrain_chameleon.py"

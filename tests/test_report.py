@@ -94,6 +94,10 @@ def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
         cli.main()
     assert stop.value.code == 2
     assert "no finished run there" in capsys.readouterr().err
-    with pytest.raises(UserError, match="not a result"):
+    with pytest.raises(UserError, match="not the result of a run"):
         (tmp_path / "result.json").write_text("{")
         read_result(tmp_path)
+    for partial in ("[]", "{}", '{"domains": {"a": {}}}'):
+        (tmp_path / "result.json").write_text(partial)
+        with pytest.raises(UserError, match="not the result of a run"):
+            read_result(tmp_path)

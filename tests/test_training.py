@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nemo_chameleon import Mixture, checkpoint, training
 from nemo_chameleon.domains import open_domains
@@ -133,6 +134,69 @@ def test_resume_never(job: training.Job) -> None:
     job.config.checkpoint.resume = "never"
     with pytest.raises(UserError, match="holds checkpoints"):
         training.train(job)
+
+
+def test_oldest_checkpoints_are_removed(job: training.Job) -> None:
+    """checkpoint.keep=2 of three leaves the newest two; the run can go on from them."""
+    job.config.checkpoint.keep = 2
+    training.train(job)
+    left = sorted(path.name for path in job.directory.glob("iter_*"))
+    assert left == ["iter_0000004", "iter_0000006"]
+    assert training.train(job)["iterations"] == 6
+
+
+def test_no_evaluation(job: training.Job) -> None:
+    """train.eval_iters=0 trains without a validation split, and reports no perplexity."""
+    job.run.train.eval_iters = 0
+    job.config.data.split = "1,0,0"
+    result = training.train(job)
+    assert result["macro"] == {}
+    assert "perplexity" not in result["domains"]["code"]
+
+
+def test_loss_that_is_not_finite(job: training.Job) -> None:
+    """A run that diverges ends, naming the iteration and the setting to change."""
+    job.run.optimizer.lr = 1e30
+    with pytest.raises(UserError, match=r"the loss is nan at iteration .* lower optimizer\.lr"):
+        training.train(job)
+
+
+@pytest.fixture
+def cudas_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA, tensors that say they are CUDA's: Megatron's optimizers ask them by name."""
+    if not torch.cuda.is_available():
+        own = torch.Tensor.type
+
+        def cudas(tensor: torch.Tensor, *to: object) -> object:
+            name = own(tensor, *to)
+            return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
+
+        monkeypatch.setattr(torch.Tensor, "type", cudas)
+        monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+
+
+@pytest.mark.usefixtures("cudas_types")
+def test_mixed_precision_resumes(job: training.Job, tmp_path: Path) -> None:
+    """In bf16, with Megatron's optimizer of fp32 main parameters, resumed equals never stopped."""
+    job.run.train.precision = "bf16"
+    whole = training.train(elsewhere(job, tmp_path / "whole"))
+    training.train(job)
+    (job.directory / "latest_checkpointed_iteration.txt").write_text("4")
+    resumed = training.train(job)
+    assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    assert resumed["domains"] == whole["domains"]
+
+
+@pytest.mark.usefixtures("cudas_types")
+def test_distributed_optimizer_saves(job: training.Job, tmp_path: Path) -> None:
+    """Megatron's distributed optimizer can be saved in every release that is supported.
+
+    To load it again takes a fused Adam: tests/test_gpu.py.
+    """
+    plain = training.train(elsewhere(job, tmp_path / "plain"))
+    job.run.optimizer.use_distributed_optimizer = True
+    assert training.train(job)["loss"] == pytest.approx(plain["loss"], abs=1e-5)
+    assert checkpoint.newest(job.directory) == job.directory / "iter_0000006"
 
 
 def test_tensorboard_scalars(job: training.Job) -> None:
