@@ -129,7 +129,11 @@ def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
 
 def settings_digest(job: training.Job) -> str:
     """Of all that the trained proxy follows from: settings, data, split and tokenizer."""
-    text = json.dumps(job.identity(), sort_keys=True)
+    identity = job.identity()
+    # Of the machine rather than of the proxy: a mixture may be used on another one.
+    for key in ("train.precision", "optimizer.use_distributed_optimizer"):
+        del identity[key]
+    text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

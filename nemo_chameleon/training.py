@@ -14,12 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch.utils.data import DataLoader
 
-from nemo_chameleon import checkpoint, datasets, evaluation, model, parallel
+from nemo_chameleon import checkpoint, datasets, evaluation, model, optimizer, parallel
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
@@ -111,8 +109,8 @@ class _Training:
         self.meter = evaluation.DomainLoss(names)
         vocabulary = datasets.Vocabulary.of(job.config.data)
         self.model: Any = model.build(run, vocabulary.vocab_size)
-        self.optimizer = _optimizer(run, self.model)
-        self.scheduler = _scheduler(run, self.optimizer)
+        self.optimizer = optimizer.build(run, self.model)
+        self.scheduler = optimizer.build_scheduler(run, self.optimizer)
         self._resume()
         sizes = {"seq_length": run.model.seq_length, "seed": run.train.seed}
         self.dataset = datasets.training_dataset(
@@ -141,11 +139,9 @@ class _Training:
                 if save:
                     self._save()
                 if not last and self.validation and _due(self.iteration, train.eval_interval):
-                    self._scalars("validation loss", self._evaluate("loss"))
+                    self._evaluate()
                     window = time.monotonic()
-        scores = evaluation.evaluate(job.run, self.model, self.validation)
-        self._scalars("validation loss", {name: score["loss"] for name, score in scores.items()})
-        result = self._result(scores)
+        result = self._result(self._evaluate())
         if parallel.is_first_rank():
             write_atomically(job.directory / RESULT, json.dumps(result, indent=2) + "\n")
             if self.writer:
@@ -209,9 +205,10 @@ class _Training:
             for name, value in values.items():
                 self.writer.add_scalar(f"{group}/{name}", value, self.iteration)
 
-    def _evaluate(self, what: str) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, dict[str, float]]:
         scores = evaluation.evaluate(self.job.run, self.model, self.validation)
-        return {name: score[what] for name, score in scores.items()}
+        self._scalars("validation loss", {name: score["loss"] for name, score in scores.items()})
+        return scores
 
     def _batches(self) -> Iterator[evaluation.Batch] | None:
         if not evaluation.needs_data():
@@ -313,42 +310,6 @@ def created() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
     return {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **versions}
-
-
-def _optimizer(run: Run, module: torch.nn.Module) -> Any:
-    wanted = run.optimizer
-    dtype = parallel.precision(run.train.precision)
-    config = OptimizerConfig(
-        optimizer="adam",
-        lr=wanted.lr,
-        min_lr=wanted.min_lr,
-        weight_decay=wanted.weight_decay,
-        adam_beta1=wanted.adam_beta1,
-        adam_beta2=wanted.adam_beta2,
-        adam_eps=wanted.adam_eps,
-        clip_grad=wanted.clip_grad,
-        bf16=dtype == torch.bfloat16,
-        params_dtype=dtype,
-        use_distributed_optimizer=wanted.use_distributed_optimizer,
-    )
-    return get_megatron_optimizer(config, [module])
-
-
-def _scheduler(run: Run, optimizer: Any) -> OptimizerParamScheduler:
-    wanted = run.optimizer
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=wanted.lr,
-        min_lr=wanted.min_lr,
-        lr_warmup_steps=wanted.lr_warmup_iters,
-        lr_decay_steps=run.train.train_iters,
-        lr_decay_style=wanted.lr_decay_style,
-        start_wd=wanted.weight_decay,
-        end_wd=wanted.weight_decay,
-        wd_incr_steps=0,
-        wd_incr_style="constant",
-    )
 
 
 def _mean_over_ranks(losses: list[torch.Tensor]) -> float:

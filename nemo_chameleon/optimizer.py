@@ -1,0 +1,48 @@
+"""Megatron's optimizer and its schedule, as configured."""
+
+from typing import Any
+
+import torch
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from nemo_chameleon import parallel
+from nemo_chameleon.schema import Run
+
+
+def build(run: Run, module: torch.nn.Module) -> Any:
+    """Megatron's optimizer for this rank's part of the model."""
+    wanted = run.optimizer
+    dtype = parallel.precision(run.train.precision)
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=wanted.lr,
+        min_lr=wanted.min_lr,
+        weight_decay=wanted.weight_decay,
+        adam_beta1=wanted.adam_beta1,
+        adam_beta2=wanted.adam_beta2,
+        adam_eps=wanted.adam_eps,
+        clip_grad=wanted.clip_grad,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        use_distributed_optimizer=wanted.use_distributed_optimizer,
+    )
+    return get_megatron_optimizer(config, [module])
+
+
+def build_scheduler(run: Run, optimizer: Any) -> OptimizerParamScheduler:
+    """Its learning rate over the run; steps are iterations."""
+    wanted = run.optimizer
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=wanted.lr,
+        min_lr=wanted.min_lr,
+        lr_warmup_steps=wanted.lr_warmup_iters,
+        lr_decay_steps=run.train.train_iters,
+        lr_decay_style=wanted.lr_decay_style,
+        start_wd=wanted.weight_decay,
+        end_wd=wanted.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )
