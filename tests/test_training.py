@@ -57,6 +57,15 @@ def test_training_learns(job: training.Job) -> None:
     assert training.train(job)["loss"] < np.log(512) - 1.0
 
 
+def test_micro_batches_do_not_change_the_run(job: training.Job, tmp_path: Path) -> None:
+    """Four micro-batches an iteration give the loss, a mean over tokens, that one gives."""
+    in_four = training.train(job)
+    job.run.train.micro_batch_size = 8
+    in_one = training.train(elsewhere(job, tmp_path / "one"))
+    assert in_four["loss"] == pytest.approx(in_one["loss"], abs=1e-4)
+    assert in_four["macro"]["loss"] == pytest.approx(in_one["macro"]["loss"], abs=1e-4)
+
+
 def test_stopped_and_resumed_equals_never_stopped(
     job: training.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
