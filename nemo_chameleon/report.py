@@ -98,7 +98,7 @@ def _verdict(before: Result, after: Result) -> str:
     difference = after["macro"]["loss"] - before["macro"]["loss"]
     return (
         f"Against {before['run']}, {after['run']} has the lower perplexity in {len(better)} of "
-        f"{len(names)} domains; macro perplexity {change:+.1%}, mean loss {difference:+.4f} nats. "
+        f"{len(names)} domains; macro perplexity {change:+.1%}, mean loss {difference:+.4f} nats.\n"
         "One seed: what another seed would change is not in these figures."
     )
 
