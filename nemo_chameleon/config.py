@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from nemo_chameleon import leverage
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import MIXTURES, Config, DomainConfig, Run
+from nemo_chameleon.schema import MIXTURES, ChameleonConfig, Config, DomainConfig, Run
 
 # OmegaConf 2.4 renames it; NeMo holds OmegaConf at 2.3.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
@@ -223,16 +223,25 @@ def check_run(run: Run, world_size: int, prefix: str) -> None:
     )
 
 
+def preset_of(wanted: ChameleonConfig) -> leverage.Preset:
+    """The preset that chameleon.preset, ridge, exponent and min_effective name together.
+
+    Raises:
+        ValueError: as `leverage.choose_preset`.
+    """
+    return leverage.choose_preset(
+        wanted.preset,
+        ridge=wanted.ridge,
+        exponent=wanted.exponent,
+        min_effective=wanted.min_effective,
+    )
+
+
 def _check_chameleon(config: Config) -> None:
     wanted, proxy = config.chameleon, config.proxy
     _choice("chameleon.objective", wanted.objective, leverage.OBJECTIVES)
     try:
-        leverage.choose_preset(
-            wanted.preset,
-            ridge=wanted.ridge,
-            exponent=wanted.exponent,
-            min_effective=wanted.min_effective,
-        )
+        preset_of(wanted)
     except ValueError as error:
         raise UserError(f"chameleon.{error}") from error
     _at_least(1, "chameleon.samples", wanted.samples)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
+from nemo_chameleon.config import preset_of
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
@@ -67,12 +68,7 @@ def mixture_from_embeddings(
 ) -> Mixture:
     """Embeddings (d,) by name to a Mixture with the configured objective and preset."""
     wanted = config.chameleon
-    preset = leverage.choose_preset(
-        wanted.preset,
-        ridge=wanted.ridge,
-        exponent=wanted.exponent,
-        min_effective=wanted.min_effective,
-    )
+    preset = preset_of(wanted)
     names = list(domains)
     try:
         scores = leverage.leverage_scores(
@@ -104,12 +100,7 @@ def mixture_from_embeddings(
 def method(config: Config) -> dict[str, Any]:
     """The settings that decide the weights, as a mixture file records them."""
     wanted = config.chameleon
-    preset = leverage.choose_preset(
-        wanted.preset,
-        ridge=wanted.ridge,
-        exponent=wanted.exponent,
-        min_effective=wanted.min_effective,
-    )
+    preset = preset_of(wanted)
     return {
         "preset": wanted.preset,
         "ridge": preset.relative_ridge if preset.ridge is None else preset.ridge,
