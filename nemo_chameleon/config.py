@@ -26,6 +26,10 @@ _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_
 _register("gcd", math.gcd, replace=True)
 
 
+# Keys of `data` under which domains stand by name.
+_BY_DOMAIN = (("domains",), ("pin",), ("floor",))
+
+
 def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration.
 
@@ -111,6 +115,8 @@ def check(config: Config, world_size: int) -> None:
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":
         raise UserError(f"chameleon.file={config.chameleon.file} must end in .json")
+    if config.data.max_epochs is not None and not config.data.max_epochs > 0:
+        raise UserError(f"data.max_epochs={config.data.max_epochs} must be positive")
     _at_least(1, "data.vocab_size", config.data.vocab_size)
     _at_least(0, "data.num_workers", config.data.num_workers)
     _at_least(1, "checkpoint.keep", config.checkpoint.keep)
@@ -263,7 +269,7 @@ def _refuse_unknown_keys(layer: DictConfig) -> None:
     known = list(_known_keys(Config, ""))
     for parts in _keys(OmegaConf.to_container(layer, resolve=False), ()):
         # A domain's name is the user's; what stands under it is not.
-        named = parts[:2] == ("data", "domains") and len(parts) > 2
+        named = parts[0] == "data" and parts[1:2] in _BY_DOMAIN and len(parts) > 2
         generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
         if generic not in known:
             hint = _nearest(generic, known).replace("NAME", parts[2] if named else "<name>")
@@ -274,9 +280,10 @@ def _known_keys(cls: type, prefix: str) -> Iterable[str]:
     for item in fields(cls):
         key = prefix + item.name
         yield key
-        if item.name == "domains":
+        if prefix == "data." and (item.name,) in _BY_DOMAIN:
             yield key + ".NAME"
-            yield from _known_keys(DomainConfig, key + ".NAME.")
+            if item.name == "domains":
+                yield from _known_keys(DomainConfig, key + ".NAME.")
         elif isinstance(item.type, type) and is_dataclass(item.type):
             yield from _known_keys(item.type, key + ".")
 

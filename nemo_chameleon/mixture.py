@@ -12,10 +12,11 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nemo_chameleon.bounds import bounded_weights
 from nemo_chameleon.errors import UserError
 
 FORMAT = 1
@@ -97,6 +98,78 @@ class Mixture:
         """
         self.require_domains(paths)
         return list(paths.values()), [float(self.weights[name]) for name in paths]
+
+    def cap_epochs(
+        self,
+        tokens: Mapping[str, int],
+        budget: int,
+        max_epochs: float | None = None,
+        *,
+        pin: Mapping[str, float] | None = None,
+        floor: Mapping[str, float] | None = None,
+    ) -> "Mixture":
+        """A mixture that draws from no domain more often than its data bears.
+
+        Weight that a cap frees goes to the other domains in proportion to their weights.
+
+        Args:
+            tokens: of each domain.
+            budget: tokens that the whole run draws.
+            max_epochs: passes over any one domain, at most; None for no cap.
+            pin: shares that are fixed, by name.
+            floor: shares that are the least, by name.
+
+        Returns:
+            This mixture where nothing binds; else one whose `method` records the bounds, and in
+            `bound` the domains that they hold.
+
+        Raises:
+            UserError: a name that is no domain, bounds that no weights can keep, or, naming the
+                tokens missing, not enough data.
+        """
+        self.require_domains(tokens)
+        pin, floor = dict(pin or {}), dict(floor or {})
+        for what, shares in (("data.pin", pin), ("data.floor", floor)):
+            for name, share in shares.items():
+                if name not in self.weights:
+                    raise UserError(f"{what}: {name!r} is not one of the domains")
+                if not 0 < share < 1:
+                    raise UserError(f"{what}.{name}={share} is not a share between 0 and 1")
+        caps = dict.fromkeys(self.weights, math.inf)
+        if max_epochs is not None:
+            caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
+            if (bearable := math.fsum(caps.values())) < 1:
+                raise UserError(
+                    f"data.max_epochs={max_epochs} allows {round(bearable * budget):,} tokens in "
+                    f"all, the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
+                )
+        low = {name: pin.get(name, floor.get(name, 0.0)) for name in self.weights}
+        high = {name: pin.get(name, caps[name]) for name in self.weights}
+        for name in self.weights:
+            if low[name] > caps[name]:
+                raise UserError(
+                    f"{name!r}: a share of {low[name]} is {low[name] * budget / tokens[name]:.2f} "
+                    f"epochs, above data.max_epochs={max_epochs}"
+                )
+        weights = self._bounded(low, high)
+        held = [name for name in weights if weights[name] in (low[name], high[name])]
+        if not held:
+            return self
+        bounds = {"max_epochs": max_epochs, "pin": pin, "floor": floor, "bound": held}
+        given = {key: value for key, value in bounds.items() if value not in (None, {})}
+        return replace(self, weights=weights, method={**self.method, **given})
+
+    def _bounded(self, low: Mapping[str, float], high: Mapping[str, float]) -> dict[str, float]:
+        names = list(self.weights)
+        try:
+            weights = bounded_weights(
+                [self.weights[name] for name in names],
+                [low[name] for name in names],
+                [high[name] for name in names],
+            )
+        except ValueError as error:
+            raise UserError(f"data.pin and data.floor cannot be kept: {error}") from error
+        return dict(zip(names, weights.tolist(), strict=True))
 
     def require_domains(self, names: Iterable[str]) -> None:
         """Raise a UserError unless these are exactly the domains of the mixture."""

@@ -30,9 +30,10 @@ def prepare(config: Config) -> dict[str, Domain]:
         datasets.check_validation(config.data, domains, config.model.seq_length)
     mixture = existing_mixture(config, domains)
     if mixture is None:
+        bounded(config, domains, Mixture.uniform(domains))  # as impossible for any weights
         _prepare_proxy(config, domains)
     else:
-        job = base_job(config, domains, mixture)
+        job = base_job(config, domains, bounded(config, domains, mixture))
         checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
     return domains
 
@@ -53,7 +54,7 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
 
 
 def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None) -> Mixture:
-    """The mixture that `data.mixture` asks for; computes it where it has to.
+    """The mixture that `data.mixture` asks for, within its bounds; computes it where it has to.
 
     For data.mixture=chameleon the mixture file is used if it is there. If not, the proxy is
     trained, which every rank must take part in, within `parallel.processes`.
@@ -75,10 +76,25 @@ def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None)
 
     text = parallel.on_first_rank(find)
     if text is None:
-        return proxy.compute_mixture(config, domains)
+        return bounded(config, domains, proxy.compute_mixture(config, domains))
     if config.data.mixture == "chameleon":
         parallel.say(f"weights from {config.chameleon.file}")
-    return Mixture.from_json(text)
+    return bounded(config, domains, Mixture.from_json(text))
+
+
+def bounded(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> Mixture:
+    """A mixture within data.max_epochs, data.pin and data.floor for the base model's run.
+
+    The mixture file keeps the weights as they were computed: the bounds are the run's.
+    """
+    job = training.Job("", config, config, domains, mixture)
+    return mixture.cap_epochs(
+        {name: domain.tokens for name, domain in domains.items()},
+        job.samples * config.model.seq_length,
+        config.data.max_epochs,
+        pin=config.data.pin,
+        floor=config.data.floor,
+    )
 
 
 def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture | None:
@@ -126,6 +142,8 @@ def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) ->
 
 
 def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Domain]) -> None:
+    if "bound" in mixture.method:
+        raise UserError("it holds a run's weights within bounds, not the weights as computed")
     settings = {"objective": config.chameleon.objective, **proxy.method(config)}
     recorded = {"objective": mixture.objective, **mixture.method}
     for key, value in settings.items():

@@ -29,6 +29,12 @@ class DataConfig:
     """chameleon, uniform, proportional, static, or the path of a mixture file."""
     domains: dict[str, DomainConfig] = field(default_factory=dict)
     """By name; at least two."""
+    max_epochs: float | None = None
+    """Passes over any one domain, at most; the weight that it frees goes to the others."""
+    pin: dict[str, float] = field(default_factory=dict)
+    """Shares that are fixed, by domain; the others keep their proportions."""
+    floor: dict[str, float] = field(default_factory=dict)
+    """Shares that are the least, by domain."""
     split: str = "95,5,0"
     """Megatron's split of each domain's documents into training, validation and test."""
     tokenizer: str | None = None

@@ -65,6 +65,8 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("mixture=uniform", "unknown key mixture; did you mean data.mixture?"),
         ("data.domains.a.pth=x", "did you mean data.domains.a.path?"),
         ("proxy.model.num_layer=3", "did you mean proxy.model.num_layers?"),
+        ("data.pins.a=0.1", "did you mean data.pin"),
+        ("data.max_epochs=0", "data.max_epochs=0.0 must be positive"),
         ("xyzzy=1", "unknown key xyzzy"),
         ("train.train_iters=many", "train.train_iters: Value 'many'"),
         ("train.train_iters=0", "train.train_iters=0 must be at least 1"),

@@ -73,6 +73,47 @@ def test_reading_is_strict(tmp_path, text: str, says: str) -> None:
     assert str(path) in str(error.value)
 
 
+TOKENS = {"a": 1000, "b": 1000, "c": 10_000}
+
+
+def test_cap_on_epochs() -> None:
+    """At 4 epochs `a` bears .4 of 10,000 tokens; the .1 freed goes to b and c as 3 to 2."""
+    mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2}, method={"name": "chameleon"})
+    capped = mixture.cap_epochs(TOKENS, 10_000, max_epochs=4)
+    assert capped.weights == pytest.approx({"a": 0.4, "b": 0.36, "c": 0.24})
+    assert capped.method == {"name": "chameleon", "max_epochs": 4, "bound": ["a"]}
+    assert mixture.cap_epochs(TOKENS, 10_000, max_epochs=6) is mixture
+    assert mixture.cap_epochs(TOKENS, 10_000) is mixture
+
+
+def test_pins_and_floors() -> None:
+    """A fixed share and a floor in one solve with a cap."""
+    mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2})
+    bounded = mixture.cap_epochs(TOKENS, 10_000, max_epochs=3, pin={"b": 0.1}, floor={"c": 0.25})
+    assert bounded.weights == pytest.approx({"a": 0.3, "b": 0.1, "c": 0.6})
+    assert bounded.method["bound"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        (
+            {"max_epochs": 0.5},
+            "allows 6,000 tokens in all, the run draws 10,000: 4,000 are",
+        ),
+        ({"pin": {"z": 0.1}}, "data.pin: 'z' is not one of the domains"),
+        ({"floor": {"a": 1.5}}, "data.floor.a=1.5 is not a share"),
+        ({"pin": {"a": 0.6, "b": 0.6}}, "cannot be kept"),
+        ({"pin": {"a": 0.4}, "max_epochs": 3}, "'a': a share of 0.4 is 4.00 epochs"),
+    ],
+)
+def test_bounds_that_cannot_be_kept(bounds: dict, says: str) -> None:
+    """Too little data says how many tokens are missing; the rest names the domain."""
+    with pytest.raises(UserError) as error:
+        Mixture({"a": 0.5, "b": 0.3, "c": 0.2}).cap_epochs(TOKENS, 10_000, **bounds)
+    assert says in str(error.value)
+
+
 def test_missing_file(tmp_path) -> None:
     """A file that is not there is a UserError, not a traceback of the file system's."""
     with pytest.raises(UserError, match=r"nothing\.json"):

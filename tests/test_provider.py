@@ -35,6 +35,15 @@ def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
     assert provider.base_job(config, domains, typed).directory == tmp_path / "out" / "typed"
 
 
+def test_bounds_hold_for_the_run_and_not_in_the_file(config: Config) -> None:
+    """data.max_epochs, pin and floor shape what the run draws; what they need is checked first."""
+    config.data.pin = {"code": 0.5}
+    assert resolve(config, "uniform").weights == {"code": 0.5, "prose": 0.25, "legal": 0.25}
+    config.data.max_epochs = 1e-3
+    with pytest.raises(UserError, match=r"data\.max_epochs=0\.001 allows .* are missing"):
+        resolve(config, "chameleon")
+
+
 @pytest.mark.usefixtures("alone")
 def test_chameleon_is_computed_once(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +147,13 @@ def test_other_runs_in_the_folder_are_found_before_the_proxy_is_trained(config: 
     config.checkpoint.resume = "never"
     with pytest.raises(UserError, match="proxy holds checkpoints"):
         provider.prepare(config)
+
+
+def test_a_runs_bounded_weights_are_not_taken_for_computed_ones(config: Config) -> None:
+    """The copy in a run's folder has the run's caps in it: not what chameleon.file holds."""
+    written(config, bound=["code"])
+    with pytest.raises(UserError, match="within bounds"):
+        resolve(config, "chameleon")
 
 
 def test_mixture_of_other_data_is_refused(config: Config, tmp_path: Path) -> None:

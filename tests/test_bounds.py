@@ -1,0 +1,62 @@
+"""bounds.py: caps, floors and fixed shares in numbers that a person can check."""
+
+import numpy as np
+import pytest
+
+from nemo_chameleon.bounds import bounded_weights
+
+INF = np.inf
+
+
+@pytest.mark.parametrize(
+    ("weights", "lower", "upper", "expected"),
+    [
+        # Nothing binds.
+        ([0.5, 0.3, 0.2], [0, 0, 0], [1, 1, 1], [0.5, 0.3, 0.2]),
+        # The first is capped at .2; its .3 goes to the others as 3 to 2.
+        ([0.5, 0.3, 0.2], [0, 0, 0], [0.2, 1, 1], [0.2, 0.48, 0.32]),
+        # The .48 that the second would get is above its own cap: the third takes the rest.
+        ([0.5, 0.3, 0.2], [0, 0, 0], [0.2, 0.4, 1], [0.2, 0.4, 0.4]),
+        # A floor takes from the others in proportion.
+        ([0.6, 0.3, 0.1], [0, 0, 0.4], [1, 1, 1], [0.4, 0.2, 0.4]),
+        # A fixed share, and a cap beside it.
+        ([0.5, 0.3, 0.2], [0, 0.1, 0], [0.3, 0.1, INF], [0.3, 0.1, 0.6]),
+        # Caps that sum to exactly 1 leave no choice.
+        ([0.5, 0.3, 0.2], [0, 0, 0], [0.2, 0.2, 0.6], [0.2, 0.2, 0.6]),
+        # As do floors.
+        ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1, 1, 1], [0.1, 0.1, 0.8]),
+    ],
+)
+def test_by_hand(weights, lower, upper, expected) -> None:
+    """Freed weight goes to the domains that no bound holds, in proportion."""
+    np.testing.assert_allclose(bounded_weights(weights, lower, upper), expected, atol=1e-15)
+
+
+def test_random_bounds_are_kept_and_free_weights_keep_their_ratios() -> None:
+    """Over 300 random problems: the sum is 1, bounds hold, free weights share one scale."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        k = int(generator.integers(2, 40))
+        weights = generator.dirichlet(np.full(k, 0.5)) + 1e-9
+        feasible = generator.dirichlet(np.ones(k))
+        lower = feasible * generator.uniform(0, 1, k) * generator.integers(0, 2, k)
+        upper = np.where(generator.integers(0, 2, k), feasible * generator.uniform(1, 2, k), INF)
+        got = bounded_weights(weights, lower, upper)
+        assert got.sum() == pytest.approx(1, abs=1e-12)
+        assert np.all(got >= lower - 1e-12)
+        assert np.all(got <= upper + 1e-12)
+        free = (got > lower + 1e-12) & (got < upper - 1e-12)
+        scale = got[free] / weights[free]
+        np.testing.assert_allclose(scale, scale[:1].repeat(free.sum()), rtol=1e-9)
+        if free.any():  # who is capped would have got more
+            capped = got >= upper - 1e-12
+            assert np.all(scale[0] * weights[capped] >= got[capped] - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"), [([0.6, 0.6], [1, 1]), ([0, 0], [0.4, 0.4]), ([0.5, 0], [0.4, 1])]
+)
+def test_impossible_bounds(lower, upper) -> None:
+    """Floors above 1 in all, caps below, and bounds that cross are refused."""
+    with pytest.raises(ValueError, match="bound"):
+        bounded_weights([0.5, 0.5], lower, upper)
