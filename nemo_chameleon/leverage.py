@@ -20,12 +20,15 @@ Two presets say how λ is set and how scores become weights:
 numpy alone, float64 throughout.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+_BLOCK = 2**21  # numbers read at once, 16 MiB
 
 OBJECTIVES = ("pretrain", "finetune")
 
@@ -104,7 +107,8 @@ def affinity_matrix(embeddings: ArrayLike, center: bool = True) -> Array:
     Raises:
         ValueError: not a finite (k, d) matrix with k >= 1.
     """
-    x = _embeddings(embeddings, center)
+    rows = _Rows(embeddings, center)
+    x = rows[0 : rows.shape[0]] * rows.scale
     return x @ x.T
 
 
@@ -117,7 +121,9 @@ def leverage_scores(
 ) -> Array:
     """Kernel ridge leverage scores S_i = [K (K + kλI)⁻¹]_ii of the linear kernel K = X Xᵀ.
 
-    Computed through the smaller of the two Gram matrices, so in O(k·d·min(k, d)).
+    Computed through the smaller of the two Gram matrices, in O(k·d·min(k, d)). With more domains
+    than dimensions the embeddings are read in blocks of rows and the k × k matrix is never formed:
+    memory is O(d² + k), so a memory-mapped array of millions of domains will do.
 
     Args:
         embeddings: (k, d), one row a domain.
@@ -132,18 +138,18 @@ def leverage_scores(
         ValueError: embeddings not finite, a ridge that is not positive or given twice, or a
             relative ridge over embeddings that are all the same.
     """
-    x = _embeddings(embeddings, center)
-    k, d = x.shape
-    # Scores depend on X and sqrt(λ) only through their ratio: one scale for both, and nothing
-    # under- or overflows however small or large the embeddings are.
-    scale = float(np.max(np.abs(x), initial=0.0))
-    if scale > 0:
-        x = x / scale
-    penalty = k * _ridge(np.sum(x * x) / k, ridge, relative_ridge, scale)
+    rows = _Rows(embeddings, center)
+    k, d = rows.shape
+    penalty = k * _ridge(rows.mean_square(), ridge, relative_ridge, rows.scale)
     if k <= d:
+        x = rows[0:k]
         return _scores(x @ x.T, penalty)
-    factor = np.linalg.cholesky(x.T @ x + penalty * np.eye(d))
-    return np.sum(np.linalg.solve(factor, x.T) ** 2, axis=0)
+    gram = np.zeros((d, d))
+    for block in rows.blocks():
+        gram += block.T @ block
+    # S_i = x_iᵀ (G + kλI)⁻¹ x_i, the squared length of x_i under the factor's inverse.
+    whiten = np.linalg.inv(np.linalg.cholesky(gram + penalty * np.eye(d))).T
+    return np.concatenate([np.sum((block @ whiten) ** 2, axis=1) for block in rows.blocks()])
 
 
 def scores_from_affinity(
@@ -254,16 +260,41 @@ def effective_domains(weights: ArrayLike) -> float:
     return float(np.exp(-np.sum(w * np.log(w))))
 
 
-def _embeddings(embeddings: ArrayLike, center: bool) -> Array:
-    x = np.array(embeddings, dtype=np.float64)
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"embeddings are a (domains, width) matrix, not of shape {x.shape}")
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"the embedding of domain {int(np.argmin(finite))} is not finite")
-    if center:
-        x -= x.mean(axis=0)
-    return x
+class _Rows:
+    """Checked embeddings, centred and divided by one scale, float64, in blocks of rows.
+
+    Scores depend on X and sqrt(λ) only through their ratio: with one scale for both, nothing
+    under- or overflows however small or large the embeddings are.
+    """
+
+    def __init__(self, embeddings: ArrayLike, center: bool) -> None:
+        x = np.asanyarray(embeddings)
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"embeddings are a (domains, width) matrix, not of shape {x.shape}")
+        self.shape: tuple[int, int] = x.shape
+        self._x, self.scale, self._mean = x, 1.0, np.zeros(x.shape[1])
+        largest, seen = 0.0, 0
+        for block in self.blocks():
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                row = seen + int(np.argmin(finite))
+                raise ValueError(f"the embedding of domain {row} is not finite")
+            largest, seen = max(largest, float(np.abs(block).max())), seen + len(block)
+        self.scale = largest or 1.0
+        if center:
+            self._mean = sum((block.sum(axis=0) for block in self.blocks()), self._mean) / seen
+
+    def __getitem__(self, rows: slice) -> Array:
+        return np.asarray(self._x[rows], dtype=np.float64) / self.scale - self._mean
+
+    def blocks(self) -> Iterator[Array]:
+        size = max(1, _BLOCK // self.shape[1])
+        for start in range(0, self.shape[0], size):
+            yield self[start : start + size]
+
+    def mean_square(self) -> float:
+        """trace(K)/k, in units of the scale."""
+        return sum(float(np.sum(block * block)) for block in self.blocks()) / self.shape[0]
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -284,7 +315,7 @@ def _ridge(
         return relative_ridge * mean_self_affinity
     assert ridge is not None
     _check_positive("ridge", ridge)
-    return ridge if scale == 0 else ridge / scale / scale
+    return ridge / scale / scale
 
 
 def _scores(kernel: Array, penalty: float) -> Array:

@@ -67,6 +67,21 @@ def test_both_gram_matrices_give_the_same_scores(k: int, d: int) -> None:
     np.testing.assert_allclose(leverage.leverage_scores(x, ridge=2.0), direct, atol=1e-12)
 
 
+def test_embeddings_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a memory map, in blocks of three rows and a rest, scores are those of the array."""
+    x = drawn_alike(50, 8).astype(np.float32)
+    whole = leverage.leverage_scores(x, relative_ridge=0.3)
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.setattr(leverage, "_BLOCK", 3 * 8)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.testing.assert_allclose(
+        leverage.leverage_scores(mapped, relative_ridge=0.3), whole, rtol=1e-12
+    )
+    x[40, 3] = np.inf
+    with pytest.raises(ValueError, match="domain 40 is not finite"):
+        leverage.leverage_scores(x, relative_ridge=0.3)
+
+
 @pytest.mark.parametrize("objective", leverage.OBJECTIVES)
 def test_calibrated_weights_do_not_move(objective: str) -> None:
     """Scaling, shifting and rotating embeddings moves no weight; reordering domains reorders."""
