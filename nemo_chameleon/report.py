@@ -1,4 +1,4 @@
-"""Tables for people: what a run, or several side by side, drew from each domain and got for it."""
+"""Tables for people: runs side by side, and mixtures."""
 
 import json
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.leverage import effective_domains
+from nemo_chameleon.mixture import Mixture
 
 Result = dict[str, Any]
 
@@ -58,6 +60,53 @@ def compare(results: Sequence[Result]) -> str:
     if len(results) == 2 and all(run["macro"] for run in results):
         summary.append(_verdict(*results))
     return "\n".join([table(header, rows, rule_before=len(first["domains"])), *summary])
+
+
+def show_mixture(mixture: Mixture) -> str:
+    """A mixture's weights, heaviest first, and where they came from."""
+    rows = []
+    for name in sorted(mixture.weights, key=lambda name: -mixture.weights[name]):
+        facts = mixture.domains.get(name, {})
+        tokens = facts.get("tokens")
+        score = facts.get("score")
+        rows.append(
+            [
+                name,
+                f"{mixture.weights[name]:.4f}",
+                "-" if score is None else f"{score:.4f}",
+                "-" if tokens is None else _amount(tokens),
+            ]
+        )
+    spread = effective_domains(list(mixture.weights.values()))
+    lines = [
+        table(["domain", "weight", "score", "tokens"], rows),
+        f"{len(rows)} domains, as spread out as {spread:.1f} equal ones",
+    ]
+    for title, facts in (("method", mixture.method), ("proxy", mixture.proxy)):
+        if facts:
+            lines.append(f"{title}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+    return "\n".join(lines)
+
+
+def diff_mixtures(before: Mixture, after: Mixture) -> str:
+    """Weights before and after by domain, the largest change first, and the share that moved."""
+    old, new = before.weights, after.weights
+    change = {name: new.get(name, 0.0) - old.get(name, 0.0) for name in [*old, *new]}
+    rows = [
+        [name, _number(old.get(name), 4), _number(new.get(name), 4), f"{change[name]:+.4f}"]
+        for name in sorted(change, key=lambda name: -abs(change[name]))
+    ]
+    lines = [
+        table(["domain", "before", "after", "change"], rows),
+        f"{sum(map(abs, change.values())) / 2:.4f} of the samples go to another domain",
+    ]
+    for title, one, other in (
+        ("method", before.method, after.method),
+        ("proxy", before.proxy, after.proxy),
+    ):
+        for key in [key for key in {**one, **other} if one.get(key) != other.get(key)]:
+            lines.append(f"{title} {key}: {one.get(key)} -> {other.get(key)}")
+    return "\n".join(lines)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int = -1) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_chameleon import cli
+from nemo_chameleon import Mixture, cli
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.report import compare, read_result
 
@@ -101,3 +101,56 @@ def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
         (tmp_path / "result.json").write_text(partial)
         with pytest.raises(UserError, match="not the result of a run"):
             read_result(tmp_path)
+
+
+OLD = Mixture(
+    {"wiki": 0.5, "code": 0.3, "law": 0.2},
+    domains={"wiki": {"tokens": 1_200_000, "score": 0.25}},
+    method={"name": "chameleon", "ridge": 0.3},
+)
+NEW = Mixture({"wiki": 0.6, "code": 0.3, "web": 0.1}, method={"name": "chameleon", "ridge": 1.0})
+
+
+def nemo_chameleon(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run the command line in this process."""
+    monkeypatch.setattr("sys.argv", ["nemo-chameleon", *arguments])
+    cli.main()
+
+
+def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
+    """`mixture show` lists the heaviest domain first, with what is known of it."""
+    OLD.save(tmp_path / "old.json")
+    nemo_chameleon(monkeypatch, "mixture", "show", str(tmp_path / "old.json"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["wiki", "0.5000", "0.2500", "1.2M"]
+    assert lines[3].split() == ["code", "0.3000", "-", "-"]
+    assert lines[5] == "3 domains, as spread out as 2.8 equal ones"
+    assert lines[6] == "method: name chameleon, ridge 0.3"
+
+
+def test_diff_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
+    """`mixture diff` has the largest change first, domains that came and went, and settings."""
+    OLD.save(tmp_path / "old.json")
+    NEW.save(tmp_path / "new.json")
+    files = [str(tmp_path / f"{name}.json") for name in ("old", "new")]
+    nemo_chameleon(monkeypatch, "mixture", "diff", *files)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["law", "0.2000", "-", "-0.2000"]
+    assert lines[5].split() == ["code", "0.3000", "0.3000", "+0.0000"]
+    assert lines[6] == "0.2000 of the samples go to another domain"
+    assert lines[7] == "method ridge: 0.3 -> 1.0"
+
+
+def test_validate_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
+    """`mixture validate` names every bad file and ends with exit code 2."""
+    OLD.save(tmp_path / "good.json")
+    (tmp_path / "bad.json").write_text('{"format": 1, "weights": {"a": 0.5}}')
+    nemo_chameleon(monkeypatch, "mixture", "validate", str(tmp_path / "good.json"))
+    assert "3 domains, valid" in capsys.readouterr().out
+    files = [str(tmp_path / f"{name}.json") for name in ("bad", "good", "none")]
+    with pytest.raises(SystemExit) as stop:
+        nemo_chameleon(monkeypatch, "mixture", "validate", *files)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("error: ") == 2
+    assert "good.json: 3 domains" in captured.out
