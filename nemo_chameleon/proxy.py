@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
+from nemo_chameleon.caveats import caveats
 from nemo_chameleon.config import preset_of
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
@@ -57,6 +58,13 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
 
     mixture = Mixture.from_json(parallel.on_first_rank(write), config.chameleon.file)
     parallel.say(f"weights written to {config.chameleon.file}")
+    if mixture.method["tempering"] < 1:
+        parallel.say(
+            "note: the weights were tempered, or they would have been less spread out than "
+            "chameleon.min_effective"
+        )
+    for caveat in mixture.method["caveats"]:
+        parallel.say(f"note: {caveat}")
     return mixture
 
 
@@ -70,9 +78,10 @@ def mixture_from_embeddings(
     wanted = config.chameleon
     preset = preset_of(wanted)
     names = list(domains)
+    x = np.stack([embeddings[name] for name in names])
     try:
         scores = leverage.leverage_scores(
-            np.stack([embeddings[name] for name in names]),
+            x,
             ridge=preset.ridge,
             relative_ridge=preset.relative_ridge,
         )
@@ -91,7 +100,12 @@ def mixture_from_embeddings(
             }
             for name, score in zip(names, scores.tolist(), strict=True)
         },
-        method={"name": "chameleon", **method(config), "tempering": tempering},
+        method={
+            "name": "chameleon",
+            **method(config),
+            "tempering": tempering,
+            "caveats": caveats(names, x, scores, weights),
+        },
         proxy=dict(proxy),
         created=training.created(),
     )

@@ -83,8 +83,10 @@ def show_mixture(mixture: Mixture) -> str:
         f"{len(rows)} domains, as spread out as {spread:.1f} equal ones",
     ]
     for title, facts in (("method", mixture.method), ("proxy", mixture.proxy)):
-        if facts:
-            lines.append(f"{title}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+        known = [f"{key} {value}" for key, value in facts.items() if key != "caveats"]
+        if known:
+            lines.append(f"{title}: " + ", ".join(known))
+    lines += [f"note: {caveat}" for caveat in mixture.method.get("caveats", [])]
     return "\n".join(lines)
 
 

@@ -1,0 +1,71 @@
+"""Where the method is blind: what its weights cannot be trusted to say, in words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nemo_chameleon.leverage import affinity_matrix
+
+# Two embeddings nearer than this share of the mean distance of a domain to the centre are alike:
+# their domains are one and the same to the proxy.
+ALIKE = 0.01
+# Scores that spread by less than this share of their mean tell little apart.
+EQUAL = 0.02
+# A weight above this share is a run on one domain.
+DOMINANT = 0.5
+# Pairs are looked at one by one up to this many domains.
+_PAIRS = 2000
+
+
+def caveats(
+    names: Sequence[str], embeddings: ArrayLike, scores: ArrayLike, weights: ArrayLike
+) -> list[str]:
+    """Warnings about a computed mixture; none where nothing stands out.
+
+    Args:
+        names: (k,), for the warnings.
+        embeddings: (k, d).
+        scores: (k,), leverage scores.
+        weights: (k,).
+
+    Returns:
+        Sentences, each naming the domains it is about and what can be done.
+    """
+    x, s, w = (np.asarray(part, dtype=np.float64) for part in (embeddings, scores, weights))
+    k = len(names)
+    if k == 2:
+        return [
+            "two domains are as far from their mean as each other, whatever is in them: weights of "
+            "two domains say nothing; split the domains further, or set weights by hand"
+        ]
+    found = []
+    if np.ptp(s) < EQUAL * s.mean():
+        found.append(
+            f"all scores lie within {np.ptp(s) / s.mean():.1%} of each other: the weights are "
+            "uniform for want of a difference; train the proxy longer or take another layer"
+        )
+    if w.max() > DOMINANT:
+        found.append(
+            f"{names[int(w.argmax())]!r} alone has {w.max():.0%} of the samples; "
+            "chameleon.min_effective, data.pin or data.max_epochs hold it back"
+        )
+    centred = x - x.mean(axis=0)
+    if k <= _PAIRS:
+        affinity = affinity_matrix(x)
+        own = np.diagonal(affinity)
+        distance = np.sqrt(np.maximum(own[:, None] + own[None, :] - 2 * affinity, 0.0))
+        alike = np.argwhere(np.triu(distance < ALIKE * np.sqrt(own.mean()), 1))
+        found += [
+            f"{names[i]!r} and {names[j]!r} are one and the same to the proxy: merge them, or "
+            "their weights depend on how the data was cut"
+            for i, j in alike
+        ]
+        if not len(alike):
+            rank = int(np.linalg.matrix_rank(centred))
+            if rank < min(k - 1, x.shape[1]):
+                found.append(
+                    f"the embeddings span {rank} dimensions, {min(k - 1, x.shape[1])} are "
+                    "possible: some domains are mixtures of others"
+                )
+    return found

@@ -1,0 +1,63 @@
+"""caveats.py: said where the method is blind, and only there."""
+
+import numpy as np
+import pytest
+
+from nemo_chameleon.caveats import caveats
+from nemo_chameleon.leverage import leverage_scores, weights_from_scores
+
+GENERATOR = np.random.default_rng(0)
+PLAIN = GENERATOR.normal(size=(6, 32)) * np.linspace(0.5, 1.5, 6)[:, None]
+
+
+def about(embeddings: np.ndarray, weights: np.ndarray | None = None) -> list[str]:
+    """The caveats of a mixture over domains a, b, c, ..."""
+    scores = leverage_scores(embeddings, relative_ridge=0.3)
+    if weights is None:
+        weights = weights_from_scores(scores)
+    return caveats("abcdefgh"[: len(embeddings)], embeddings, scores, weights)
+
+
+def test_nothing_to_say() -> None:
+    """Six distinct domains at different distances give no warning."""
+    assert about(PLAIN) == []
+
+
+def test_two_domains() -> None:
+    """Two domains always score alike, and that is all that is said."""
+    (only,) = about(PLAIN[:2])
+    assert "two domains" in only
+
+
+def test_equal_scores() -> None:
+    """Domains at the corners of a regular simplex cannot be told apart by their scores."""
+    (only,) = about(np.eye(5))
+    assert "all scores lie within 0.0%" in only
+
+
+def test_one_domain_has_most() -> None:
+    """A weight above one half is named."""
+    (only,) = about(PLAIN, np.array([0.1, 0.6, 0.1, 0.1, 0.05, 0.05]))
+    assert only.startswith("'b' alone has 60%")
+
+
+def test_domains_that_are_the_same() -> None:
+    """Two halves of one domain are named as such."""
+    twins = np.vstack([PLAIN, PLAIN[2] + 1e-4])
+    (only,) = about(twins)
+    assert only.startswith("'c' and 'g' are one and the same")
+
+
+def test_rank() -> None:
+    """A domain that lies between two others leaves a dimension unused."""
+    between = np.vstack([PLAIN, (PLAIN[0] + PLAIN[5]) / 2])
+    (only,) = about(between)
+    assert only.startswith("the embeddings span 5 dimensions, 6 are possible")
+
+
+@pytest.mark.parametrize("k", [3, 2500])
+def test_any_number_of_domains(k: int) -> None:
+    """From three domains to more than pairs are looked at, it returns."""
+    x = np.random.default_rng(1).normal(size=(k, 16))
+    scores = leverage_scores(x, relative_ridge=0.3)
+    caveats([str(i) for i in range(k)], x, scores, weights_from_scores(scores))
