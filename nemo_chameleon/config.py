@@ -62,7 +62,10 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         for source, layer in layers:  # noqa: B007  # named in the except below
             _refuse_unknown_keys(layer)
             merged = OmegaConf.merge(merged, layer)
-        missing = sorted(OmegaConf.missing_keys(merged))
+        # Keys that take their value from a missing one are missing too: name the one to set.
+        missing = sorted(
+            OmegaConf.missing_keys(merged), key=lambda key: (_derived(merged, key), key)
+        )
         if missing:
             raise UserError(f"{missing[0]} is not set; set it in the file or as {missing[0]}=...")
         config = OmegaConf.to_object(merged)
@@ -263,6 +266,12 @@ def _check_chameleon(config: Config) -> None:
             f"chameleon.sample_length={length} must lie between 1 and "
             f"proxy.model.seq_length={proxy.model.seq_length}"
         )
+
+
+def _derived(config: DictConfig, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return bool(OmegaConf.is_interpolation(node, last))
 
 
 def _refuse_unknown_keys(layer: DictConfig) -> None:

@@ -125,6 +125,8 @@ def test_what_has_no_default_must_be_set() -> None:
         UserError, match=r"train\.train_iters is not set.*train\.train_iters=\.\.\."
     ):
         load_config(None, without)
+    with pytest.raises(UserError, match=r"^output is not set"):
+        load_config(None, COMPLETE[1:])
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
