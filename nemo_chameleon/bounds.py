@@ -2,7 +2,7 @@
 
 The weights that a bound does not hold stay in proportion to what they were: w_i becomes
 clip(s·w_i, lower_i, upper_i) with the one s for which they sum to 1. That sum rises with s in
-straight pieces, so s is found without iterating to a tolerance.
+straight pieces: the right one is looked for, and s solved for in it, without a tolerance.
 """
 
 import numpy as np
@@ -32,18 +32,25 @@ def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> A
         raise ValueError("a lower bound is negative or above its upper bound")
     if low.sum() > 1 + 1e-12 or high.sum() < 1 - 1e-12:
         raise ValueError(f"lower bounds sum to {low.sum()}, upper bounds to {high.sum()}")
-    # At scale low/w a weight leaves its floor and the sum begins to rise by w, at high/w it reaches
-    # its cap and stops. Between two such corners the sum is linear: find the last corner at which
-    # it is not yet 1.
-    corners, slopes = np.concatenate([low / w, high / w]), np.concatenate([w, -w])
-    order = np.argsort(corners, kind="stable")
-    order = order[np.isfinite(corners[order])]
-    corners, slopes = corners[order], np.cumsum(slopes[order])
-    sums = low.sum() + np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(corners))])
-    start = corners[np.searchsorted(sums, 1.0, side="right") - 1]
+    if high.sum() <= 1 + 1e-12:
+        return high / high.sum()
+    if low.sum() >= 1 - 1e-12:
+        return low / low.sum()
+    # At scale low/w a weight leaves its floor, at high/w it reaches its cap; between two of these
+    # corners the sum is linear. Find the last corner at which it is not yet above 1.
+    corners = np.unique(np.concatenate([[0.0], low / w, high / w]))
+    corners = corners[np.isfinite(corners)]
+    first, last = 0, len(corners)
+    while last - first > 1:
+        middle = (first + last) // 2
+        if np.clip(corners[middle] * w, low, high).sum() <= 1.0:
+            first = middle
+        else:
+            last = middle
+    start = corners[first]
     free = (low / w <= start) & (high / w > start)
     held = np.where(free, 0.0, np.clip(start * w, low, high))
-    if not free.any():
+    if not free.any():  # flat up to the next corner: the sum is 1 here
         return held / held.sum()
     scale = (1.0 - held.sum()) / w[free].sum()
     return np.where(free, scale * w, held)

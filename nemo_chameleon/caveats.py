@@ -42,8 +42,8 @@ def caveats(
     found = []
     if np.ptp(s) < EQUAL * s.mean():
         found.append(
-            f"all scores lie within {np.ptp(s) / s.mean():.1%} of each other: the weights are "
-            "uniform for want of a difference; train the proxy longer or take another layer"
+            f"all scores lie within {np.ptp(s) / s.mean():.1%} of each other: little tells the "
+            "domains apart; train the proxy longer or take another layer"
         )
     if w.max() > DOMINANT:
         found.append(
@@ -62,7 +62,9 @@ def caveats(
             for i, j in alike
         ]
         if not len(alike):
-            rank = int(np.linalg.matrix_rank(centred))
+            # Embeddings are made in float32: what is below its rounding is no dimension.
+            singular = np.linalg.svd(centred, compute_uv=False)
+            rank = int((singular > singular[0] * max(x.shape) * np.finfo(np.float32).eps).sum())
             if rank < min(k - 1, x.shape[1]):
                 found.append(
                     f"the embeddings span {rank} dimensions, {min(k - 1, x.shape[1])} are "

@@ -44,7 +44,13 @@ def newest(directory: Path) -> Path | None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """Where the run stood at a checkpoint."""
-    state: dict[str, Any] = json.loads((path / "state.json").read_text())
+    try:
+        state: dict[str, Any] = json.loads((path / "state.json").read_text())
+        known = isinstance(state["identity"], dict)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'state.json'} cannot be read: {error!r}") from error
+    if not known:
+        raise UserError(f"{path / 'state.json'} does not say what run it is of")
     return state
 
 
@@ -103,9 +109,12 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         beside.rename(final)
         write_atomically(directory / _TRACKER, f"{iteration}\n")
-        written = sorted(path for path in directory.glob("iter_*") if path.suffix != ".tmp")
-        for old in written[:-keep] if keep else []:
-            shutil.rmtree(old)
+        numbered = [path for path in directory.glob("iter_*") if path.name[5:].isdigit()]
+        # Up to this one: a later one is of a run that was set back by hand.
+        older = sorted((int(path.name[5:]), path) for path in numbered)
+        older = [entry for entry in older if entry[0] <= iteration]
+        for _, old in older[:-keep] if keep else []:
+            shutil.rmtree(old, ignore_errors=True)
     dist.barrier()
     return final
 

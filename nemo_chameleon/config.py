@@ -118,8 +118,10 @@ def check(config: Config, world_size: int) -> None:
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":
         raise UserError(f"chameleon.file={config.chameleon.file} must end in .json")
-    if config.data.max_epochs is not None and not config.data.max_epochs > 0:
-        raise UserError(f"data.max_epochs={config.data.max_epochs} must be positive")
+    if config.data.max_epochs is not None and not 0 < config.data.max_epochs < math.inf:
+        raise UserError(
+            f"data.max_epochs={config.data.max_epochs} must be positive and finite; null for no cap"
+        )
     _at_least(1, "data.vocab_size", config.data.vocab_size)
     _at_least(0, "data.num_workers", config.data.num_workers)
     _at_least(1, "checkpoint.keep", config.checkpoint.keep)
@@ -271,7 +273,7 @@ def _check_chameleon(config: Config) -> None:
 def _derived(config: DictConfig, key: str) -> bool:
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    return bool(OmegaConf.is_interpolation(node, last))
+    return isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, last)
 
 
 def _refuse_unknown_keys(layer: DictConfig) -> None:

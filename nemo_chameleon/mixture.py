@@ -146,13 +146,22 @@ class Mixture:
         low = {name: pin.get(name, floor.get(name, 0.0)) for name in self.weights}
         high = {name: pin.get(name, caps[name]) for name in self.weights}
         for name in self.weights:
+            if floor.get(name, 0.0) > pin.get(name, 1.0):
+                raise UserError(f"data.pin.{name}={pin[name]} is below data.floor.{name}")
             if low[name] > caps[name]:
                 raise UserError(
                     f"{name!r}: a share of {low[name]} is {low[name] * budget / tokens[name]:.2f} "
                     f"epochs, above data.max_epochs={max_epochs}"
                 )
         weights = self._bounded(low, high)
-        held = [name for name in weights if weights[name] in (low[name], high[name])]
+        for name, weight in weights.items():
+            if not weight > 0:
+                raise UserError(f"data.pin and data.floor leave nothing for domain {name!r}")
+        held = [
+            name
+            for name, weight in weights.items()
+            if weight <= low[name] * (1 + 1e-9) or weight >= high[name] * (1 - 1e-9)
+        ]
         if not held:
             return self
         bounds = {"max_epochs": max_epochs, "pin": pin, "floor": floor, "bound": held}
@@ -213,6 +222,11 @@ class Mixture:
             for name, facts in body.get("domains", {}).items():
                 if not isinstance(facts, dict):
                     raise UserError(f"the entry of domain {name!r} is not an object")
+                for key in ("tokens", "score"):
+                    if not isinstance(facts.get(key, 0), int | float):
+                        raise UserError(f"{key!r} of domain {name!r} is not a number")
+            if not isinstance(body.get("method", {}).get("caveats", []), list):
+                raise UserError("'caveats' is not a list")
             return cls(**body)
         except (ValueError, OverflowError) as error:  # UserError is a ValueError
             raise UserError(f"{source}: {error}") from error

@@ -30,7 +30,10 @@ def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | 
     if end is None:
         raise UserError(f"the tokenizer has no {END_OF_DOCUMENT} token to end documents with")
     prefix = Path(prefix)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {prefix}: {error}") from error
     beside = {ending: prefix.with_name(f"{prefix.name}{ending}.tmp") for ending in (".bin", ".idx")}
     dtype = DType.optimal_dtype(tokenizer.get_vocab_size())
     tokens = 0
@@ -48,6 +51,8 @@ def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | 
         Path(f"{prefix}.idx").unlink(missing_ok=True)
         for ending in (".bin", ".idx"):
             beside[ending].replace(f"{prefix}{ending}")
+    except OSError as error:
+        raise UserError(f"cannot write {prefix}: {error}") from error
     finally:
         for path in beside.values():
             path.unlink(missing_ok=True)
@@ -77,6 +82,10 @@ def _text(line: str, key: str, where: str) -> str:
         raise UserError(f"{where}: no JSON object with {key!r}") from error
     if not isinstance(value, str):
         raise UserError(f"{where}: {key!r} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {key!r} is not valid Unicode: {error.reason}") from error
     return value
 
 

@@ -47,9 +47,12 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
     checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
     folder = base_job(config, domains, job.mixture).directory
     if checkpoint.newest(folder) is not None:
+        copy = folder / "mixture.json"
+        whole = copy.is_file() and "bound" not in Mixture.load(copy).method
+        remedy = f"put it back from {copy}, " if whole else ""
         raise UserError(
-            f"{folder} holds a run whose mixture, {config.chameleon.file}, is gone: put it back "
-            f"from {folder / 'mixture.json'}, remove the run, or set another output"
+            f"{folder} holds a run whose mixture, {config.chameleon.file}, is gone: {remedy}remove "
+            "the run, or set another output"
         )
 
 

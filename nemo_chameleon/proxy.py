@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
@@ -52,7 +53,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         try:
             save_embeddings(embeddings_file(config), embeddings)
             mixture.save(config.chameleon.file)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(f"cannot write chameleon.file: {error}") from error
         return mixture.to_json()
 
@@ -151,8 +152,11 @@ def save_embeddings(path: Path, embeddings: Mapping[str, NDArray[np.float32]]) -
     """Write embeddings (d,) by name, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file(dict(embeddings), str(beside))
-    beside.replace(path)
+    try:
+        save_file(dict(embeddings), str(beside))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load_embeddings(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -51,7 +51,7 @@ def test_domains_that_are_the_same() -> None:
 def test_rank() -> None:
     """A domain that lies between two others leaves a dimension unused."""
     between = np.vstack([PLAIN, (PLAIN[0] + PLAIN[5]) / 2])
-    (only,) = about(between)
+    (only,) = about(between.astype(np.float32))
     assert only.startswith("the embeddings span 5 dimensions, 6 are possible")
 
 

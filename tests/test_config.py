@@ -67,6 +67,7 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("proxy.model.num_layer=3", "did you mean proxy.model.num_layers?"),
         ("data.pins.a=0.1", "did you mean data.pin"),
         ("data.max_epochs=0", "data.max_epochs=0.0 must be positive"),
+        ("data.max_epochs=.inf", "must be positive and finite"),
         ("xyzzy=1", "unknown key xyzzy"),
         ("train.train_iters=many", "train.train_iters: Value 'many'"),
         ("train.train_iters=0", "train.train_iters=0 must be at least 1"),

@@ -60,6 +60,8 @@ def test_file_round_trip_is_exact(tmp_path) -> None:
         ('{"format": 1, "weights": {"a": 1.0}, "wieghts": {}}', "unknown entry 'wieghts'"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": []}', "'domains' is not an object"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": 3}}', "'a' is not an object"),
+        ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": {"score": "x"}}}', "'score' of"),
+        ('{"format": 1, "weights": {"a": 1.0}, "method": {"caveats": 1}}', "'caveats'"),
         ('{"format": 1, "weights": {"a": 1.0}, "method": "x"}', "'method' is not an object"),
         ('{"format": 1, "weights": {"a": 1' + "0" * 400 + "}}", "m.json"),
     ],
@@ -94,6 +96,18 @@ def test_pins_and_floors() -> None:
     assert bounded.method["bound"] == ["a", "b"]
 
 
+def test_bounds_that_leave_no_choice() -> None:
+    """Pins of every domain, and caps that just suffice, are the weights; neither is dropped."""
+    mixture = Mixture({"a": 0.2, "b": 0.3, "c": 0.5})
+    pins = {"a": 0.7, "b": 0.2, "c": 0.1}
+    assert mixture.cap_epochs(TOKENS, 10_000, pin=pins).weights == pytest.approx(pins)
+    tokens = {"a": 1237, "b": 2411, "c": 999}
+    budget = 2 * sum(tokens.values())
+    capped = mixture.cap_epochs(tokens, budget, max_epochs=2)
+    for name, weight in capped.weights.items():
+        assert weight * budget == pytest.approx(2 * tokens[name])
+
+
 @pytest.mark.parametrize(
     ("bounds", "says"),
     [
@@ -104,6 +118,8 @@ def test_pins_and_floors() -> None:
         ({"pin": {"z": 0.1}}, "data.pin: 'z' is not one of the domains"),
         ({"floor": {"a": 1.5}}, "data.floor.a=1.5 is not a share"),
         ({"pin": {"a": 0.6, "b": 0.6}}, "cannot be kept"),
+        ({"pin": {"a": 0.5, "b": 0.5}}, "leave nothing for domain 'c'"),
+        ({"pin": {"a": 0.1}, "floor": {"a": 0.3}}, "data.pin.a=0.1 is below data.floor.a"),
         ({"pin": {"a": 0.4}, "max_epochs": 3}, "'a': a share of 0.4 is 4.00 epochs"),
     ],
 )

@@ -43,7 +43,7 @@ def test_no_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
 def test_jsonl_faults_name_file_and_line(tmp_path: Path) -> None:
     """A line that is no JSON, lacks the key or holds no text is named."""
     path = tmp_path / "x.jsonl"
-    for bad in ("{", '{"txt": "a"}', '{"text": 3}', "[]"):
+    for bad in ("{", '{"txt": "a"}', '{"text": 3}', "[]", '{"text": "\\ud800"}'):
         path.write_text('{"text": "fine"}\n\n' + bad)
         with pytest.raises(UserError, match=r"x\.jsonl, line 3"):
             list(read_jsonl([path]))

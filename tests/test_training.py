@@ -154,6 +154,16 @@ def test_oldest_checkpoints_are_removed(job: training.Job) -> None:
     assert training.train(job)["iterations"] == 6
 
 
+def test_the_newest_checkpoint_is_never_removed(job: training.Job) -> None:
+    """A later one, left from before the run was set back by hand, does not count as newest."""
+    (job.directory / "iter_0002000").mkdir(parents=True)
+    job.config.checkpoint.keep = 1
+    training.train(job)
+    assert checkpoint.newest(job.directory) == job.directory / "iter_0000006"
+    left = {path.name for path in job.directory.glob("iter_*")}
+    assert left == {"iter_0000006", "iter_0002000"}
+
+
 def test_no_evaluation(job: training.Job) -> None:
     """train.eval_iters=0 trains without a validation split, and reports no perplexity."""
     job.run.train.eval_iters = 0
