@@ -12,6 +12,7 @@ from pathlib import Path
 from demo import text
 from nemo_chameleon.console import program
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import write_atomically
 
 VOCAB_SIZE = 2048
 # What the tokenizer sees of each domain: as much of a small one as of a large one.
@@ -44,9 +45,7 @@ def main() -> None:
         tokens = write_dataset(texts, tokenizer, folder / name)
         size = sum(len(part.encode()) for part in texts)
         print(f"{name:12} {len(texts):6,} documents {size / 1e6:6.1f} MB {tokens:11,} tokens")
-    beside = done.with_suffix(".tmp")
-    tokenizer.save(str(beside))
-    beside.replace(done)
+    write_atomically(done, tokenizer.to_str(pretty=True))
     print(f"{len(documents)} domains in {folder}, {time.monotonic() - started:.0f} s")
 
 

@@ -50,7 +50,6 @@ def caveats(
             f"{names[int(w.argmax())]!r} alone has {w.max():.0%} of the samples; "
             "chameleon.min_effective, data.pin or data.max_epochs hold it back"
         )
-    centred = x - x.mean(axis=0)
     if k <= _PAIRS:
         affinity = affinity_matrix(x)
         own = np.diagonal(affinity)
@@ -63,7 +62,7 @@ def caveats(
         ]
         if not len(alike):
             # Embeddings are made in float32: what is below its rounding is no dimension.
-            singular = np.linalg.svd(centred, compute_uv=False)
+            singular = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
             rank = int((singular > singular[0] * max(x.shape) * np.finfo(np.float32).eps).sum())
             if rank < min(k - 1, x.shape[1]):
                 found.append(

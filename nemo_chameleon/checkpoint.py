@@ -17,7 +17,7 @@ from megatron.core import dist_checkpointing
 
 from nemo_chameleon import parallel
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.mixture import write_atomically
+from nemo_chameleon.files import write_atomically
 from nemo_chameleon.model import unwrap
 
 # The distributed optimizer's one format that megatron-core 0.15 to 0.19 all write, and that loads
@@ -43,7 +43,11 @@ def newest(directory: Path) -> Path | None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Where the run stood at a checkpoint."""
+    """Where the run stood at a checkpoint.
+
+    Raises:
+        UserError: its state.json cannot be read.
+    """
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
         known = isinstance(state["identity"], dict)

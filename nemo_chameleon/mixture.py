@@ -18,6 +18,7 @@ from typing import Any
 
 from nemo_chameleon.bounds import bounded_weights
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import write_atomically
 
 FORMAT = 1
 SUM_TOLERANCE = 1e-9
@@ -247,17 +248,6 @@ class Mixture:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the mixture file {path}: {error}") from error
         return cls.from_json(text, source=str(path))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place, then rename it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:

@@ -90,10 +90,9 @@ def bounded(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> 
 
     The mixture file keeps the weights as they were computed: the bounds are the run's.
     """
-    job = training.Job("", config, config, domains, mixture)
     return mixture.cap_epochs(
         {name: domain.tokens for name, domain in domains.items()},
-        job.samples * config.model.seq_length,
+        config.train.samples * config.model.seq_length,
         config.data.max_epochs,
         pin=config.data.pin,
         floor=config.data.floor,

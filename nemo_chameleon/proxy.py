@@ -6,15 +6,13 @@ be killed and started again at any point; what is finished is not done twice.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
 from nemo_chameleon.caveats import caveats
@@ -22,6 +20,7 @@ from nemo_chameleon.config import preset_of
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.schema import Config
 
@@ -53,7 +52,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         try:
             save_embeddings(embeddings_file(config), embeddings)
             mixture.save(config.chameleon.file)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise UserError(f"cannot write chameleon.file: {error}") from error
         return mixture.to_json()
 
@@ -150,13 +149,7 @@ def embeddings_file(config: Config) -> Path:
 
 def save_embeddings(path: Path, embeddings: Mapping[str, NDArray[np.float32]]) -> None:
     """Write embeddings (d,) by name, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(dict(embeddings), str(beside))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, save(dict(embeddings)))
 
 
 def load_embeddings(path: Path) -> dict[str, NDArray[np.float32]]:

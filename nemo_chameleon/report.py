@@ -21,7 +21,7 @@ def read_result(directory: str | Path) -> Result:
     path = Path(directory) / "result.json"
     try:
         result: Result = json.loads(path.read_text())
-        compare([result])
+        compare([result])  # what a table of it needs is all there
     except OSError as error:
         raise UserError(f"{path}: no finished run there") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

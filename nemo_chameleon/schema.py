@@ -91,6 +91,11 @@ class TrainConfig:
     seed: int = 1234
     """Of the initial weights and of the order of the samples."""
 
+    @property
+    def samples(self) -> int:
+        """Samples that the whole run draws."""
+        return self.train_iters * self.global_batch_size
+
 
 @dataclass
 class OptimizerConfig:

@@ -21,7 +21,8 @@ from nemo_chameleon import checkpoint, datasets, evaluation, model, optimizer, p
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.mixture import Mixture, write_atomically
+from nemo_chameleon.files import write_atomically
+from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.schema import Config, Run
 
 RESULT = "result.json"
@@ -49,11 +50,6 @@ class Job:
     def directory(self) -> Path:
         """Where its checkpoints, scalars and result go."""
         return Path(self.config.output) / self.name
-
-    @property
-    def samples(self) -> int:
-        """Samples that the whole run draws."""
-        return self.run.train.train_iters * self.run.train.global_batch_size
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have in common with a run that goes on from it, by key.
@@ -114,7 +110,7 @@ class _Training:
         self._resume()
         sizes = {"seq_length": run.model.seq_length, "seed": run.train.seed}
         self.dataset = datasets.training_dataset(
-            job.config.data, job.domains, job.mixture, samples=job.samples, **sizes
+            job.config.data, job.domains, job.mixture, samples=run.train.samples, **sizes
         )
         self.validation = {}
         if run.train.eval_iters:
@@ -251,7 +247,6 @@ class _Training:
 
     def _resume(self) -> None:
         job = self.job
-
         resumed = parallel.on_first_rank(
             lambda: checkpoint.resumable(
                 job.directory, job.config.checkpoint.resume, job.identity()
