@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.leverage import (
     affinity_matrix,
-    chameleon_weights,
     leverage_scores,
     scores_from_affinity,
-    weights_from_scores,
 )
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.weights import chameleon_weights, weights_from_scores
 
 if TYPE_CHECKING:
     from nemo_chameleon.config import load_config

@@ -1,11 +1,13 @@
 """Where the method is blind: what its weights cannot be trusted to say, in words."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nemo_chameleon.leverage import affinity_matrix
+from nemo_chameleon.uncertainty import Bootstrap
 
 # Two embeddings nearer than this share of the mean distance of a domain to the centre are alike:
 # their domains are one and the same to the proxy.
@@ -14,6 +16,8 @@ ALIKE = 0.01
 EQUAL = 0.02
 # A weight above this share is a run on one domain.
 DOMINANT = 0.5
+# So many of a kind are named one by one.
+_NAMED = 3
 # Pairs are looked at one by one up to this many domains.
 _PAIRS = 2000
 
@@ -56,8 +60,8 @@ def caveats(
         distance = np.sqrt(np.maximum(own[:, None] + own[None, :] - 2 * affinity, 0.0))
         alike = np.argwhere(np.triu(distance < ALIKE * np.sqrt(own.mean()), 1))
         found += [
-            f"{names[i]!r} and {names[j]!r} are one and the same to the proxy: merge them, or "
-            "their weights depend on how the data was cut"
+            f"{names[i]!r} and {names[j]!r} are one and the same to the proxy, and together get "
+            "more than they would as one domain: merge them"
             for i, j in alike
         ]
         if not len(alike):
@@ -69,4 +73,43 @@ def caveats(
                     f"the embeddings span {rank} dimensions, {min(k - 1, x.shape[1])} are "
                     "possible: some domains are mixtures of others"
                 )
+    return found
+
+
+def doubts(
+    names: Sequence[str], errors: Bootstrap, samples: Sequence[int | None], tolerance: float
+) -> list[str]:
+    """What the windows that were drawn do not settle.
+
+    Args:
+        names: (k,).
+        errors: of their weights.
+        samples: (k,), windows drawn, or None where more would be of no use.
+        tolerance: half-width of an interval that is good enough.
+    """
+    found = []
+    half_widths = errors.half_widths()
+    widest = int(half_widths.argmax())
+    if half_widths[widest] > tolerance:
+        advice = ""
+        if drawn := samples[widest]:
+            # The error falls with the root of the number of windows.
+            needed = float(f"{drawn * (half_widths[widest] / tolerance) ** 2:.1g}")
+            advice = (
+                f"; about {needed:,.0f} samples a domain would bring that down to {tolerance} "
+                "(chameleon.samples=auto draws as many as it takes)"
+            )
+        found.append(
+            f"the weight of {names[widest]!r} is known to {half_widths[widest]:.3f} only{advice}"
+        )
+    order = np.argsort(-errors.weights, kind="stable")
+    pairs = [
+        f"{names[i]!r} or {names[j]!r}" for i, j in pairwise(order) if not errors.tell_apart(i, j)
+    ]
+    if pairs:
+        more = [f"and {len(pairs) - _NAMED} more pairs"] if len(pairs) > _NAMED else []
+        found.append(
+            "the samples do not tell which has the larger weight: "
+            + ", ".join([*pairs[:_NAMED], *more])
+        )
     return found

@@ -1,14 +1,23 @@
 """`nemo-chameleon`: what a person does around a run, from a shell.
 
 prepare   text to Megatron datasets
-mixture   show, compare and check mixture files
+mixture   show, compare and check mixture files; change computed ones; export and import
 report    a table of one finished run, or of several side by side
 """
 
 import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
+from nemo_chameleon.changes import Computed, averaged
 from nemo_chameleon.console import program
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.exchange import FORMS, export_mixture, import_mixture
+from nemo_chameleon.files import write_atomically
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.report import compare, diff_mixtures, read_result, show_mixture
+from nemo_chameleon.weights import OBJECTIVES, PRESETS
 
 
 @program
@@ -29,8 +38,16 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--key", default="text", help="of the document in a line (text)")
     prepare.set_defaults(command=_prepare)
 
-    mixture = commands.add_parser("mixture", help="show, compare and check mixture files")
-    actions = mixture.add_subparsers(required=True, metavar="ACTION")
+    mixture = commands.add_parser("mixture", help="look at, change, export mixture files")
+    _add_mixture_actions(mixture.add_subparsers(required=True, metavar="ACTION"))
+
+    report = commands.add_parser("report", help="what runs drew from each domain and got for it")
+    report.add_argument("runs", nargs="+", metavar="FOLDER", help="of a finished run")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _add_mixture_actions(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     show = actions.add_parser("show", help="weights by domain, and where they came from")
     show.add_argument("file", metavar="FILE")
     show.set_defaults(command=_show)
@@ -41,10 +58,40 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("files", nargs="+", metavar="FILE")
     validate.set_defaults(command=_validate)
 
-    report = commands.add_parser("report", help="what runs drew from each domain and got for it")
-    report.add_argument("runs", nargs="+", metavar="FOLDER", help="of a finished run")
-    report.set_defaults(command=_report)
-    return parser
+    def changing(name: str, text: str, command: Callable[..., None]) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=text)
+        parser.add_argument("file", metavar="FILE", help="a computed mixture, embeddings beside it")
+        parser.add_argument("--output", metavar="FILE", help="in place of changing it where it is")
+        parser.set_defaults(command=command)
+        return parser
+
+    add = changing("add", "embed new domains with its proxy, weigh all anew", _add)
+    add.add_argument("domains", nargs="+", metavar="NAME=PREFIX", help="of the .bin and .idx")
+    add.add_argument(
+        "--proxy", action="append", default=[], metavar="FOLDER", help="where its checkpoint is now"
+    )
+    remove = changing("remove", "take domains out, weigh the others anew", _remove)
+    remove.add_argument("domains", nargs="+", metavar="NAME")
+    rescore = changing("rescore", "weigh all anew under other settings", _rescore)
+    rescore.add_argument("--objective", choices=OBJECTIVES)
+    rescore.add_argument("--preset", choices=PRESETS)
+    for setting in ("ridge", "exponent", "min-effective"):
+        rescore.add_argument(f"--{setting}", type=float)
+
+    average = actions.add_parser("average", help="one mixture through several proxies")
+    average.add_argument("files", nargs="+", metavar="FILE", help="of the same domains and windows")
+    average.add_argument("--output", metavar="FILE", required=True)
+    average.set_defaults(command=_average)
+
+    for name, text, command in (
+        ("export", "for another tool; what its numbers mean goes to stderr", _export),
+        ("import", "another tool's weights as a mixture file", _import),
+    ):
+        parser = actions.add_parser(name, help=text)
+        parser.add_argument("file", metavar="FILE")
+        parser.add_argument("--format", choices=FORMS, required=True)
+        parser.add_argument("--output", metavar="FILE", required=name == "import")
+        parser.set_defaults(command=command)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -58,28 +105,18 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.report import compare, read_result
-
     print(compare([read_result(folder) for folder in arguments.runs]))
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.mixture import Mixture
-    from nemo_chameleon.report import show_mixture
-
     print(show_mixture(Mixture.load(arguments.file)))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.mixture import Mixture
-    from nemo_chameleon.report import diff_mixtures
-
     print(diff_mixtures(*map(Mixture.load, arguments.files)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.mixture import Mixture
-
     faults = []
     for file in arguments.files:
         try:
@@ -88,3 +125,71 @@ def _validate(arguments: argparse.Namespace) -> None:
             faults.append(str(error))
     if faults:
         raise UserError("\nerror: ".join(faults))
+
+
+def _add(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon import parallel
+    from nemo_chameleon.proxy import embed_new
+
+    pairs = [domain.partition("=") for domain in arguments.domains]
+    for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
+        if not name or not path:
+            raise UserError(f"{given!r} is not NAME=PREFIX")
+    paths = {name: path for name, _, path in pairs}
+    if len(paths) < len(pairs):
+        raise UserError("a domain is named twice")
+    before = Computed.load(arguments.file)
+    for name in paths:
+        before.refuse_known(name)
+    with parallel.processes():
+        embedded = embed_new(before, paths, arguments.proxy)
+        if parallel.is_first_rank():
+            _change(arguments, before, before.with_domains(*embedded))
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    before = Computed.load(arguments.file)
+    _change(arguments, before, before.without(arguments.domains))
+
+
+def _rescore(arguments: argparse.Namespace) -> None:
+    before = Computed.load(arguments.file)
+    after = before.rescored(
+        arguments.objective,
+        preset=arguments.preset,
+        ridge=arguments.ridge,
+        exponent=arguments.exponent,
+        min_effective=arguments.min_effective,
+    )
+    _change(arguments, before, after)
+
+
+def _average(arguments: argparse.Namespace) -> None:
+    parts = [Computed.load(file) for file in arguments.files]
+    _change(arguments, parts[0], averaged(parts))
+
+
+def _change(arguments: argparse.Namespace, before: Computed, after: Computed) -> None:
+    after.save(arguments.output or arguments.file)
+    print(diff_mixtures(before.mixture, after.mixture))
+    for caveat in after.mixture.method["caveats"]:
+        print(f"note: {caveat}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    text = export_mixture(Mixture.load(arguments.file), arguments.format)
+    print(f"{arguments.format}: {FORMS[arguments.format].meaning}", file=sys.stderr)
+    if arguments.output:
+        write_atomically(Path(arguments.output), text)
+    else:
+        print(text, end="")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    try:
+        text = Path(arguments.file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {arguments.file}: {error}") from error
+    mixture = import_mixture(text, arguments.format, arguments.file)
+    mixture.save(arguments.output)
+    print(show_mixture(mixture))

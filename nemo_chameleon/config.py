@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nemo_chameleon import leverage
+from nemo_chameleon import weights
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import MIXTURES, ChameleonConfig, Config, DomainConfig, Run
+from nemo_chameleon.schema import AUTO, MIXTURES, ChameleonConfig, Config, DomainConfig, Run
 
 # OmegaConf 2.4 renames it; NeMo holds OmegaConf at 2.3.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
@@ -234,13 +234,13 @@ def check_run(run: Run, world_size: int, prefix: str) -> None:
     )
 
 
-def preset_of(wanted: ChameleonConfig) -> leverage.Preset:
+def preset_of(wanted: ChameleonConfig) -> weights.Preset:
     """The preset that chameleon.preset, ridge, exponent and min_effective name together.
 
     Raises:
-        ValueError: as `leverage.choose_preset`.
+        ValueError: as `weights.choose_preset`.
     """
-    return leverage.choose_preset(
+    return weights.choose_preset(
         wanted.preset,
         ridge=wanted.ridge,
         exponent=wanted.exponent,
@@ -250,12 +250,17 @@ def preset_of(wanted: ChameleonConfig) -> leverage.Preset:
 
 def _check_chameleon(config: Config) -> None:
     wanted, proxy = config.chameleon, config.proxy
-    _choice("chameleon.objective", wanted.objective, leverage.OBJECTIVES)
+    _choice("chameleon.objective", wanted.objective, weights.OBJECTIVES)
     try:
         preset_of(wanted)
     except ValueError as error:
         raise UserError(f"chameleon.{error}") from error
-    _at_least(1, "chameleon.samples", wanted.samples)
+    if isinstance(wanted.samples, str):
+        _choice("chameleon.samples", wanted.samples, (AUTO,))
+    else:
+        _at_least(1, "chameleon.samples", wanted.samples)
+    if not 0 < wanted.tolerance < 1:
+        raise UserError(f"chameleon.tolerance={wanted.tolerance} must lie between 0 and 1")
     _at_least(1, "chameleon.micro_batch_size", wanted.micro_batch_size)
     if wanted.layer is not None and not 1 <= wanted.layer <= proxy.model.num_layers:
         raise UserError(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
@@ -121,6 +122,15 @@ class Domain:
             digest.hexdigest()[:32],
             itemsize,
         )
+
+    def facts(self) -> dict[str, Any]:
+        """What a mixture file says of a domain."""
+        return {
+            "path": self.path,
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "fingerprint": self.fingerprint,
+        }
 
     @cached_property
     def _dataset(self) -> IndexedDataset:

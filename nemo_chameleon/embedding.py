@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
 from megatron.core import parallel_state
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from nemo_chameleon import parallel
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.model import unwrap
+from nemo_chameleon.shards import Shards, shard_count
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -87,13 +89,15 @@ def embed(
     sample_length: int,
     micro_batch_size: int,
     seed: int,
+    first: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Shards]:
     """Embed domains with a model; every rank of its layout must call it.
 
-    Windows go to data parallel ranks by their index, so which windows are drawn does not depend
-    on the layout. A window shorter than `sample_length` is padded on the right, where a causal
-    model's earlier tokens cannot see it; padding is not counted.
+    Windows go to shards and to data parallel ranks by their index, so neither which windows are
+    drawn nor which shard they are in depends on the layout. A window shorter than `sample_length`
+    is padded on the right, where a causal model's earlier tokens cannot see it; padding is not
+    counted.
 
     Args:
         model: a megatron-core GPT without pipeline parallelism.
@@ -103,63 +107,70 @@ def embed(
         sample_length: tokens a window, at most.
         micro_batch_size: windows at once.
         seed: of the windows.
+        first: index of the first window, for more of them than an earlier call drew.
         advance: told of every batch's tokens, for a progress bar.
 
     Returns:
-        {name: (h,)}, mean over all tokens of all windows, equal on every rank.
+        {name: shard means (b, h)}, equal on every rank.
 
     Raises:
         UserError: a hidden state that is not finite, naming domain and window.
     """
     embeddings = {}
     width = unwrap(model).config.hidden_size
+    windows = range(first, first + samples)
     with hooked(model, layer) as forward:
         for name, domain in domains.items():
-            total = _sum_over_windows(
-                forward, width, domain, samples, sample_length, micro_batch_size, seed, advance
+            sums = _sums_over_windows(
+                forward, width, domain, windows, sample_length, micro_batch_size, seed, advance
             )
-            embeddings[name] = (total[:-1] / total[-1]).astype(np.float32)
+            tokens = sums[:, -1]
+            embeddings[name] = Shards(
+                (sums[:, :-1] / tokens[:, None]).astype(np.float32), tokens.astype(np.int64)
+            )
     return embeddings
 
 
-def _sum_over_windows(
+def _sums_over_windows(
     forward: Forward,
     hidden_size: int,
     domain: Domain,
-    samples: int,
+    windows: range,
     length: int,
     micro_batch_size: int,
     seed: int,
     advance: Callable[[int], None],
 ) -> NDArray[np.float64]:
-    """(h + 1,): the sum of hidden states over all tokens, and the number of tokens."""
-    mine = range(
-        parallel_state.get_data_parallel_rank(),
-        samples,
-        parallel_state.get_data_parallel_world_size(),
-    )
-    total = torch.zeros(hidden_size + 1, dtype=torch.float64, device=parallel.device())
-    broken = torch.tensor(samples, device=parallel.device())
+    """(b, h + 1), by shard: the sum of hidden states over all tokens, and the number of tokens."""
+    shards = shard_count(len(windows))
+    mine = windows[
+        parallel_state.get_data_parallel_rank() :: parallel_state.get_data_parallel_world_size()
+    ]
+    device = parallel.device()
+    total = torch.zeros(shards, hidden_size + 1, dtype=torch.float64, device=device)
+    broken = torch.tensor(windows.stop, device=device)
     for start in range(0, len(mine), micro_batch_size):
         indices = mine[start : start + micro_batch_size]
-        windows = [domain.window(index, length, seed) for index in indices]
-        tokens = torch.zeros(len(windows), length, dtype=torch.int64)
-        mask = torch.zeros(len(windows), length)
-        for row, window in enumerate(windows):
-            tokens[row, : len(window)] = torch.from_numpy(window)
-            mask[row, : len(window)] = 1.0
-        hidden = forward(tokens.to(parallel.device()))
-        sums = _token_sums(hidden, mask.to(parallel.device()))
+        texts = [domain.window(index, length, seed) for index in indices]
+        tokens = torch.zeros(len(texts), length, dtype=torch.int64)
+        mask = torch.zeros(len(texts), length)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)] = torch.from_numpy(text)
+            mask[row, : len(text)] = 1.0
+        mask = mask.to(device)
+        hidden = forward(tokens.to(device))
+        sums = torch.cat([_token_sums(hidden, mask), mask.sum(1, keepdim=True)], dim=1)
         finite = torch.isfinite(sums).all(dim=1)
         if not bool(finite.all()):
             broken.fill_(indices[int(finite.logical_not().nonzero()[0])])
             break
-        total[:-1] += sums.double().sum(0)
-        total[-1] += mask.sum()
-        advance(int(mask.sum()))
+        # A product rather than an indexed sum, which CUDA adds up in no fixed order.
+        places = F.one_hot(torch.tensor(indices, device=device) % shards, shards)
+        total += places.t().double() @ sums.double()
+        advance(sum(map(len, texts)))
     group = parallel_state.get_data_parallel_group()
     dist.all_reduce(broken, op=dist.ReduceOp.MIN, group=group)
-    if int(broken) < samples:
+    if int(broken) < windows.stop:
         raise UserError(
             f"domain {domain.name!r}: the hidden state of window {int(broken)} is not finite"
         )

@@ -32,9 +32,12 @@ class Mixture:
         weights: share of each domain; finite, positive, summing to 1 within 1e-9.
         objective: "pretrain" or "finetune", what computed weights are for; None for others.
         domains: by name, facts about each domain: `path`, `tokens`, `fingerprint`, and for
-            computed weights `score`.
+            computed weights `samples` (windows embedded) and `score`.
         method: how the weights came to be: `name`, and the settings of the computation.
-        proxy: of computed weights, the proxy model: `checkpoint`, `tokens` seen, `tokenizer`.
+        proxy: of computed weights, the proxy model: `checkpoint`, `tokens` seen, `tokenizer`; or
+            `averaged`, a list of such.
+        uncertainty: of computed weights, by name: the two ends of a 95 % interval over the windows
+            that were drawn, and over the proxies where several were averaged.
         created: versions and UTC time; says nothing about the weights.
 
     Raises:
@@ -46,6 +49,7 @@ class Mixture:
     domains: dict[str, dict[str, Any]] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     proxy: dict[str, Any] = field(default_factory=dict)
+    uncertainty: dict[str, list[float]] = field(default_factory=dict)
     created: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,7 +67,9 @@ class Mixture:
         total = math.fsum(self.weights.values())
         if abs(total - 1.0) > SUM_TOLERANCE:
             raise UserError(f"weights sum to {total!r}, not to 1")
-        strangers = [name for name in self.domains if name not in self.weights]
+        strangers = [
+            name for name in (*self.domains, *self.uncertainty) if name not in self.weights
+        ]
         if strangers:
             raise UserError(f"domain {strangers[0]!r} has an entry but no weight")
 
@@ -139,7 +145,8 @@ class Mixture:
         caps = dict.fromkeys(self.weights, math.inf)
         if max_epochs is not None:
             caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
-            if (bearable := math.fsum(caps.values())) < 1:
+            # Short by less than a rounding is not short: bounds.py holds it so too.
+            if (bearable := math.fsum(caps.values())) < 1 - 1e-12:
                 raise UserError(
                     f"data.max_epochs={max_epochs} allows {round(bearable * budget):,} tokens in "
                     f"all, the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
@@ -167,7 +174,8 @@ class Mixture:
             return self
         bounds = {"max_epochs": max_epochs, "pin": pin, "floor": floor, "bound": held}
         given = {key: value for key, value in bounds.items() if value not in (None, {})}
-        return replace(self, weights=weights, method={**self.method, **given})
+        # Intervals are of the weights as computed.
+        return replace(self, weights=weights, uncertainty={}, method={**self.method, **given})
 
     def _bounded(self, low: Mapping[str, float], high: Mapping[str, float]) -> dict[str, float]:
         names = list(self.weights)
@@ -217,15 +225,18 @@ class Mixture:
                 raise UserError(f"unknown entry {unknown[0]!r}")
             if not isinstance(body.get("weights"), dict):
                 raise UserError("it has no 'weights'")
-            for entry in ("domains", "method", "proxy", "created"):
+            for entry in ("domains", "method", "proxy", "uncertainty", "created"):
                 if not isinstance(body.get(entry, {}), dict):
                     raise UserError(f"{entry!r} is not an object")
             for name, facts in body.get("domains", {}).items():
                 if not isinstance(facts, dict):
                     raise UserError(f"the entry of domain {name!r} is not an object")
-                for key in ("tokens", "score"):
+                for key in ("tokens", "documents", "samples", "score"):
                     if not isinstance(facts.get(key, 0), int | float):
                         raise UserError(f"{key!r} of domain {name!r} is not a number")
+            for name, interval in body.get("uncertainty", {}).items():
+                if not _is_interval(interval):
+                    raise UserError(f"the uncertainty of domain {name!r} is not two numbers")
             if not isinstance(body.get("method", {}).get("caveats", []), list):
                 raise UserError("'caveats' is not a list")
             return cls(**body)
@@ -258,6 +269,15 @@ def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:
             )
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}
+
+
+def _is_interval(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(end, int | float) and math.isfinite(end) for end in value)
+        and value[0] <= value[1]
+    )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
-from nemo_chameleon.config import check, check_proxy
+from nemo_chameleon.config import check, check_proxy, preset_of
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
@@ -118,16 +118,20 @@ def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture |
     if computed and not path.is_file():
         return None
     mixture = Mixture.load(path)
+    remedy = "remove the file to compute it anew, or set chameleon.file"
     try:
-        mixture.require_domains(domains)
+        try:
+            mixture.require_domains(domains)
+        except UserError as error:
+            change = "`nemo-chameleon mixture add | remove` changes it without training a proxy"
+            raise UserError(f"{error}{'; ' + change if computed else ''}") from error
         for name, facts in mixture.domains.items():
             if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
                 raise UserError(f"the data of domain {name!r} has changed since it was written")
         if computed:
             _require_settings(config, mixture, domains)
     except UserError as error:
-        remedy = "remove it to compute it anew, or set chameleon.file" if computed else ""
-        raise UserError(f"{path}: {error}{'; ' + remedy if remedy else ''}") from error
+        raise UserError(f"{path}: {error}{'; ' + remedy if computed else ''}") from error
     return mixture
 
 
@@ -146,12 +150,18 @@ def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) ->
 def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Domain]) -> None:
     if "bound" in mixture.method:
         raise UserError("it holds a run's weights within bounds, not the weights as computed")
-    settings = {"objective": config.chameleon.objective, **proxy.method(config)}
+    scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
     recorded = {"objective": mixture.objective, **mixture.method}
-    for key, value in settings.items():
+    for key, value in {**scoring, **proxy.embedding_method(config)}.items():
         if recorded.get(key) != value:
-            raise UserError(f"it was made with {key}={recorded.get(key)}, the run asks for {value}")
-    if mixture.proxy.get("settings") != proxy.settings_digest(proxy.job_of(config, domains)):
+            anew = "; `nemo-chameleon mixture rescore` weighs it anew from its embeddings"
+            raise UserError(
+                f"it was made with {key}={recorded.get(key)}, the run asks for {value}"
+                f"{anew if key in scoring else ''}"
+            )
+    if mixture.proxy.get("settings") != proxy.settings_digest(
+        proxy.job_of(config, domains).identity()
+    ):
         raise UserError(
             "it was made through another proxy: proxy.*, the seed, data.split, the tokenizer or "
             "the order of the domains differ"

@@ -4,25 +4,29 @@ The proxy is not special: it is `training.train` with a small model and a unifor
 be killed and started again at any point; what is finished is not done twice.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+import torch
 
-from nemo_chameleon import checkpoint, datasets, embedding, leverage, model, parallel, training
-from nemo_chameleon.caveats import caveats
+from nemo_chameleon import checkpoint, datasets, embedding, model, parallel, scoring, training
+from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import preset_of
 from nemo_chameleon.console import progress_bar
-from nemo_chameleon.domains import Domain
+from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.schema import Config
+from nemo_chameleon.schema import AUTO, ChameleonConfig, Config, DomainConfig, ModelConfig, Run
+from nemo_chameleon.shards import SHARDS, Shards, embeddings_file, save_embeddings
+
+# Windows a domain that chameleon.samples=auto begins with.
+_FIRST_SAMPLES = 512
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -37,20 +41,28 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     result = training.train(job)
     trained = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
     assert trained is not None, "training.train leaves a checkpoint"
-    embeddings = _embed(config, domains, trained)
+    embeddings, samples = _embed(config, domains, trained)
 
     def write() -> str:
-        proxy = {
-            "checkpoint": str(trained),
-            "loss": result["loss"],
-            "parameters": result["parameters"],
-            "tokens": result["tokens"],
-            "tokenizer": config.data.tokenizer,
-            "settings": settings_digest(job),
-        }
-        mixture = mixture_from_embeddings(config, domains, embeddings, proxy)
+        mixture = scoring.mixture_from_embeddings(
+            [embeddings],
+            {name: {**domains[name].facts(), "samples": samples[name]} for name in domains},
+            objective=config.chameleon.objective,
+            preset=preset_of(config.chameleon),
+            tolerance=config.chameleon.tolerance,
+            method=embedding_method(config),
+            proxy={
+                "checkpoint": str(trained),
+                "loss": result["loss"],
+                "parameters": result["parameters"],
+                "tokens": result["tokens"],
+                "tokenizer": config.data.tokenizer,
+                "settings": settings_digest(job.identity()),
+            },
+            created=training.created(),
+        )
         try:
-            save_embeddings(embeddings_file(config), embeddings)
+            save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
             mixture.save(config.chameleon.file)
         except OSError as error:
             raise UserError(f"cannot write chameleon.file: {error}") from error
@@ -68,63 +80,16 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     return mixture
 
 
-def mixture_from_embeddings(
-    config: Config,
-    domains: Mapping[str, Domain],
-    embeddings: Mapping[str, NDArray[np.float32]],
-    proxy: Mapping[str, Any],
-) -> Mixture:
-    """Embeddings (d,) by name to a Mixture with the configured objective and preset."""
+def embedding_method(config: Config) -> dict[str, Any]:
+    """The settings that decide the embeddings, as a mixture file records them."""
     wanted = config.chameleon
-    preset = preset_of(wanted)
-    names = list(domains)
-    x = np.stack([embeddings[name] for name in names])
-    try:
-        scores = leverage.leverage_scores(
-            x,
-            ridge=preset.ridge,
-            relative_ridge=preset.relative_ridge,
-        )
-        weights, tempering = leverage.tempered_weights(scores, wanted.objective, preset)
-    except ValueError as error:
-        raise UserError(f"no weights from these embeddings: {error}") from error
-    return Mixture(
-        weights=dict(zip(names, weights.tolist(), strict=True)),
-        objective=wanted.objective,
-        domains={
-            name: {
-                "path": domains[name].path,
-                "tokens": domains[name].tokens,
-                "fingerprint": domains[name].fingerprint,
-                "score": score,
-            }
-            for name, score in zip(names, scores.tolist(), strict=True)
-        },
-        method={
-            "name": "chameleon",
-            **method(config),
-            "tempering": tempering,
-            "caveats": caveats(names, x, scores, weights),
-        },
-        proxy=dict(proxy),
-        created=training.created(),
-    )
-
-
-def method(config: Config) -> dict[str, Any]:
-    """The settings that decide the weights, as a mixture file records them."""
-    wanted = config.chameleon
-    preset = preset_of(wanted)
-    return {
-        "preset": wanted.preset,
-        "ridge": preset.relative_ridge if preset.ridge is None else preset.ridge,
-        "exponent": preset.exponent,
-        "min_effective": preset.min_effective,
+    settings = {
         "layer": wanted.layer or embedding.middle_layer(config.proxy.model.num_layers),
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or config.proxy.model.seq_length,
         "seed": wanted.seed,
     }
+    return settings | ({"tolerance": wanted.tolerance} if wanted.samples == AUTO else {})
 
 
 def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
@@ -132,54 +97,147 @@ def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
     return training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
 
 
-def settings_digest(job: training.Job) -> str:
+def settings_digest(identity: Mapping[str, Any]) -> str:
     """Of all that the trained proxy follows from: settings, data, split and tokenizer."""
-    identity = job.identity()
     # Of the machine rather than of the proxy: a mixture may be used on another one.
-    for key in ("train.precision", "optimizer.use_distributed_optimizer"):
-        del identity[key]
-    text = json.dumps(identity, sort_keys=True)
+    of_machine = ("train.precision", "optimizer.use_distributed_optimizer")
+    same = {key: value for key, value in identity.items() if key not in of_machine}
+    text = json.dumps(same, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def embeddings_file(config: Config) -> Path:
-    """Where the embeddings lie: beside the mixture file, under its name."""
-    return Path(config.chameleon.file).with_suffix(".safetensors")
+def embed_new(
+    computed: Computed, paths: Mapping[str, str], checkpoints: Sequence[str] = ()
+) -> tuple[list[dict[str, Shards]], dict[str, dict[str, Any]]]:
+    """Embed domains with the proxies of a computed mixture, from windows as its own are.
+
+    Every rank must call it, within `parallel.processes` and outside of any layout; the windows are
+    shared out over all ranks.
+
+    Args:
+        computed: the mixture.
+        paths: prefixes of the new domains, by name.
+        checkpoints: where its proxies lie, if no longer where it says.
+
+    Returns:
+        Embeddings of the new domains for each proxy, and facts about them by name.
+
+    Raises:
+        UserError: a proxy that is not there or is another one, or as `Domain.open`.
+    """
+    method = computed.mixture.method
+    samples = max(int(facts.get("samples", 0)) for facts in computed.facts.values())
+    wanted = {name: DomainConfig(path=path) for name, path in paths.items()}
+    checkpoints = checkpoints or [str(proxy.get("checkpoint")) for proxy in computed.proxies]
+    if len(checkpoints) != len(computed.proxies):
+        raise UserError(f"the mixture is of {len(computed.proxies)} proxies: name each checkpoint")
+    embeddings = []
+    for place, proxy in zip(checkpoints, computed.proxies, strict=True):
+        path = Path(place)
+        if not path.is_dir():
+            raise UserError(f"the proxy's checkpoint {path} is not there; name it with --proxy")
+        identity = checkpoint.read_state(path)["identity"]
+        if settings_digest(identity) != proxy.get("settings"):
+            raise UserError(f"{path} is not the proxy that the mixture was computed through")
+        vocab_size = identity["vocabulary size"]
+        domains = open_domains(wanted, identity["data.split"], vocab_size)
+        shape = {
+            key.removeprefix("model."): value
+            for key, value in identity.items()
+            if key.startswith("model.")
+        }
+        run = Run(model=ModelConfig(**shape))
+        with loaded(run, vocab_size, path) as gpt, _progress(True) as bar:
+            embeddings.append(
+                embedding.embed(
+                    gpt,
+                    domains,
+                    layer=method["layer"],
+                    samples=samples,
+                    sample_length=method["sample_length"],
+                    micro_batch_size=ChameleonConfig.micro_batch_size,
+                    seed=method["seed"],
+                    advance=bar.update,
+                )
+            )
+    return embeddings, {
+        name: {**domain.facts(), "samples": samples} for name, domain in domains.items()
+    }
 
 
-def save_embeddings(path: Path, embeddings: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write embeddings (d,) by name, in one step."""
-    write_atomically(path, save(dict(embeddings)))
+@contextlib.contextmanager
+def loaded(run: Run, vocab_size: int, trained: Path, seed: int = 0) -> Iterator[torch.nn.Module]:
+    """A trained model in a layout of its own, to embed with; every rank must enter it."""
+    with parallel.layout(run.parallel, seed):
+        gpt = model.build(run, vocab_size, for_training=False)
+        checkpoint.load(trained, gpt)
+        yield gpt
 
 
-def load_embeddings(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Read embeddings (d,) by name."""
-    return dict(load_file(str(path)))
+def _progress(wanted: bool) -> Any:
+    return progress_bar(
+        desc="embedding",
+        unit=" tokens",
+        unit_scale=True,
+        disable=not (parallel.is_first_rank() and wanted),
+    )
 
 
 def _embed(
     config: Config, domains: Mapping[str, Domain], trained: Path
-) -> dict[str, NDArray[np.float32]]:
-    wanted = config.chameleon
-    with parallel.layout(config.proxy.parallel, wanted.seed):
-        vocabulary = datasets.Vocabulary.of(config.data)
-        gpt = model.build(config.proxy, vocabulary.vocab_size, for_training=False)
-        checkpoint.load(trained, gpt)
-        settings = method(config)
-        with progress_bar(
-            desc="embedding",
-            unit=" tokens",
-            unit_scale=True,
-            disable=not (parallel.is_first_rank() and config.logging.progress),
-        ) as bar:
-            embeddings = embedding.embed(
-                gpt,
-                domains,
-                layer=settings["layer"],
-                samples=wanted.samples,
-                sample_length=settings["sample_length"],
-                micro_batch_size=wanted.micro_batch_size,
-                seed=wanted.seed,
-                advance=bar.update,
-            )
-    return embeddings
+) -> tuple[dict[str, Shards], dict[str, int]]:
+    """Embeddings, and how many windows each is of, by domain."""
+    settings = embedding_method(config)
+    vocabulary = datasets.Vocabulary.of(config.data)
+    with (
+        loaded(config.proxy, vocabulary.vocab_size, trained) as gpt,
+        _progress(config.logging.progress) as bar,
+    ):
+        draw = partial(
+            embedding.embed,
+            gpt,
+            layer=settings["layer"],
+            sample_length=settings["sample_length"],
+            micro_batch_size=config.chameleon.micro_batch_size,
+            seed=config.chameleon.seed,
+            advance=bar.update,
+        )
+        if isinstance(config.chameleon.samples, int):
+            embeddings = draw(domains, samples=config.chameleon.samples)
+            return embeddings, dict.fromkeys(domains, config.chameleon.samples)
+        return _embed_until_settled(config, domains, draw)
+
+
+def _embed_until_settled(
+    config: Config, domains: Mapping[str, Domain], draw: Callable[..., dict[str, Shards]]
+) -> tuple[dict[str, Shards], dict[str, int]]:
+    """Draw until every weight is known to chameleon.tolerance, or the domains are used up."""
+    wanted, names = config.chameleon, list(domains)
+    embeddings = draw(domains, samples=_FIRST_SAMPLES)
+    samples = dict.fromkeys(names, _FIRST_SAMPLES)
+
+    def half_width() -> float:
+        errors = scoring.errors_of([embeddings], names, wanted.objective, preset_of(wanted))
+        assert errors is not None
+        return float(errors.half_widths().max())
+
+    while True:
+        # All go on together: a weight moves with any of the embeddings. A domain of whose tokens as
+        # many have been drawn as there are has no more to tell.
+        left = {
+            name: domains[name].tokens - int(embeddings[name].tokens.sum())
+            for name in names
+            if embeddings[name].tokens.sum() < domains[name].tokens
+        }
+        width = parallel.on_first_rank(half_width)
+        parallel.say(f"{max(samples.values()):,} samples a domain: weights known to {width:.4f}")
+        if width <= wanted.tolerance or not left:
+            return embeddings, samples
+        # The error falls with the root of the number of windows.
+        growth = min(max(1.1 * (width / wanted.tolerance) ** 2 - 1, 0.25), 3.0)
+        for name, tokens in left.items():
+            filled = tokens * samples[name] / embeddings[name].tokens.sum()
+            more = max(math.ceil(min(growth * samples[name], filled)), SHARDS)
+            new = draw({name: domains[name]}, samples=more, first=samples[name])
+            embeddings[name] = embeddings[name].joined(new[name])
+            samples[name] += more

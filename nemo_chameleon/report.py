@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.leverage import effective_domains
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.weights import effective_domains
 
 Result = dict[str, Any]
 
@@ -68,21 +68,24 @@ def show_mixture(mixture: Mixture) -> str:
     for name in sorted(mixture.weights, key=lambda name: -mixture.weights[name]):
         facts = mixture.domains.get(name, {})
         tokens = facts.get("tokens")
-        score = facts.get("score")
+        interval = mixture.uncertainty.get(name)
         rows.append(
             [
                 name,
                 f"{mixture.weights[name]:.4f}",
-                "-" if score is None else f"{score:.4f}",
+                "-" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}",
+                _number(facts.get("score"), 4),
                 "-" if tokens is None else _amount(tokens),
             ]
         )
     spread = effective_domains(list(mixture.weights.values()))
     lines = [
-        table(["domain", "weight", "score", "tokens"], rows),
+        table(["domain", "weight", "95 % interval", "score", "tokens"], rows),
         f"{len(rows)} domains, as spread out as {spread:.1f} equal ones",
     ]
-    for title, facts in (("method", mixture.method), ("proxy", mixture.proxy)):
+    described = [("method", mixture.method)]
+    described += [("proxy", proxy) for proxy in mixture.proxy.get("averaged", [mixture.proxy])]
+    for title, facts in described:
         known = [f"{key} {value}" for key, value in facts.items() if key != "caveats"]
         if known:
             lines.append(f"{title}: " + ", ".join(known))

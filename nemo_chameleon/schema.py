@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import II, MISSING
 
+AUTO = "auto"
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
 
 
@@ -175,15 +176,18 @@ class ChameleonConfig:
     objective: str = "pretrain"
     """pretrain (common domains are drawn more) or finetune (distinct ones are)."""
     preset: str = "calibrated"
-    """calibrated or paper: see nemo_chameleon/leverage.py."""
+    """calibrated or paper: see nemo_chameleon/weights.py."""
     ridge: float | None = None
     """In the preset's unit: of the mean self-affinity (calibrated), or absolute (paper)."""
     exponent: float | None = None
     """γ of the calibrated preset."""
     min_effective: float | None = None
     """Floor on exp(entropy of the weights) as a share of the number of domains."""
-    samples: int = 2048
-    """Windows drawn per domain."""
+    samples: int | str = 2048
+    """Windows drawn per domain; auto: as many as `tolerance` takes, or as the domain's tokens
+    fill."""
+    tolerance: float = 0.005
+    """Half-width of the weights' 95 % intervals that is good enough."""
     sample_length: int | None = None
     """Tokens a window, at most; null: the proxy's seq_length."""
     layer: int | None = None

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from nemo_chameleon.schema import Config
@@ -16,8 +18,18 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
 
+# The same examples in every run, and no clock.
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
+settings.load_profile("repeatable")
+
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+
+def drawn_alike(k: int, d: int = 64, seed: int = 0) -> np.ndarray:
+    """Domains whose embeddings follow one distribution; norms are 0.7 to 1.3 of their mean."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(k, d)) * generator.uniform(0.7, 1.3, size=(k, 1))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nemo_chameleon.caveats import caveats
-from nemo_chameleon.leverage import leverage_scores, weights_from_scores
+from nemo_chameleon.leverage import leverage_scores
+from nemo_chameleon.weights import weights_from_scores
 
 GENERATOR = np.random.default_rng(0)
 PLAIN = GENERATOR.normal(size=(6, 32)) * np.linspace(0.5, 1.5, 6)[:, None]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_chameleon import embedding, model, parallel
+from nemo_chameleon import embedding, model, parallel, shards
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config
@@ -49,7 +49,7 @@ def test_equals_the_mean_over_an_unbroken_forward_pass(gpt, domains, layer: int)
     handle.remove()
     expected = torch.cat(outputs).detach().mean(0)
     assert len({len(output) for output in outputs}) > 1, "no window was padded: a weak test"
-    mine = embed(gpt, {"legal": domains["legal"]}, layer=layer)["legal"]
+    mine = embed(gpt, {"legal": domains["legal"]}, layer=layer)["legal"].embedding
     np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -67,7 +67,29 @@ def test_nothing_above_the_layer_is_computed(gpt, domains) -> None:
 def test_one_domain_does_not_change_anothers_embedding(gpt, domains) -> None:
     """A domain embedded alone has the same bytes as among others."""
     together, by_itself = embed(gpt, domains), embed(gpt, {"legal": domains["legal"]})
-    assert together["legal"].tobytes() == by_itself["legal"].tobytes()
+    assert together["legal"].means.tobytes() == by_itself["legal"].means.tobytes()
+
+
+def test_shards_are_of_every_so_many_windows(gpt, domains, monkeypatch) -> None:
+    """With four shards of ten windows, the second is the mean over windows 1, 5 and 9."""
+    monkeypatch.setattr(shards, "SHARDS", 4)
+    legal = {"legal": domains["legal"]}
+    four = embed(gpt, legal)["legal"]
+    monkeypatch.setattr(shards, "SHARDS", 1)
+    alone = [embed(gpt, legal, samples=1, first=index)["legal"] for index in (1, 5, 9)]
+    joined = alone[0].joined(alone[1]).joined(alone[2])
+    assert four.tokens[1] == joined.tokens[0]
+    np.testing.assert_allclose(four.means[1], joined.means[0], rtol=1e-5, atol=1e-6)
+
+
+def test_more_windows_go_on_where_the_first_ended(gpt, domains) -> None:
+    """32 windows and 64 after them are the embedding of 96, shard by shard."""
+    together = embed(gpt, domains, samples=96)
+    first, after = embed(gpt, domains, samples=32), embed(gpt, domains, samples=64, first=32)
+    for name in domains:
+        parts = first[name].joined(after[name])
+        np.testing.assert_array_equal(parts.tokens, together[name].tokens)
+        np.testing.assert_allclose(parts.means, together[name].means, rtol=1e-5, atol=1e-6)
 
 
 def test_model_is_left_as_it_was(gpt, domains) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from nemo_chameleon import Mixture, provider, proxy
+from nemo_chameleon.config import preset_of
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.prepare import write_dataset
 from nemo_chameleon.schema import Config
+from nemo_chameleon.shards import load_embeddings
 from nemo_chameleon.tokenizer import load_tokenizer
 
 
@@ -55,16 +57,40 @@ def test_chameleon_is_computed_once(
     assert file["method"]["layer"] == 2
     assert file["proxy"]["tokens"] == 6 * 8 * 32
     assert all(0 < domain["score"] < 1 for domain in file["domains"].values())
-    embeddings = proxy.load_embeddings(tmp_path / "out" / "mixture.safetensors")
-    assert {name: len(row) for name, row in embeddings.items()} == dict.fromkeys(
-        ("code", "prose", "legal"), 32
+    (embeddings,) = load_embeddings(tmp_path / "out" / "mixture.safetensors")
+    assert {name: shards.means.shape for name, shards in embeddings.items()} == dict.fromkeys(
+        ("code", "prose", "legal"), (24, 32)
     )
+    for name, (low, high) in file["uncertainty"].items():
+        assert low < mixture.weights[name] < high
 
     def no_proxy(*_: object) -> None:
         raise AssertionError("the proxy was started again")
 
     monkeypatch.setattr(proxy, "compute_mixture", no_proxy)
     assert resolve(config, "chameleon") == mixture
+
+
+@pytest.mark.usefixtures("alone")
+def test_samples_are_drawn_until_the_weights_are_known(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """samples=auto draws until the widest interval is narrow enough, but no domain twice over."""
+    config.chameleon.samples, config.chameleon.tolerance = "auto", 0.06
+    mixture = resolve(config, "chameleon")
+    known = [
+        float(line.rpartition(" ")[2])
+        for line in capsys.readouterr().out.splitlines()
+        if "weights known to" in line
+    ]
+    assert len(known) > 1
+    assert known[-1] <= 0.06 < known[-2]
+    widths = [(high - low) / 2 for low, high in mixture.uncertainty.values()]
+    assert max(widths) == pytest.approx(known[-1], abs=1e-4)
+    samples = {name: facts["samples"] for name, facts in mixture.domains.items()}
+    assert samples["legal"] == 512, "its 4,756 tokens were all drawn in the first round"
+    assert samples["code"] > 512
+    assert mixture.method["samples"] == "auto"
 
 
 @pytest.mark.usefixtures("alone")
@@ -90,8 +116,13 @@ def written(config: Config, **method: object) -> None:
         Mixture.uniform(domains).weights,
         objective="pretrain",
         domains=facts,
-        method={"name": "chameleon", **proxy.method(config), **method},
-        proxy={"settings": proxy.settings_digest(proxy.job_of(config, domains))},
+        method={
+            "name": "chameleon",
+            **preset_of(config.chameleon).settings(),
+            **proxy.embedding_method(config),
+            **method,
+        },
+        proxy={"settings": proxy.settings_digest(proxy.job_of(config, domains).identity())},
     ).save(config.chameleon.file)
 
 
@@ -102,8 +133,9 @@ def written(config: Config, **method: object) -> None:
 def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: object) -> None:
     """A chameleon file that the run's own settings would not have given is not used for it."""
     written(config, **{key: value})
-    with pytest.raises(UserError, match=f"made with {key}={value}.*remove it"):
+    with pytest.raises(UserError, match=f"made with {key}={value}.*remove the file") as caught:
         resolve(config, "chameleon")
+    assert ("mixture rescore" in str(caught.value)) == (key in ("preset", "ridge"))
 
 
 @pytest.mark.parametrize(

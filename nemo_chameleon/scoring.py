@@ -1,0 +1,151 @@
+"""Domain embeddings to a Mixture: scores, weights, how far they could be off, and caveats.
+
+Knows neither torch nor megatron nor configuration: weights can be computed again wherever the
+embeddings are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemo_chameleon.caveats import caveats, doubts
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.shards import Embeddings
+from nemo_chameleon.uncertainty import Bootstrap, bootstrap
+from nemo_chameleon.weights import Preset, tempered_weights, weights_from_scores
+
+Array = NDArray[np.float64]
+
+TOLERANCE = 0.005
+"""Half-width of a weight's interval that is good enough."""
+
+
+def mixture_from_embeddings(
+    embeddings: Sequence[Embeddings],
+    domains: Mapping[str, Mapping[str, Any]],
+    *,
+    objective: str,
+    preset: Preset,
+    tolerance: float = TOLERANCE,
+    method: Mapping[str, Any] | None = None,
+    proxy: Mapping[str, Any] | None = None,
+    created: Mapping[str, str] | None = None,
+) -> Mixture:
+    """The mixture of domains that a proxy embedded, or several.
+
+    Args:
+        embeddings: by domain name, for each proxy.
+        domains: facts about each domain, by name, in the mixture's order. `samples`, if there, is
+            how many windows its embedding is the mean of, `tokens` how many there are in all.
+        objective: "pretrain" or "finetune".
+        preset: how scores become weights.
+        tolerance: half-width of a weight's interval from which on a caveat asks for more samples.
+        method: how the embeddings were made, for the file.
+        proxy: which proxy made them, for the file.
+        created: versions and time, for the file.
+
+    Raises:
+        UserError: no domains, an embedding missing, not finite or of another width, naming the
+            domain; or embeddings that have no weights.
+    """
+    names = list(domains)
+    check_embeddings(embeddings, names)
+    x = combined([_matrix(proxy, names) for proxy in embeddings])
+    try:
+        scores = preset.leverage_scores(x)
+        weights, tempering = tempered_weights(scores, objective, preset)
+    except ValueError as error:
+        raise UserError(f"no weights from these embeddings: {error}") from error
+    errors = errors_of(embeddings, names, objective, preset)
+    found = caveats(names, x, scores, weights)
+    if errors is not None and len(names) > 2:
+        samples = [
+            facts.get("samples")
+            if embeddings[0][name].tokens.sum() < facts.get("tokens", math.inf)
+            else None
+            for name, facts in domains.items()
+        ]
+        found += doubts(names, errors, samples, tolerance)
+    return Mixture(
+        weights=dict(zip(names, weights.tolist(), strict=True)),
+        objective=objective,
+        domains={
+            name: {**domains[name], "score": score}
+            for name, score in zip(names, scores.tolist(), strict=True)
+        },
+        method={
+            "name": "chameleon",
+            **preset.settings(),
+            **(method or {}),
+            "tempering": tempering,
+            "caveats": found,
+        },
+        proxy=dict(proxy or {}),
+        uncertainty=(
+            {} if errors is None else dict(zip(names, errors.intervals().tolist(), strict=True))
+        ),
+        created=dict(created or {}),
+    )
+
+
+def errors_of(
+    embeddings: Sequence[Embeddings], names: Sequence[str], objective: str, preset: Preset
+) -> Bootstrap | None:
+    """How far the weights of these domains could be off; None where there is but one shard."""
+    return bootstrap(embeddings, names, lambda by_proxy: weigh(by_proxy, objective, preset))
+
+
+def weigh(by_proxy: Sequence[Array], objective: str, preset: Preset) -> Array:
+    """Weights (k,) of one embedding matrix (k, d) a proxy."""
+    weights = weights_from_scores(preset.leverage_scores(combined(by_proxy)), objective, preset)
+    # Those of a replicate may underflow where those of the estimate do not.
+    return np.maximum(weights, np.finfo(np.float64).tiny)
+
+
+def combined(by_proxy: Sequence[Array]) -> Array:
+    """One matrix (k, sum of widths) whose affinity is the mean of the proxies' own.
+
+    Two proxies' hidden states have no axes in common, so embeddings cannot be averaged; inner
+    products can. Each proxy's are brought to the mean self-affinity of them all first, so that none
+    counts for more because its hidden states are longer.
+    """
+    if len(by_proxy) == 1:
+        return by_proxy[0]
+    centred = [x - x.mean(axis=0) for x in by_proxy]
+    sizes = np.array([np.mean(np.sum(x * x, axis=1)) for x in centred])
+    if not np.all(sizes > 0):
+        raise UserError("through one of the proxies the domains' embeddings are all the same")
+    scales = np.sqrt(sizes.mean() / sizes / len(sizes))
+    return np.concatenate([scale * x for scale, x in zip(scales, centred, strict=True)], axis=1)
+
+
+def check_embeddings(embeddings: Sequence[Embeddings], names: Sequence[str]) -> None:
+    """Raise a UserError, naming the domain, unless weights can be computed of these."""
+    if not names or not embeddings:
+        raise UserError("no domains: there is nothing to weigh")
+    for proxy in embeddings:
+        for name in names:
+            if name not in proxy:
+                raise UserError(f"domain {name!r} has no embedding")
+            first, means = proxy[names[0]].means, proxy[name].means
+            if not np.all(np.isfinite(means)):
+                raise UserError(f"the embedding of domain {name!r} is not finite")
+            if means.shape[1] != first.shape[1]:
+                raise UserError(
+                    f"the embedding of domain {name!r} has {means.shape[1]} numbers, that of "
+                    f"{names[0]!r} {first.shape[1]}: made through another proxy?"
+                )
+    shards = {len(proxy[name].tokens) for proxy in embeddings for name in names}
+    if len(shards) > 1:
+        raise UserError(
+            f"embeddings are of {min(shards)} and of {max(shards)} shards: embed all domains with "
+            "the same chameleon.samples"
+        )
+
+
+def _matrix(proxy: Embeddings, names: Sequence[str]) -> Array:
+    return np.stack([proxy[name].embedding for name in names])

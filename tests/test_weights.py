@@ -1,0 +1,191 @@
+"""weights.py: the paper's weights, and what the calibrated preset promises."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import drawn_alike
+from nemo_chameleon import leverage, weights
+
+GOLDEN = json.loads((Path(__file__).parent / "data" / "krls.json").read_text())
+CASES = {case["name"]: case for case in GOLDEN["cases"]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_papers_numbers(name: str) -> None:
+    """Both objectives' weights equal the published semantics to 1e-10, from scores of any sum."""
+    case = CASES[name]
+    scores = leverage.leverage_scores(np.array(case["embeddings"]), ridge=case["lambda_reg"])
+    for given_scores in (scores, scores / scores.sum()):
+        for objective, theirs in (("pretrain", "pretrain_T5"), ("finetune", "finetune_T02")):
+            mine = weights.weights_from_scores(given_scores, objective, "paper")
+            np.testing.assert_allclose(mine, case[theirs], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("objective", weights.OBJECTIVES)
+def test_near_the_paper_on_its_own_affinity(objective: str) -> None:
+    """On the published affinity calibrated weights are within 0.08 of the paper's."""
+    published = GOLDEN["published_affinity"]
+    scores = leverage.scores_from_affinity(published["affinity"], ridge=10.0)
+    paper = weights.weights_from_scores(scores, objective, "paper")
+    if objective == "pretrain":
+        np.testing.assert_allclose(paper, published["pretrain_T5"], rtol=0, atol=1e-10)
+    calibrated = weights.weights_from_scores(
+        leverage.scores_from_affinity(published["affinity"], relative_ridge=0.3), objective
+    )
+    assert np.abs(calibrated - paper).sum() / 2 < 0.08
+
+
+def test_by_hand() -> None:
+    """Scores 1/2, 1/3, 1/5 have odds 1, 1/2, 1/4: at γ = 1, weights 1, 2, 4 of 7, or 4, 2, 1."""
+    preset = weights.choose_preset(exponent=1.0)
+    for objective, expected in (("pretrain", [1, 2, 4]), ("finetune", [4, 2, 1])):
+        mine = weights.weights_from_scores([1 / 2, 1 / 3, 1 / 5], objective, preset)
+        np.testing.assert_allclose(mine, np.array(expected) / 7, rtol=1e-14)
+
+
+def test_weights_are_made_of_leverage_against_the_others() -> None:
+    """S / (1 - S) is the leverage that a row has on the ridge regression of all other rows."""
+    x = drawn_alike(6, 4) - drawn_alike(6, 4).mean(axis=0)
+    ridge = 0.7
+    scores = leverage.leverage_scores(x, ridge=ridge)
+    for i, row in enumerate(x):
+        others = np.delete(x, i, axis=0)
+        alone = row @ np.linalg.solve(others.T @ others + 6 * ridge * np.eye(4), row)
+        assert scores[i] / (1 - scores[i]) == pytest.approx(alone, rel=1e-10)
+
+
+EMBEDDINGS = st.builds(
+    lambda k, d, seed, offset: drawn_alike(k, d, seed) + offset,
+    st.integers(3, 40),
+    st.integers(2, 60),
+    st.integers(0, 2**32 - 1),
+    st.floats(-3, 3),
+)
+OBJECTIVES = st.sampled_from(weights.OBJECTIVES)
+
+
+@given(EMBEDDINGS, OBJECTIVES, st.floats(-6, 6), st.integers(0, 2**32 - 1))
+def test_scale_shift_and_rotation_move_no_weight(
+    x: np.ndarray, objective: str, exponent: float, seed: int
+) -> None:
+    """Embeddings times 1e-6 to 1e6, plus one vector of their size, or rotated: 1e-9 at most."""
+    generator = np.random.default_rng(seed)
+    d = x.shape[1]
+    shift = generator.normal(size=d)
+    shift *= np.linalg.norm(x, axis=1).mean() / np.linalg.norm(shift)
+    rotation = np.linalg.qr(generator.normal(size=(d, d)))[0]
+    expected = weights.chameleon_weights(x, objective=objective)
+    for moved in (x * 10.0**exponent, x + shift, x @ rotation):
+        mine = weights.chameleon_weights(moved, objective=objective)
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-9)
+
+
+@given(EMBEDDINGS, OBJECTIVES, st.sampled_from(list(weights.PRESETS)), st.randoms())
+def test_the_order_of_domains_changes_no_bit(
+    x: np.ndarray, objective: str, preset: str, random: object
+) -> None:
+    """Permuting domains permutes their weights, to the last bit."""
+    order = np.arange(len(x))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    expected = weights.chameleon_weights(x, objective=objective, preset=preset)[order]
+    mine = weights.chameleon_weights(x[order], objective=objective, preset=preset)
+    assert mine.tobytes() == expected.tobytes()
+
+
+def test_character_does_not_depend_on_the_number_of_domains() -> None:
+    """On domains drawn alike k·w spreads as much for 22 and for 1000; for 7 by their centre less.
+
+    The distance to the mean of six others is one sixth longer for the noise in that mean, and a
+    spread that much smaller is all that is left: made of S itself, weights of 7 spread half as far.
+    """
+    spreads = {}
+    for k, draws in ((7, 60), (22, 20), (1000, 1)):
+        variances = [
+            np.var(k * weights.chameleon_weights(drawn_alike(k, 1500, seed)), ddof=1)
+            for seed in range(draws)
+        ]
+        spreads[k] = np.sqrt(np.mean(variances))
+    assert spreads[22] == pytest.approx(spreads[1000], rel=0.1)
+    assert spreads[7] == pytest.approx(spreads[1000], rel=0.25)
+
+
+@given(st.lists(st.floats(1e-9, 0.999), min_size=2, max_size=30), OBJECTIVES, st.floats(0.0, 0.99))
+def test_floor_on_effective_domains(
+    scores: list[float], objective: str, min_effective: float
+) -> None:
+    """exp(entropy)/k is at least the floor, and on it where weights were tempered."""
+    preset = weights.choose_preset(exponent=2.0, min_effective=min_effective)
+    mine, tempering = weights.tempered_weights(scores, objective, preset)
+    share = weights.effective_domains(mine) / len(scores)
+    assert mine.sum() == pytest.approx(1, abs=1e-12)
+    assert share >= min_effective * (1 - 1e-12)
+    if tempering < 1:
+        assert share == pytest.approx(min_effective, abs=1e-9)
+
+
+def test_floor_keeps_the_order() -> None:
+    """Tempered weights still favour the domain that they favoured."""
+    mine, tempering = weights.tempered_weights([1e-6, 0.9, 0.9, 0.9])
+    assert weights.effective_domains(mine) == pytest.approx(0.5 * 4, abs=1e-9)
+    assert 0 < tempering < 1
+    assert np.argmax(mine) == 0
+
+
+def test_a_domain_in_two_identical_halves_gets_more_than_as_one() -> None:
+    """Cut in two, a domain's share more than doubles when pretraining, and grows when finetuning.
+
+    Each half has the other near it, so both count as common. Cutting it does not leave the others'
+    proportions as they were either; merging the halves before the weights are computed does.
+    """
+    x = drawn_alike(7, 256)
+    cut = np.vstack([x, x[:1]])
+    for objective, least, most in (("pretrain", 2.0, 3.0), ("finetune", 1.0, 2.0)):
+        whole = weights.chameleon_weights(x, objective=objective)[0]
+        halves = weights.chameleon_weights(cut, objective=objective)
+        assert halves[0] == pytest.approx(halves[7], rel=1e-9)
+        assert least < (halves[0] + halves[7]) / whole < most
+
+
+def test_nothing_overflows() -> None:
+    """The paper's softmax of 1/S on scores where a naive exponential is infinite stays finite."""
+    mine = weights.weights_from_scores(np.full(1000, 1e-4), "pretrain", "paper")
+    np.testing.assert_allclose(mine, 1e-3)
+    for scores in ([0.0, 0.5, 0.5], [1.0, 0.5, 0.5], [5e-324, 0.5, 0.5]):
+        for objective in weights.OBJECTIVES:
+            assert np.isfinite(weights.weights_from_scores(scores, objective)).all()
+
+
+def test_settings_make_the_preset_again() -> None:
+    """What a mixture file records of a preset is enough to choose it."""
+    for preset in (
+        weights.choose_preset("paper", ridge=3.0, min_effective=0.2),
+        weights.choose_preset(exponent=2.0, ridge=0.1),
+    ):
+        assert weights.choose_preset(**preset.settings()) == preset
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: weights.chameleon_weights(np.ones((3, 4))), "all the same"),
+        (lambda: weights.weights_from_scores([0.1, -0.1]), "between 0 and 1"),
+        (lambda: weights.weights_from_scores([0.1, 1.1]), "between 0 and 1"),
+        (lambda: weights.weights_from_scores([0.1, np.nan]), "between 0 and 1"),
+        (lambda: weights.weights_from_scores([0.0, 0.0]), "all scores are zero"),
+        (lambda: weights.weights_from_scores([]), "shape"),
+        (lambda: weights.weights_from_scores([0.1], "test"), "objective='test'"),
+        (lambda: weights.choose_preset("papers"), "preset='papers'"),
+        (lambda: weights.choose_preset("paper", exponent=1.0), "has no exponent"),
+        (lambda: weights.choose_preset(ridge=-1.0), "ridge=-1.0"),
+        (lambda: weights.choose_preset(min_effective=1.0), "outside"),
+    ],
+)
+def test_wrong_input_is_named(call: object, says: str) -> None:
+    """What cannot be computed is a ValueError that says what is wrong."""
+    with pytest.raises(ValueError, match=says):
+        call()  # type: ignore[operator]
