@@ -137,17 +137,17 @@ class Computed:
             UserError: a name that it has already, or the data of a domain that it has.
         """
         for name, new in facts.items():
-            self.refuse_known(name)
-            for other, old in self.facts.items():
-                if new.get("fingerprint") == old.get("fingerprint", ""):
-                    raise UserError(f"{name!r} is the same data as the mixture's {other!r}")
+            self.refuse_known(name, new.get("fingerprint"))
         together = [{**old, **new} for old, new in zip(self.embeddings, embeddings, strict=True)]
         return Computed(self.mixture, together)._over({**self.facts, **facts})
 
-    def refuse_known(self, name: str) -> None:
-        """Raise a UserError if the mixture has a domain of this name."""
+    def refuse_known(self, name: str, fingerprint: str | None = None) -> None:
+        """Raise a UserError if the mixture has a domain of this name, or this data."""
         if name in self.mixture.weights:
             raise UserError(f"the mixture has a domain {name!r} already: remove it first")
+        for other, facts in self.facts.items():
+            if fingerprint is not None and facts.get("fingerprint") == fingerprint:
+                raise UserError(f"{name!r} is the same data as the mixture's {other!r}")
 
     def _over(self, domains: Mapping[str, Mapping[str, Any]]) -> "Computed":
         if not domains:

@@ -139,8 +139,6 @@ def _add(arguments: argparse.Namespace) -> None:
     if len(paths) < len(pairs):
         raise UserError("a domain is named twice")
     before = Computed.load(arguments.file)
-    for name in paths:
-        before.refuse_known(name)
     with parallel.processes():
         embedded = embed_new(before, paths, arguments.proxy)
         if parallel.is_first_rank():

@@ -123,7 +123,8 @@ def embed_new(
         Embeddings of the new domains for each proxy, and facts about them by name.
 
     Raises:
-        UserError: a proxy that is not there or is another one, or as `Domain.open`.
+        UserError: a proxy that is not there or is another one, a domain that the mixture has, or as
+            `Domain.open`.
     """
     method = computed.mixture.method
     samples = max(int(facts.get("samples", 0)) for facts in computed.facts.values())
@@ -141,6 +142,8 @@ def embed_new(
             raise UserError(f"{path} is not the proxy that the mixture was computed through")
         vocab_size = identity["vocabulary size"]
         domains = open_domains(wanted, identity["data.split"], vocab_size)
+        for name, domain in domains.items():
+            computed.refuse_known(name, domain.fingerprint)
         shape = {
             key.removeprefix("model."): value
             for key, value in identity.items()

@@ -85,6 +85,11 @@ def _documented() -> list[object]:
 @pytest.fixture
 def config_file(corpus: Path, tmp_path: Path) -> Path:
     """A configuration that trains a proxy and a base model on `corpus` in seconds."""
+    return write_config(corpus, tmp_path)
+
+
+def write_config(corpus: Path, folder: Path) -> Path:
+    """`config_file` in a folder, with `out` in it for what the run makes."""
     small = {
         "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 32},
         "train": {
@@ -96,7 +101,7 @@ def config_file(corpus: Path, tmp_path: Path) -> Path:
         "optimizer": {"lr": 1e-2, "min_lr": 1e-3},
     }
     config = {
-        "output": str(tmp_path / "out"),
+        "output": str(folder / "out"),
         "data": {
             "tokenizer": str(corpus / "tokenizer.json"),
             "split": "80,20,0",
@@ -112,7 +117,7 @@ def config_file(corpus: Path, tmp_path: Path) -> Path:
         "chameleon": {"samples": 24, "micro_batch_size": 8},
         "logging": {"progress": False},
     }
-    path = tmp_path / "config.yaml"
+    path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 

@@ -58,6 +58,20 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
     for name, domain in base["domains"].items():
         assert abs(domain["samples"] - 48 * weights[two][name]) <= 1
 
+    # New domains are embedded by as many processes as there are, with no tensor parallelism.
+    program = shutil.which("nemo-chameleon", path=Path(sys.executable).parent)
+    alone, both = [program], [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    both += ["--nproc_per_node=2", "--no-python", program]
+    file, prose = two / "mixture.json", json.loads((two / "mixture.json").read_text())["domains"]
+    for command, *change in (
+        (alone, "remove", file, "prose"),
+        (both, "add", file, f"prose={prose['prose']['path']}"),
+    ):
+        subprocess.run([*command, "mixture", *change], check=True, capture_output=True, timeout=120)
+    after = json.loads(file.read_text())["weights"]
+    assert after == pytest.approx(weights[two], abs=1e-4)
+    assert list(after) == ["code", "legal", "prose"]
+
 
 def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:
     """From one checkpoint of one process, sequence and pipeline parallelism end at its figures."""

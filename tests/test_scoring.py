@@ -1,0 +1,102 @@
+"""scoring.py: embeddings by name to a mixture, and errors that name the domain."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import drawn_alike
+from nemo_chameleon import Mixture, scoring
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.leverage import affinity_matrix
+from nemo_chameleon.shards import Shards
+from nemo_chameleon.weights import chameleon_weights, choose_preset
+
+NAMES = ["wiki", "book", "code", "web", "law"]
+
+
+def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, Shards]:
+    """Rows of x by name, in shards."""
+    scatter = np.random.default_rng(0).normal(size=(len(x), shards, x.shape[1])) * noise
+    return {
+        name: Shards((row + part).astype(np.float32), np.full(shards, 10))
+        for name, row, part in zip(NAMES, x, scatter, strict=False)
+    }
+
+
+def mixture(embeddings: Any, names: list[str] = NAMES, **changes: Any) -> Mixture:
+    """The mixture of these domains."""
+    settings = {"objective": "pretrain", "preset": choose_preset()} | changes
+    return scoring.mixture_from_embeddings(
+        embeddings, {name: {"samples": 100} for name in names}, **settings
+    )
+
+
+def test_weights_by_name() -> None:
+    """Each domain has the weight of its own embedding, whatever the order of the file."""
+    x = drawn_alike(5).astype(np.float32)
+    shuffled = dict(reversed(embedded(x).items()))
+    made = mixture([shuffled])
+    expected = dict(zip(NAMES, chameleon_weights(x), strict=True))
+    assert made.weights == pytest.approx(expected, abs=1e-9)
+    assert list(made.weights) == NAMES
+    assert made.domains["wiki"].keys() == {"samples", "score"}
+    assert set(made.uncertainty) == set(NAMES)
+
+
+def test_what_the_samples_do_not_settle_is_said() -> None:
+    """Noise that blurs the weights gives a caveat with the samples that would do; none, none."""
+    x = drawn_alike(5)
+    (more, which) = mixture([embedded(x, 32, noise=1.0)]).method["caveats"]
+    assert more.startswith("the weight of '")
+    assert "samples a domain would bring that down to 0.005" in more
+    assert "do not tell which has the larger weight: '" in which
+    assert mixture([embedded(x, 32, noise=1e-3)]).method["caveats"] == []
+
+
+def test_averaged_proxies_have_the_mean_of_their_affinities() -> None:
+    """Whatever the axes and the scale of each proxy's hidden states."""
+    x, y = drawn_alike(5, 16, seed=1), drawn_alike(5, 24, seed=2)
+    together = affinity_matrix(scoring.combined([x, 100 * y]))
+    own = [affinity_matrix(part) for part in (x, y)]
+    mean = sum(part / np.trace(part) for part in own)
+    np.testing.assert_allclose(together / np.trace(together), mean / 2, atol=1e-12)
+
+
+def test_a_rotated_proxy_adds_nothing() -> None:
+    """A proxy with other axes and scale but the same geometry leaves every weight as it is."""
+    x = drawn_alike(5, 16).astype(np.float32)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
+    one, two = mixture([embedded(x)]), mixture([embedded(x), embedded(7 * x @ rotation)])
+    assert two.weights == pytest.approx(one.weights, abs=1e-6)
+
+
+def not_finite(value: float) -> dict[str, Shards]:
+    """Embeddings with one number that is none, of `code`."""
+    x = drawn_alike(5)
+    x[2, 3] = value
+    return embedded(x)
+
+
+WIDER = {**embedded(drawn_alike(5)), "web": embedded(drawn_alike(5, 32))["web"]}
+MORE_SHARDS = {**embedded(drawn_alike(5)), "web": embedded(drawn_alike(5), 8)["web"]}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: mixture([not_finite(np.nan)]), "domain 'code' is not finite"),
+        (lambda: mixture([not_finite(-np.inf)]), "domain 'code' is not finite"),
+        (lambda: mixture([WIDER]), "domain 'web' has 32 numbers, that of 'wiki' 64"),
+        (lambda: mixture([MORE_SHARDS]), "of 4 and of 8 shards"),
+        (lambda: mixture([embedded(drawn_alike(4))]), "domain 'law' has no embedding"),
+        (lambda: mixture([embedded(drawn_alike(5))], []), "no domains"),
+        (lambda: mixture([]), "no domains"),
+        (lambda: mixture([embedded(np.ones((5, 8)))]), "all the same"),
+        (lambda: mixture([embedded(np.ones((5, 8)))] * 2), "one of the proxies"),
+    ],
+)
+def test_wrong_embeddings_are_named(call: Any, says: str) -> None:
+    """What has no weights is a UserError, which is a ValueError, that names the domain."""
+    with pytest.raises(UserError, match=says):
+        call()

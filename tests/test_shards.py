@@ -1,0 +1,73 @@
+"""shards.py: embeddings in shards, and a file that reads back as it was written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.shards import Shards, load_embeddings, save_embeddings, shard_count
+
+
+def shards(*means: float, tokens: tuple[int, ...] = (1, 3)) -> Shards:
+    """Shards of one dimension."""
+    return Shards(np.array(means, dtype=np.float32)[:, None], np.array(tokens))
+
+
+def test_embedding_is_the_mean_over_tokens() -> None:
+    """Means 0 and 4 over one and three tokens make 3."""
+    assert shards(0.0, 4.0).embedding.tolist() == [3.0]
+
+
+def test_joined() -> None:
+    """One token of 0 and three more of 4 are four tokens of 3."""
+    both = shards(0.0, 4.0).joined(shards(4.0, 4.0, tokens=(3, 5)))
+    assert both.means[:, 0].tolist() == [3.0, 4.0]
+    assert both.tokens.tolist() == [4, 8]
+
+
+def test_no_more_shards_than_windows() -> None:
+    """Every shard has a window."""
+    assert [shard_count(n) for n in (1, 31, 32, 2048)] == [1, 31, 32, 32]
+
+
+def test_file_round_trip_is_exact(tmp_path: Path) -> None:
+    """Two proxies' embeddings, of domains with slashes in their names, read back bit for bit."""
+    written = [
+        {"a/b": shards(0.1, 1 / 3), "c": shards(1e-30, 2.0)},
+        {"a/b": shards(5.0, 6.0), "c": shards(7.0, 8.0)},
+    ]
+    save_embeddings(tmp_path / "e.safetensors", written)
+    read = load_embeddings(tmp_path / "e.safetensors")
+    assert len(read) == 2
+    for before, after in zip(written, read, strict=True):
+        assert before.keys() == after.keys()
+        for name in before:
+            assert before[name].means.tobytes() == after[name].means.tobytes()
+            assert before[name].tokens.tolist() == after[name].tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        (None, "cannot read the embeddings"),
+        ({}, "holds no domain embeddings"),
+        ({"a": np.ones(3)}, "holds no domain embeddings"),
+        ({"0/means/a": np.ones((2, 3))}, "holds no domain embeddings"),
+        ({"0/means/a": np.ones((2, 3)), "0/tokens/a": np.ones(3)}, "domain 'a' is damaged"),
+        ({"0/means/a": np.ones((2, 3)), "0/tokens/a": np.zeros(2)}, "domain 'a' is damaged"),
+        ({"1/means/a": np.ones((2, 3)), "1/tokens/a": np.ones(2)}, "holds no domain embeddings"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, tensors: dict | None, says: str) -> None:
+    """A file that is missing or holds something else is named."""
+    path = tmp_path / "e.safetensors"
+    if tensors is not None:
+        save_file(tensors, path)
+    with pytest.raises(UserError, match=f"{says}|{path}"):
+        load_embeddings(path)
+    if tensors is None:
+        path.write_bytes(b"no safetensors at all")
+        with pytest.raises(UserError, match=says):
+            load_embeddings(path)
