@@ -1,8 +1,28 @@
 """Small real datasets, and runs of the recipe in processes of their own."""
 
+import argparse
+import asyncio
+import collections
+import configparser
+import csv
+import decimal
+import difflib
+import doctest
+import email
+import fractions
+import heapq
+import inspect
 import os
+import pickletools
+import random
+import shelve
+import statistics
 import subprocess
 import sys
+import textwrap
+import threading
+import tokenize
+import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,16 +54,20 @@ def drawn_alike(k: int, d: int = 64, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tokenizer.json and three domains: `code`, `prose` and `legal`."""
+    """A folder with tokenizer.json and three domains: `code`, `prose` and `legal`.
+
+    Of the standard library and of what does not change: this project's own source would make the
+    tests' figures those of the day.
+    """
     from nemo_chameleon.prepare import write_dataset
     from nemo_chameleon.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
-    package = (ROOT / "nemo_chameleon").glob("*.py")
+    modules = [argparse, configparser, csv, difflib, fractions, heapq, shelve, tokenize]
     licence = (ROOT / "LICENSE").read_text()
     texts = {
-        "code": [path.read_text() for path in sorted(package)],
-        # Prose that every installation brings: help texts of the standard library.
+        "code": [inspect.getsource(module) for module in modules],
+        # Prose that every installation brings.
         "prose": [module.__doc__ for module in _documented() if module.__doc__],
         # A document a line: most are shorter than a window.
         "legal": [line for line in licence.splitlines() if len(line) > 20],
@@ -56,25 +80,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _documented() -> list[object]:
-    import argparse
-    import asyncio
-    import collections
-    import csv
-    import decimal
-    import difflib
-    import doctest
-    import email
-    import fractions
-    import heapq
-    import inspect
-    import pickletools
-    import random
-    import statistics
-    import textwrap
-    import threading
-    import tokenize
-    import unittest
-
     modules = [argparse, asyncio, collections, csv, decimal, difflib, doctest, email, fractions]
     modules += [heapq, inspect, pickletools, random, statistics, textwrap, threading, tokenize]
     modules += [unittest]

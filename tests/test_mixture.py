@@ -88,6 +88,14 @@ def test_cap_on_epochs() -> None:
     assert mixture.cap_epochs(TOKENS, 10_000) is mixture
 
 
+def test_caps_that_miss_1_by_a_rounding_are_enough() -> None:
+    """49 times a 49th is less than 1 in floats; no token is missing for that."""
+    names = [str(i) for i in range(49)]
+    assert math.fsum([1 * 1 / 49] * 49) < 1
+    capped = Mixture.uniform(names).cap_epochs(dict.fromkeys(names, 1), 49, max_epochs=1)
+    assert capped.weights == pytest.approx(dict.fromkeys(names, 1 / 49), rel=1e-12)
+
+
 def test_pins_and_floors() -> None:
     """A fixed share and a floor in one solve with a cap."""
     mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2})

@@ -73,23 +73,27 @@ def test_chameleon_is_computed_once(
 
 @pytest.mark.usefixtures("alone")
 def test_samples_are_drawn_until_the_weights_are_known(
-    config: Config, capsys: pytest.CaptureFixture[str]
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """samples=auto draws until the widest interval is narrow enough, but no domain twice over."""
-    config.chameleon.samples, config.chameleon.tolerance = "auto", 0.06
-    mixture = resolve(config, "chameleon")
-    known = [
-        float(line.rpartition(" ")[2])
-        for line in capsys.readouterr().out.splitlines()
-        if "weights known to" in line
-    ]
-    assert len(known) > 1
-    assert known[-1] <= 0.06 < known[-2]
+
+    def drawn(tolerance: float, name: str) -> tuple[list[float], Mixture]:
+        config.chameleon.samples, config.chameleon.tolerance = "auto", tolerance
+        config.chameleon.file = str(tmp_path / name)
+        mixture = resolve(config, "chameleon")
+        said = capsys.readouterr().out.splitlines()
+        return [float(line.rsplit(" ", 1)[1]) for line in said if "known to 0" in line], mixture
+
+    (wide,), mixture = drawn(0.9, "first.json")
+    assert {facts["samples"] for facts in mixture.domains.values()} == {512}
+    tolerance = 0.75 * wide
+    known, mixture = drawn(tolerance, "second.json")
+    assert known[0] == wide
+    assert known[-1] <= tolerance < known[-2]
     widths = [(high - low) / 2 for low, high in mixture.uncertainty.values()]
     assert max(widths) == pytest.approx(known[-1], abs=1e-4)
-    samples = {name: facts["samples"] for name, facts in mixture.domains.items()}
-    assert samples["legal"] == 512, "its 4,756 tokens were all drawn in the first round"
-    assert samples["code"] > 512
+    assert mixture.domains["code"]["samples"] > 512
+    assert mixture.domains["legal"]["samples"] == 512, "its tokens were all drawn at first"
     assert mixture.method["samples"] == "auto"
 
 

@@ -106,6 +106,7 @@ def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
 OLD = Mixture(
     {"wiki": 0.5, "code": 0.3, "law": 0.2},
     domains={"wiki": {"tokens": 1_200_000, "score": 0.25}},
+    uncertainty={"wiki": [0.4, 0.6]},
     method={"name": "chameleon", "ridge": 0.3},
 )
 NEW = Mixture({"wiki": 0.6, "code": 0.3, "web": 0.1}, method={"name": "chameleon", "ridge": 1.0})
@@ -122,10 +123,10 @@ def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
     OLD.save(tmp_path / "old.json")
     nemo_chameleon(monkeypatch, "mixture", "show", str(tmp_path / "old.json"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ["wiki", "0.5000", "0.2500", "1.2M"]
-    assert lines[3].split() == ["code", "0.3000", "-", "-"]
-    assert lines[5] == "3 domains, as spread out as 2.8 equal ones"
-    assert lines[6] == "method: name chameleon, ridge 0.3"
+    assert lines[3].split() == ["wiki", "0.5000", "0.4000-0.6000", "0.2500", "1.2M"]
+    assert lines[4].split() == ["code", "0.3000", "-", "-", "-"]
+    assert lines[6] == "3 domains, as spread out as 2.8 equal ones"
+    assert lines[7] == "method: name chameleon, ridge 0.3"
 
 
 def test_diff_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
