@@ -1,5 +1,6 @@
 """Where the method is blind: what its weights cannot be trusted to say, in words."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -7,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nemo_chameleon.leverage import affinity_matrix
-from nemo_chameleon.uncertainty import Bootstrap
+from nemo_chameleon.uncertainty import Errors
 
-# Two embeddings nearer than this share of the mean distance of a domain to the centre are alike:
-# their domains are one and the same to the proxy.
+# Two embeddings nearer than this share of the mean distance of a domain to the centre are alike,
+# however well they are known.
 ALIKE = 0.01
 # Scores that spread by less than this share of their mean tell little apart.
 EQUAL = 0.02
@@ -23,7 +24,11 @@ _PAIRS = 2000
 
 
 def caveats(
-    names: Sequence[str], embeddings: ArrayLike, scores: ArrayLike, weights: ArrayLike
+    names: Sequence[str],
+    embeddings: ArrayLike,
+    scores: ArrayLike,
+    weights: ArrayLike,
+    noise: ArrayLike = 0.0,
 ) -> list[str]:
     """Warnings about a computed mixture; none where nothing stands out.
 
@@ -32,12 +37,14 @@ def caveats(
         embeddings: (k, d).
         scores: (k,), leverage scores.
         weights: (k,).
+        noise: (k,), expected squared error of each embedding.
 
     Returns:
-        Sentences, each naming the domains it is about and what can be done.
+        Sentences that say what can be done, and name domains where it is about some of them.
     """
     x, s, w = (np.asarray(part, dtype=np.float64) for part in (embeddings, scores, weights))
     k = len(names)
+    error = np.broadcast_to(np.asarray(noise, dtype=np.float64), (k,))
     if k == 2:
         return [
             "two domains are as far from their mean as each other, whatever is in them: weights of "
@@ -57,59 +64,76 @@ def caveats(
     if k <= _PAIRS:
         affinity = affinity_matrix(x)
         own = np.diagonal(affinity)
-        distance = np.sqrt(np.maximum(own[:, None] + own[None, :] - 2 * affinity, 0.0))
-        alike = np.argwhere(np.triu(distance < ALIKE * np.sqrt(own.mean()), 1))
-        found += [
-            f"{names[i]!r} and {names[j]!r} are one and the same to the proxy, and together get "
-            "more than they would as one domain: merge them"
-            for i, j in alike
+        squared = own[:, None] + own[None, :] - 2 * affinity
+        # Windows of one domain drawn twice are as far apart as their errors.
+        near = np.maximum(ALIKE**2 * own.mean(), error[:, None] + error[None, :])
+        alike = [
+            f"{names[i]!r} and {names[j]!r}" for i, j in np.argwhere(np.triu(squared < near, 1))
         ]
-        if not len(alike):
-            # Embeddings are made in float32: what is below its rounding is no dimension.
+        if alike:
+            found.append(
+                f"one and the same to the proxy: {_some(alike)}. Together they get more than they "
+                "would as one domain: merge them"
+            )
+        else:
+            # What noise alone would span, and what is below float32's rounding, is no dimension.
             singular = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-            rank = int((singular > singular[0] * max(x.shape) * np.finfo(np.float32).eps).sum())
-            if rank < min(k - 1, x.shape[1]):
+            of_noise = math.sqrt(error.mean()) * (1 + math.sqrt(k / x.shape[1]))
+            of_rounding = singular[0] * max(x.shape) * np.finfo(np.float32).eps
+            rank, most = int((singular > max(of_noise, of_rounding)).sum()), min(k - 1, x.shape[1])
+            if rank < most:
                 found.append(
-                    f"the embeddings span {rank} dimensions, {min(k - 1, x.shape[1])} are "
-                    "possible: some domains are mixtures of others"
+                    f"the embeddings span {rank} dimensions, {most} are possible: some domains are "
+                    "mixtures of others, or too few samples were drawn to see what is not"
                 )
     return found
 
 
 def doubts(
-    names: Sequence[str], errors: Bootstrap, samples: Sequence[int | None], tolerance: float
+    names: Sequence[str], errors: Errors, samples: Sequence[int | None], tolerance: float
 ) -> list[str]:
-    """What the windows that were drawn do not settle.
+    """What the windows that were drawn, and the proxies, do not settle.
 
     Args:
         names: (k,).
         errors: of their weights.
         samples: (k,), windows drawn, or None where more would be of no use.
         tolerance: half-width of an interval that is good enough.
+
+    Returns:
+        Sentences: which weight is known worst and what would help, and neighbours in the order of
+        weights that could as well be the other way round.
     """
     found = []
     half_widths = errors.half_widths()
     widest = int(half_widths.argmax())
     if half_widths[widest] > tolerance:
-        advice = ""
-        if drawn := samples[widest]:
+        of_windows = errors.of_windows().half_widths()[widest]
+        drawn, advice = samples[widest], ""
+        if of_windows > tolerance and drawn:
             # The error falls with the root of the number of windows.
-            needed = float(f"{drawn * (half_widths[widest] / tolerance) ** 2:.1g}")
+            needed = drawn * (of_windows / tolerance) ** 2
+            unit = 10 ** math.floor(math.log10(needed))
             advice = (
-                f"; about {needed:,.0f} samples a domain would bring that down to {tolerance} "
-                "(chameleon.samples=auto draws as many as it takes)"
+                f"; about {math.ceil(needed / unit) * unit:,} samples a domain would bring what "
+                f"they leave open down to {tolerance} (chameleon.samples=auto draws as many as it "
+                "takes)"
             )
+        elif of_windows <= tolerance:
+            advice = "; more proxies would tell, more samples would not"
         found.append(
-            f"the weight of {names[widest]!r} is known to {half_widths[widest]:.3f} only{advice}"
+            f"the weight of {names[widest]!r} is known to {half_widths[widest]:.4f} only{advice}"
         )
     order = np.argsort(-errors.weights, kind="stable")
     pairs = [
         f"{names[i]!r} or {names[j]!r}" for i, j in pairwise(order) if not errors.tell_apart(i, j)
     ]
     if pairs:
-        more = [f"and {len(pairs) - _NAMED} more pairs"] if len(pairs) > _NAMED else []
-        found.append(
-            "the samples do not tell which has the larger weight: "
-            + ", ".join([*pairs[:_NAMED], *more])
-        )
+        found.append(f"the samples do not tell which has the larger weight: {_some(pairs)}")
     return found
+
+
+def _some(things: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    rest = [f"and {len(things) - _NAMED} more pairs"] if len(things) > _NAMED else []
+    return ", ".join([*things[:_NAMED], *rest])

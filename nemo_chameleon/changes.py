@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.scoring import TOLERANCE, check_embeddings, mixture_from_embeddings
+from nemo_chameleon.mixture import Mixture, created
+from nemo_chameleon.scoring import check_embeddings, digest, mixture_from_embeddings
 from nemo_chameleon.shards import Embeddings, embeddings_file, load_embeddings, save_embeddings
-from nemo_chameleon.weights import choose_preset
+from nemo_chameleon.weights import Preset, choose_preset
 
 _SCORING = ("preset", "ridge", "exponent", "min_effective")
+_EMBEDDING = ("layer", "samples", "sample_length", "seed")
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,46 @@ class Computed:
             raise UserError(f"{file}: its weights were not computed, they are {mixture.name}")
         if "bound" in mixture.method:
             raise UserError(f"{file} holds a run's weights within bounds, not those computed")
-        embeddings = load_embeddings(embeddings_file(file))
+        computed = cls(mixture, load_embeddings(embeddings_file(file)))
         try:
-            check_embeddings(embeddings, list(mixture.weights))
-            if len(embeddings) != len(cls(mixture, ()).proxies):
-                raise UserError("they are of another number of proxies")
+            computed._check()
         except UserError as error:
-            raise UserError(f"{file} and its embeddings do not fit: {error}") from error
-        return cls(mixture, embeddings)
+            raise UserError(f"{file} cannot be changed: {error}") from error
+        return computed
+
+    def _check(self) -> None:
+        method = self.mixture.method
+        for key in ("layer", "sample_length", "seed"):
+            if type(method.get(key)) is not int:
+                raise UserError(f"its method has no {key}")
+        if not isinstance(method.get("tolerance"), float):
+            raise UserError("its method has no tolerance")
+        self.preset()  # its settings are those of a preset
+        check_embeddings(self.embeddings, list(self.mixture.weights))
+        for name, facts in self.facts.items():
+            if facts.get("embedding") != digest(self.embeddings, name):
+                raise UserError(f"the embedding beside it is not that of its domain {name!r}")
+            if "samples" not in facts:
+                raise UserError(f"it does not say of how many samples domain {name!r} is")
 
     def save(self, file: str | Path) -> None:
-        """Write the embeddings, then the mixture file.
+        """Write the embeddings and the mixture file; between the two the old file stays whole.
 
         Raises:
             UserError: the place cannot be written to.
         """
-        if Path(file).suffix != ".json":
+        path = Path(file)
+        if path.suffix != ".json":
             raise UserError(f"{file}: a mixture file's name ends in .json")
-        try:
-            save_embeddings(embeddings_file(file), self.embeddings)
-            self.mixture.save(file)
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error}") from error
+        embeddings = [dict(proxy) for proxy in self.embeddings]
+        if path.is_file() and embeddings_file(path).is_file():
+            # A mixture that is there goes on needing the domains that this one has not.
+            there = load_embeddings(embeddings_file(path))
+            if len(there) == len(embeddings):
+                embeddings = [{**old, **new} for old, new in zip(there, embeddings, strict=True)]
+        self.mixture.to_json()
+        save_embeddings(embeddings_file(path), embeddings)
+        self.mixture.save(path)
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -87,30 +106,19 @@ class Computed:
         Raises:
             UserError: a setting that is none, or embeddings that have no weights.
         """
+        preset = self.preset(**settings)
+        return self._weighed(self.embeddings, self.facts, objective=objective, preset=preset)
+
+    def preset(self, **settings: Any) -> Preset:
+        """How its weights were made of scores; with `settings` as `rescored` takes them."""
         given = {key: value for key, value in settings.items() if value is not None}
         before = {key: self.mixture.method.get(key) for key in _SCORING}
         if given.get("preset", before["preset"]) != before["preset"]:
             before = {}
         try:
-            preset = choose_preset(**{**before, **given})
+            return choose_preset(**{**before, **given})
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
-        method = {
-            key: value
-            for key, value in self.mixture.method.items()
-            if key not in (*_SCORING, "name", "tempering", "caveats")
-        }
-        mixture = mixture_from_embeddings(
-            self.embeddings,
-            self.facts,
-            objective=objective or self.mixture.objective or "pretrain",
-            preset=preset,
-            tolerance=method.get("tolerance", TOLERANCE),
-            method=method,
-            proxy=self.mixture.proxy,
-            created=self.mixture.created,
-        )
-        return Computed(mixture, self.embeddings)
 
     def without(self, names: Iterable[str]) -> "Computed":
         """The mixture of the other domains.
@@ -122,7 +130,10 @@ class Computed:
         for name in names:
             if name not in self.mixture.weights:
                 raise UserError(f"the mixture has no domain {name!r}")
-        return self._over({n: f for n, f in self.facts.items() if n not in names})
+        left = {name: facts for name, facts in self.facts.items() if name not in names}
+        if not left:
+            raise UserError("that leaves no domain")
+        return self._weighed(self.embeddings, left)
 
     def with_domains(
         self, embeddings: Sequence[Embeddings], facts: Mapping[str, Mapping[str, Any]]
@@ -139,7 +150,7 @@ class Computed:
         for name, new in facts.items():
             self.refuse_known(name, new.get("fingerprint"))
         together = [{**old, **new} for old, new in zip(self.embeddings, embeddings, strict=True)]
-        return Computed(self.mixture, together)._over({**self.facts, **facts})
+        return self._weighed(together, {**self.facts, **facts})
 
     def refuse_known(self, name: str, fingerprint: str | None = None) -> None:
         """Raise a UserError if the mixture has a domain of this name, or this data."""
@@ -149,47 +160,56 @@ class Computed:
             if fingerprint is not None and facts.get("fingerprint") == fingerprint:
                 raise UserError(f"{name!r} is the same data as the mixture's {other!r}")
 
-    def _over(self, domains: Mapping[str, Mapping[str, Any]]) -> "Computed":
-        if not domains:
-            raise UserError("that leaves no domain")
-        embeddings = [{name: proxy[name] for name in domains} for proxy in self.embeddings]
-        mixture = Mixture(
-            Mixture.uniform(domains).weights,
-            objective=self.mixture.objective,
-            domains={name: dict(facts) for name, facts in domains.items()},
-            method=self.mixture.method,
-            proxy=self.mixture.proxy,
-            created=self.mixture.created,
+    def _weighed(
+        self,
+        embeddings: Sequence[Embeddings],
+        facts: Mapping[str, Mapping[str, Any]],
+        proxy: Mapping[str, Any] | None = None,
+        objective: str | None = None,
+        preset: Preset | None = None,
+    ) -> "Computed":
+        """Weights of these domains, all else as it was but for what is given."""
+        method = self.mixture.method
+        mixture = mixture_from_embeddings(
+            [{name: through[name] for name in facts} for through in embeddings],
+            facts,
+            objective=objective or self.mixture.objective or "pretrain",
+            preset=preset or self.preset(),
+            tolerance=method["tolerance"],
+            method={key: method[key] for key in _EMBEDDING},
+            proxy=self.mixture.proxy if proxy is None else proxy,
+            created=created(),
         )
-        return Computed(mixture, embeddings).rescored()
+        return Computed(mixture, embeddings)
 
 
 def averaged(parts: Sequence[Computed]) -> Computed:
     """One mixture through several proxies: other seeds, other checkpoints.
 
-    Their affinities are averaged, each proxy's at the same scale; settings are the first's.
+    Their affinities are averaged, each proxy's at the same scale.
 
     Raises:
-        UserError: mixtures of other domains or data, or embedded from other windows.
+        UserError: fewer than two, one proxy twice, or mixtures of other domains, data, windows or
+            settings.
     """
-    first = parts[0].mixture
+    if len(parts) < 2:
+        raise UserError("there is one mixture only: nothing to average it with")
+    first = parts[0]
     for part in parts[1:]:
-        first.require_domains(part.mixture.weights)
-        for name, facts in parts[0].facts.items():
-            if part.facts[name].get("fingerprint") != facts.get("fingerprint"):
-                raise UserError(f"the mixtures are of other data for domain {name!r}")
-        for key in ("sample_length", "seed"):
-            if part.mixture.method.get(key) != first.method.get(key):
-                raise UserError(f"the mixtures were made with another {key}")
-    mixture = Mixture(
-        first.weights,
-        objective=first.objective,
-        domains=first.domains,
-        method=first.method,
-        proxy={"averaged": [proxy for part in parts for proxy in part.proxies]},
-        created=first.created,
-    )
-    embeddings = [
-        {name: proxy[name] for name in first.weights} for part in parts for proxy in part.embeddings
-    ]
-    return Computed(mixture, embeddings).rescored()
+        first.mixture.require_domains(part.mixture.weights)
+        if part.mixture.objective != first.mixture.objective:
+            raise UserError("the mixtures have different objectives; rescore one of them")
+        for key in (*_SCORING, *_EMBEDDING):
+            one, other = first.mixture.method.get(key), part.mixture.method.get(key)
+            if one != other:
+                raise UserError(f"the mixtures were made with {key}={one} and {key}={other}")
+        for name, facts in first.facts.items():
+            for key in ("fingerprint", "tokens"):
+                if part.facts[name].get(key) != facts.get(key):
+                    raise UserError(f"the mixtures are of other data for domain {name!r}")
+    embeddings = [proxy for part in parts for proxy in part.embeddings]
+    digests = [tuple(proxy[name].digest() for name in first.facts) for proxy in embeddings]
+    if len(set(digests)) < len(digests):
+        raise UserError("one proxy is there twice: average mixtures of different seeds")
+    proxies = {"averaged": [proxy for part in parts for proxy in part.proxies]}
+    return first._weighed(embeddings, first.facts, proxy=proxies)

@@ -70,6 +70,7 @@ def _add_mixture_actions(actions: "argparse._SubParsersAction[argparse.ArgumentP
     add.add_argument(
         "--proxy", action="append", default=[], metavar="FOLDER", help="where its checkpoint is now"
     )
+    add.add_argument("--micro-batch-size", type=int, default=32, help="windows at once (32)")
     remove = changing("remove", "take domains out, weigh the others anew", _remove)
     remove.add_argument("domains", nargs="+", metavar="NAME")
     rescore = changing("rescore", "weigh all anew under other settings", _rescore)
@@ -135,12 +136,14 @@ def _add(arguments: argparse.Namespace) -> None:
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
             raise UserError(f"{given!r} is not NAME=PREFIX")
+    if arguments.micro_batch_size < 1:
+        raise UserError("--micro-batch-size must be at least 1")
     paths = {name: path for name, _, path in pairs}
     if len(paths) < len(pairs):
         raise UserError("a domain is named twice")
     before = Computed.load(arguments.file)
     with parallel.processes():
-        embedded = embed_new(before, paths, arguments.proxy)
+        embedded = embed_new(before, paths, arguments.proxy, arguments.micro_batch_size)
         if parallel.is_first_rank():
             _change(arguments, before, before.with_domains(*embedded))
 
@@ -177,15 +180,18 @@ def _change(arguments: argparse.Namespace, before: Computed, after: Computed) ->
 def _export(arguments: argparse.Namespace) -> None:
     text = export_mixture(Mixture.load(arguments.file), arguments.format)
     print(f"{arguments.format}: {FORMS[arguments.format].meaning}", file=sys.stderr)
-    if arguments.output:
-        write_atomically(Path(arguments.output), text)
-    else:
+    if not arguments.output:
         print(text, end="")
+        return
+    try:
+        write_atomically(Path(arguments.output), text)
+    except OSError as error:
+        raise UserError(f"cannot write {arguments.output}: {error}") from error
 
 
 def _import(arguments: argparse.Namespace) -> None:
     try:
-        text = Path(arguments.file).read_text(encoding="utf-8")
+        text = Path(arguments.file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {arguments.file}: {error}") from error
     mixture = import_mixture(text, arguments.format, arguments.file)

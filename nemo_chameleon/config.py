@@ -256,7 +256,8 @@ def _check_chameleon(config: Config) -> None:
     except ValueError as error:
         raise UserError(f"chameleon.{error}") from error
     if isinstance(wanted.samples, str):
-        _choice("chameleon.samples", wanted.samples, (AUTO,))
+        if wanted.samples != AUTO:
+            raise UserError(f"chameleon.samples={wanted.samples!r} is no whole number, nor {AUTO}")
     else:
         _at_least(1, "chameleon.samples", wanted.samples)
     if not 0 < wanted.tolerance < 1:

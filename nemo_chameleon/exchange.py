@@ -7,15 +7,19 @@ tokens too, then. What other tools take is not always that; each form says what 
 import csv
 import io
 import json
+import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import SUM_TOLERANCE, Mixture
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ def import_mixture(text: str, form: str, source: str = "text") -> Mixture:
         )
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, OverflowError, RecursionError),
+        *(yaml.YAMLError, csv.Error),
+    ) as error:
         raise UserError(f"{source} is not of the form {form}: {error!r}") from error
 
 
@@ -79,20 +86,22 @@ def _pairs(mixture: Mixture) -> list[str]:
 def _from_pairs(pairs: Sequence[Any]) -> tuple[dict[str, float], dict[str, str]]:
     if not isinstance(pairs, list) or not pairs or len(pairs) % 2:
         raise UserError("weights and prefixes do not come in pairs")
-    return _by_path([str(path) for path in pairs[1::2]], [float(weight) for weight in pairs[::2]])
+    return _by_path(pairs[1::2], [float(weight) for weight in pairs[::2]])
 
 
 def _by_path(
     paths: Sequence[str], weights: Sequence[float]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Named by as much of the end of each path as tells it from the others."""
-    if len(set(paths)) < len(paths):
+    if not (isinstance(paths, list) and paths and all(isinstance(p, str) and p for p in paths)):
+        raise UserError("the prefixes are not a list of paths")
+    if len({os.path.normpath(path) for path in paths}) < len(paths):
         raise UserError("a prefix stands there twice")
     for depth in range(1, 1 + max(len(PurePath(path).parts) for path in paths)):
         names = ["/".join(PurePath(path).parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    return dict(zip(names, weights, strict=True)), dict(zip(names, paths, strict=True))
+    return _named(names, weights), _named(names, paths)
 
 
 def _write_megatron(mixture: Mixture) -> str:
@@ -112,12 +121,14 @@ def _read_per_split(text: str) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def _write_nemo(mixture: Mixture) -> str:
-    return _yaml({"paths": _pairs(mixture)})
+    return _yaml({"paths": _pairs(mixture)}, "nemo")
 
 
 def _write_bridge(mixture: Mixture) -> str:
     pairs = _pairs(mixture)
-    return _yaml({"dataset": {"blend": [pairs[1::2], [float(weight) for weight in pairs[::2]]]}})
+    return _yaml(
+        {"dataset": {"blend": [pairs[1::2], [float(weight) for weight in pairs[::2]]]}}, "bridge"
+    )
 
 
 def _read_bridge(text: str) -> tuple[dict[str, float], dict[str, str]]:
@@ -144,9 +155,8 @@ def _write_hf(mixture: Mixture) -> str:
 
 def _read_hf(text: str) -> tuple[dict[str, float], dict[str, str]]:
     body = json.loads(text)
-    columns = (body["names"], body["probabilities"], body["tokens_per_document"])
-    weights = {str(n): float(p) * float(length) for n, p, length in zip(*columns, strict=True)}
-    return dict(Mixture.static(weights).weights), {}
+    columns = zip(body["probabilities"], body["tokens_per_document"], strict=True)
+    return _named(body["names"], [float(p) * float(length) for p, length in columns]), {}
 
 
 _COLUMNS = ("domain", "weight", "path", "tokens", "documents", "score", "low", "high")
@@ -167,13 +177,17 @@ def _write_csv(mixture: Mixture) -> str:
 def _read_csv(text: str) -> tuple[dict[str, float], dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO(text)))
     names = [row["domain"] for row in rows]
+    weights = _named(names, [float(row["weight"]) for row in rows])
+    return weights, _named(names, [row.get("path") or "" for row in rows])
+
+
+def _named(names: Sequence[Any], values: Sequence[T]) -> dict[str, T]:
     for name in names:
+        if not (isinstance(name, str) and name):
+            raise UserError(f"a domain's name is {name!r}")
         if names.count(name) > 1:
             raise UserError(f"domain {name!r} stands there twice")
-    return (
-        {row["domain"]: float(row["weight"]) for row in rows},
-        {row["domain"]: row.get("path") or "" for row in rows},
-    )
+    return dict(zip(names, values, strict=True))
 
 
 FORMS: Mapping[str, Form] = {
@@ -230,6 +244,6 @@ def _fact(mixture: Mixture, name: str, key: str) -> Any:
     return value
 
 
-def _yaml(body: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
-    return text
+def _yaml(body: dict[str, Any], form: str) -> str:
+    meaning = textwrap.wrap(FORMS[form].meaning, 97, initial_indent="# ", subsequent_indent="# ")
+    return "\n".join([*meaning, yaml.safe_dump(body, sort_keys=False, allow_unicode=True)])

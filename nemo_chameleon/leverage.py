@@ -71,14 +71,17 @@ def leverage_scores(
     penalty = k * _ridge(rows.mean_square(), ridge, relative_ridge, rows.scale)
     if k <= d:
         x = rows[0:k]
-        return rows.in_given_order(_scores(x @ x.T, penalty))
+        values, vectors = np.linalg.eigh(x @ x.T)
+        return rows.in_given_order(vectors**2 @ _shrunk(values, penalty))
     gram = np.zeros((d, d))
     for block in rows.blocks():
         gram += block.T @ block
-    # S_i = x_iᵀ (G + kλI)⁻¹ x_i, the squared length of x_i under the factor's inverse.
-    whiten = np.linalg.inv(np.linalg.cholesky(gram + penalty * np.eye(d))).T
+    # S_i = x_iᵀ (G + kλI)⁻¹ x_i, in the axes of G.
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0.0)
+    axes = vectors * np.sqrt(_shrunk(values, penalty) / np.where(values > 0, values, 1.0))
     return rows.in_given_order(
-        np.concatenate([np.sum((block @ whiten) ** 2, axis=1) for block in rows.blocks()])
+        np.concatenate([np.sum((block @ axes) ** 2, axis=1) for block in rows.blocks()])
     )
 
 
@@ -110,7 +113,8 @@ def scores_from_affinity(
     if not np.allclose(matrix, matrix.T, rtol=0, atol=1e-8):
         raise ValueError("an affinity matrix is symmetric")
     k = len(matrix)
-    return _scores(matrix, k * _ridge(np.trace(matrix) / k, ridge, relative_ridge, np.sqrt(scale)))
+    penalty = k * _ridge(np.trace(matrix) / k, ridge, relative_ridge, np.sqrt(scale))
+    return np.diagonal(np.linalg.solve(matrix + penalty * np.eye(k), matrix)).copy()
 
 
 class _Rows:
@@ -186,6 +190,7 @@ def _ridge(
     return ridge / scale / scale
 
 
-def _scores(kernel: Array, penalty: float) -> Array:
-    ridged = kernel + penalty * np.eye(len(kernel))
-    return np.diagonal(np.linalg.solve(ridged, kernel)).copy()
+def _shrunk(eigenvalues: Array, penalty: float) -> Array:
+    """Each in [0, 1): what the ridge leaves of the directions of a positive kernel."""
+    values = np.maximum(eigenvalues, 0.0)
+    return np.divide(values, values + penalty, out=np.zeros_like(values), where=values > 0)

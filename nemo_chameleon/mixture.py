@@ -13,6 +13,8 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ class Mixture:
         weights: share of each domain; finite, positive, summing to 1 within 1e-9.
         objective: "pretrain" or "finetune", what computed weights are for; None for others.
         domains: by name, facts about each domain: `path`, `tokens`, `fingerprint`, and for
-            computed weights `samples` (windows embedded) and `score`.
+            computed weights `documents`, `samples` (windows embedded), `embedding` (a digest of the
+            numbers in the file of embeddings) and `score`.
         method: how the weights came to be: `name`, and the settings of the computation.
         proxy: of computed weights, the proxy model: `checkpoint`, `tokens` seen, `tokenizer`; or
             `averaged`, a list of such.
@@ -215,7 +218,9 @@ class Mixture:
             UserError: not JSON, another format, or not a mixture.
         """
         try:
-            body = json.loads(text, object_pairs_hook=_without_duplicates)
+            body = json.loads(
+                text, object_pairs_hook=_without_duplicates, parse_constant=_no_number
+            )
             if not isinstance(body, dict) or "format" not in body:
                 raise UserError("it has no 'format': is it a mixture file?")
             if body.pop("format") != FORMAT:
@@ -228,24 +233,21 @@ class Mixture:
             for entry in ("domains", "method", "proxy", "uncertainty", "created"):
                 if not isinstance(body.get(entry, {}), dict):
                     raise UserError(f"{entry!r} is not an object")
-            for name, facts in body.get("domains", {}).items():
-                if not isinstance(facts, dict):
-                    raise UserError(f"the entry of domain {name!r} is not an object")
-                for key in ("tokens", "documents", "samples", "score"):
-                    if not isinstance(facts.get(key, 0), int | float):
-                        raise UserError(f"{key!r} of domain {name!r} is not a number")
-            for name, interval in body.get("uncertainty", {}).items():
-                if not _is_interval(interval):
-                    raise UserError(f"the uncertainty of domain {name!r} is not two numbers")
-            if not isinstance(body.get("method", {}).get("caveats", []), list):
-                raise UserError("'caveats' is not a list")
+            _check_types(body)
             return cls(**body)
-        except (ValueError, OverflowError) as error:  # UserError is a ValueError
+        except (ValueError, OverflowError, RecursionError) as error:  # UserError is a ValueError
             raise UserError(f"{source}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file in one step: it is either there whole or not at all."""
-        write_atomically(Path(path), self.to_json())
+        """Write the file in one step: it is either there whole or not at all.
+
+        Raises:
+            UserError: the place cannot be written to.
+        """
+        try:
+            write_atomically(Path(path), self.to_json())
+        except OSError as error:
+            raise UserError(f"cannot write the mixture file {path}: {error}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Mixture":
@@ -261,6 +263,17 @@ class Mixture:
         return cls.from_json(text, source=str(path))
 
 
+def created() -> dict[str, str]:
+    """UTC time and the versions of what computes, for the record."""
+    versions = {}
+    for package in ("nemo_chameleon", "megatron-core", "torch", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **versions}
+
+
 def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:
     for name, amount in amounts.items():
         if not (math.isfinite(amount) and amount > 0):
@@ -271,13 +284,40 @@ def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:
     return {name: amount / total for name, amount in amounts.items()}
 
 
-def _is_interval(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(end, int | float) and math.isfinite(end) for end in value)
-        and value[0] <= value[1]
-    )
+def _check_types(body: Mapping[str, Any]) -> None:
+    """Raise a UserError for an entry that code relies on and that is not what it has to be."""
+    for name, facts in body.get("domains", {}).items():
+        if not isinstance(facts, dict):
+            raise UserError(f"the entry of domain {name!r} is not an object")
+        for key in ("tokens", "documents", "samples", "score"):
+            if not (_is_number(facts.get(key, 0)) and facts.get(key, 0) >= 0):
+                raise UserError(f"{key!r} of domain {name!r} is not a number, 0 or above")
+        for key in ("path", "fingerprint", "embedding"):
+            if not isinstance(facts.get(key, ""), str):
+                raise UserError(f"{key!r} of domain {name!r} is not text")
+    for name, ends in body.get("uncertainty", {}).items():
+        if not (
+            isinstance(ends, list)
+            and len(ends) == 2
+            and all(map(_is_number, ends))
+            and ends[0] <= ends[1]
+        ):
+            raise UserError(f"the uncertainty of domain {name!r} is not the ends of an interval")
+    method, proxy = body.get("method", {}), body.get("proxy", {})
+    for what, values, kind in (
+        ("'caveats' is not a list of texts", method.get("caveats", []), str),
+        ("'averaged' is not a list of proxies", proxy.get("averaged", []), dict),
+    ):
+        if not (isinstance(values, list) and all(isinstance(value, kind) for value in values)):
+            raise UserError(what)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _no_number(constant: str) -> None:
+    raise UserError(f"{constant} stands there, which is not a number")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -159,10 +159,12 @@ def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Do
                 f"it was made with {key}={recorded.get(key)}, the run asks for {value}"
                 f"{anew if key in scoring else ''}"
             )
+    if "averaged" in mixture.proxy:
+        raise UserError(f"it is of several proxies: use it as data.mixture={config.chameleon.file}")
     if mixture.proxy.get("settings") != proxy.settings_digest(
         proxy.job_of(config, domains).identity()
     ):
         raise UserError(
-            "it was made through another proxy: proxy.*, the seed, data.split, the tokenizer or "
-            "the order of the domains differ"
+            "it was made through another proxy: proxy.*, the seed, data.split or the tokenizer "
+            "differ"
         )

@@ -21,8 +21,15 @@ from nemo_chameleon.config import preset_of
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.schema import AUTO, ChameleonConfig, Config, DomainConfig, ModelConfig, Run
+from nemo_chameleon.mixture import Mixture, created
+from nemo_chameleon.schema import (
+    AUTO,
+    ChameleonConfig,
+    Config,
+    DomainConfig,
+    ModelConfig,
+    Run,
+)
 from nemo_chameleon.shards import SHARDS, Shards, embeddings_file, save_embeddings
 
 # Windows a domain that chameleon.samples=auto begins with.
@@ -58,15 +65,14 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
                 "tokens": result["tokens"],
                 "tokenizer": config.data.tokenizer,
                 "settings": settings_digest(job.identity()),
+                "trained": trained_digest(job.identity()),
             },
-            created=training.created(),
+            created=created(),
         )
-        try:
-            save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
-            mixture.save(config.chameleon.file)
-        except OSError as error:
-            raise UserError(f"cannot write chameleon.file: {error}") from error
-        return mixture.to_json()
+        text = mixture.to_json()
+        save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
+        mixture.save(config.chameleon.file)
+        return text
 
     mixture = Mixture.from_json(parallel.on_first_rank(write), config.chameleon.file)
     parallel.say(f"weights written to {config.chameleon.file}")
@@ -97,17 +103,36 @@ def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
     return training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
 
 
+def trained_digest(identity: Mapping[str, Any]) -> str:
+    """Of all that a trained proxy follows from: settings, data, split and tokenizer."""
+    return _digest(identity)
+
+
 def settings_digest(identity: Mapping[str, Any]) -> str:
-    """Of all that the trained proxy follows from: settings, data, split and tokenizer."""
-    # Of the machine rather than of the proxy: a mixture may be used on another one.
-    of_machine = ("train.precision", "optimizer.use_distributed_optimizer")
-    same = {key: value for key, value in identity.items() if key not in of_machine}
-    text = json.dumps(same, sort_keys=True)
+    """Of what a run's configuration asks of a proxy.
+
+    Not of the machine: a mixture may be used on another one. Nor of the domains: a proxy embeds
+    others than it was trained on, and a mixture knows the data of its own.
+    """
+    of_others = (
+        "train.precision",
+        "optimizer.use_distributed_optimizer",
+        "data.domains",
+        "weights",
+    )
+    return _digest({key: value for key, value in identity.items() if key not in of_others})
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def embed_new(
-    computed: Computed, paths: Mapping[str, str], checkpoints: Sequence[str] = ()
+    computed: Computed,
+    paths: Mapping[str, str],
+    checkpoints: Sequence[str] = (),
+    micro_batch_size: int = ChameleonConfig.micro_batch_size,
 ) -> tuple[list[dict[str, Shards]], dict[str, dict[str, Any]]]:
     """Embed domains with the proxies of a computed mixture, from windows as its own are.
 
@@ -118,6 +143,7 @@ def embed_new(
         computed: the mixture.
         paths: prefixes of the new domains, by name.
         checkpoints: where its proxies lie, if no longer where it says.
+        micro_batch_size: windows a rank embeds at once.
 
     Returns:
         Embeddings of the new domains for each proxy, and facts about them by name.
@@ -127,18 +153,20 @@ def embed_new(
             `Domain.open`.
     """
     method = computed.mixture.method
-    samples = max(int(facts.get("samples", 0)) for facts in computed.facts.values())
+    samples = max(int(facts["samples"]) for facts in computed.facts.values())
     wanted = {name: DomainConfig(path=path) for name, path in paths.items()}
     checkpoints = checkpoints or [str(proxy.get("checkpoint")) for proxy in computed.proxies]
     if len(checkpoints) != len(computed.proxies):
         raise UserError(f"the mixture is of {len(computed.proxies)} proxies: name each checkpoint")
+    for name in paths:
+        computed.refuse_known(name)
     embeddings = []
     for place, proxy in zip(checkpoints, computed.proxies, strict=True):
         path = Path(place)
         if not path.is_dir():
             raise UserError(f"the proxy's checkpoint {path} is not there; name it with --proxy")
         identity = checkpoint.read_state(path)["identity"]
-        if settings_digest(identity) != proxy.get("settings"):
+        if trained_digest(identity) != proxy.get("trained"):
             raise UserError(f"{path} is not the proxy that the mixture was computed through")
         vocab_size = identity["vocabulary size"]
         domains = open_domains(wanted, identity["data.split"], vocab_size)
@@ -150,7 +178,8 @@ def embed_new(
             if key.startswith("model.")
         }
         run = Run(model=ModelConfig(**shape))
-        with loaded(run, vocab_size, path) as gpt, _progress(True) as bar:
+        run.train.precision = _precision(identity)
+        with loaded(run, vocab_size, path) as gpt, _progress() as bar:
             embeddings.append(
                 embedding.embed(
                     gpt,
@@ -158,7 +187,7 @@ def embed_new(
                     layer=method["layer"],
                     samples=samples,
                     sample_length=method["sample_length"],
-                    micro_batch_size=ChameleonConfig.micro_batch_size,
+                    micro_batch_size=micro_batch_size,
                     seed=method["seed"],
                     advance=bar.update,
                 )
@@ -177,7 +206,16 @@ def loaded(run: Run, vocab_size: int, trained: Path, seed: int = 0) -> Iterator[
         yield gpt
 
 
-def _progress(wanted: bool) -> Any:
+def _precision(identity: Mapping[str, Any]) -> str:
+    """As the mixture's other domains were embedded, where this machine can."""
+    recorded = "bf16" if identity["train.precision"] == "torch.bfloat16" else "fp32"
+    if recorded == "bf16" and not torch.cuda.is_available():
+        parallel.say("note: the other domains were embedded in bf16, these are in fp32")
+        return "fp32"
+    return recorded
+
+
+def _progress(wanted: bool = True) -> Any:
     return progress_bar(
         desc="embedding",
         unit=" tokens",
@@ -226,7 +264,7 @@ def _embed_until_settled(
 
     while True:
         # All go on together: a weight moves with any of the embeddings. A domain of whose tokens as
-        # many have been drawn as there are has no more to tell.
+        # many have been drawn as there are has little more to tell.
         left = {
             name: domains[name].tokens - int(embeddings[name].tokens.sum())
             for name in names

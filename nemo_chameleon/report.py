@@ -109,7 +109,8 @@ def diff_mixtures(before: Mixture, after: Mixture) -> str:
         ("method", before.method, after.method),
         ("proxy", before.proxy, after.proxy),
     ):
-        for key in [key for key in {**one, **other} if one.get(key) != other.get(key)]:
+        told = [key for key in {**one, **other} if key not in ("caveats", "averaged")]
+        for key in [key for key in told if one.get(key) != other.get(key)]:
             lines.append(f"{title} {key}: {one.get(key)} -> {other.get(key)}")
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from nemo_chameleon.caveats import caveats, doubts
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.shards import Embeddings
-from nemo_chameleon.uncertainty import Bootstrap, bootstrap
+from nemo_chameleon.uncertainty import Errors, resample
 from nemo_chameleon.weights import Preset, tempered_weights, weights_from_scores
 
 Array = NDArray[np.float64]
@@ -54,33 +54,38 @@ def mixture_from_embeddings(
     """
     names = list(domains)
     check_embeddings(embeddings, names)
+    if len(names) == 1:
+        raise UserError(f"{names[0]!r} is the only domain: there is nothing to weigh it against")
     x = combined([_matrix(proxy, names) for proxy in embeddings])
     try:
         scores = preset.leverage_scores(x)
         weights, tempering = tempered_weights(scores, objective, preset)
     except ValueError as error:
         raise UserError(f"no weights from these embeddings: {error}") from error
-    errors = errors_of(embeddings, names, objective, preset)
-    found = caveats(names, x, scores, weights)
-    if errors is not None and len(names) > 2:
+    # Two domains have the same weight, whatever is drawn.
+    errors = None if len(names) == 2 else errors_of(embeddings, names, objective, preset)
+    # Of several proxies' embeddings together there is no one scale to give it in.
+    noise = [embeddings[0][name].noise() for name in names] if len(embeddings) == 1 else 0.0
+    found = caveats(names, x, scores, weights, noise)
+    if errors is not None:
+        drawn = [embeddings[0][name].tokens.sum() for name in names]
         samples = [
-            facts.get("samples")
-            if embeddings[0][name].tokens.sum() < facts.get("tokens", math.inf)
-            else None
-            for name, facts in domains.items()
+            facts.get("samples") if tokens < facts.get("tokens", math.inf) else None
+            for facts, tokens in zip(domains.values(), drawn, strict=True)
         ]
         found += doubts(names, errors, samples, tolerance)
     return Mixture(
         weights=dict(zip(names, weights.tolist(), strict=True)),
         objective=objective,
         domains={
-            name: {**domains[name], "score": score}
+            name: {**domains[name], "embedding": digest(embeddings, name), "score": score}
             for name, score in zip(names, scores.tolist(), strict=True)
         },
         method={
             "name": "chameleon",
             **preset.settings(),
             **(method or {}),
+            "tolerance": tolerance,
             "tempering": tempering,
             "caveats": found,
         },
@@ -92,18 +97,33 @@ def mixture_from_embeddings(
     )
 
 
+def digest(embeddings: Sequence[Embeddings], name: str) -> str:
+    """Of a domain's embeddings, to know whether a file of them belongs to a mixture."""
+    return "-".join(proxy[name].digest() for proxy in embeddings)
+
+
 def errors_of(
     embeddings: Sequence[Embeddings], names: Sequence[str], objective: str, preset: Preset
-) -> Bootstrap | None:
-    """How far the weights of these domains could be off; None where there is but one shard."""
-    return bootstrap(embeddings, names, lambda by_proxy: weigh(by_proxy, objective, preset))
+) -> Errors | None:
+    """How far the weights of these domains could be off; None where there is but one shard.
+
+    Raises:
+        UserError: embeddings that have no weights.
+    """
+    return resample(embeddings, names, lambda by_proxy: weigh(by_proxy, objective, preset))
 
 
 def weigh(by_proxy: Sequence[Array], objective: str, preset: Preset) -> Array:
-    """Weights (k,) of one embedding matrix (k, d) a proxy."""
-    weights = weights_from_scores(preset.leverage_scores(combined(by_proxy)), objective, preset)
-    # Those of a replicate may underflow where those of the estimate do not.
-    return np.maximum(weights, np.finfo(np.float64).tiny)
+    """Weights (k,) of one embedding matrix (k, d) a proxy.
+
+    Raises:
+        UserError: embeddings that have no weights.
+    """
+    try:
+        scores = preset.leverage_scores(combined(by_proxy))
+        return weights_from_scores(scores, objective, preset)
+    except ValueError as error:
+        raise UserError(f"no weights from these embeddings: {error}") from error
 
 
 def combined(by_proxy: Sequence[Array]) -> Array:

@@ -4,6 +4,7 @@ A domain's embedding is the mean over all of its shards' tokens. The shards them
 says how far another draw of windows could have moved it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,19 @@ class Shards:
         mean: NDArray[np.float64] = self.tokens @ self.means.astype(np.float64) / self.tokens.sum()
         return mean
 
+    def digest(self) -> str:
+        """Of the numbers, to know them again."""
+        numbers = self.means.astype("<f4").tobytes() + self.tokens.astype("<i8").tobytes()
+        return hashlib.sha256(numbers).hexdigest()[:16]
+
+    def noise(self) -> float:
+        """Expected squared distance of the embedding from that of any number of windows."""
+        shards = len(self.tokens)
+        if shards < 2:
+            return 0.0
+        apart = self.means - self.embedding
+        return float(np.mean(np.sum(apart**2, axis=1)) / (shards - 1))
+
     def joined(self, others: "Shards") -> "Shards":
         """These shards with more windows in each."""
         tokens = self.tokens + others.tokens
@@ -62,13 +76,20 @@ def embeddings_file(mixture_file: str | Path) -> Path:
 
 
 def save_embeddings(path: Path, embeddings: Sequence[Embeddings]) -> None:
-    """Write embeddings through one proxy or several, in one step."""
+    """Write embeddings through one proxy or several, in one step.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
     tensors: dict[str, Any] = {}
     for proxy, domains in enumerate(embeddings):
         for name, shards in domains.items():
             tensors[f"{proxy}/means/{name}"] = shards.means
             tensors[f"{proxy}/tokens/{name}"] = shards.tokens
-    write_atomically(path, save(tensors))
+    try:
+        write_atomically(path, save(tensors))
+    except OSError as error:
+        raise UserError(f"cannot write the embeddings {path}: {error}") from error
 
 
 def load_embeddings(path: Path) -> list[dict[str, Shards]]:
@@ -95,4 +116,7 @@ def load_embeddings(path: Path) -> list[dict[str, Shards]]:
     except (ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} holds no domain embeddings: {error!r}") from error
+        raise UserError(
+            f"{path} holds no domain embeddings of this version: remove it and the mixture file to "
+            "compute them anew"
+        ) from error

@@ -5,9 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
-from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.schema import Config, Run
 
 RESULT = "result.json"
@@ -294,17 +292,6 @@ class _Training:
             "seconds": round(self.seconds, 1),
             "created": created(),
         }
-
-
-def created() -> dict[str, str]:
-    """UTC time and the versions of what computes, for the record."""
-    versions = {}
-    for package in ("nemo_chameleon", "megatron-core", "torch", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **versions}
 
 
 def _mean_over_ranks(losses: list[torch.Tensor]) -> float:

@@ -15,7 +15,8 @@ L is a domain's leverage against the others alone: with G = XᵀX + kλI and the
 out of it, x_iᵀ (G - x_i x_iᵀ)⁻¹ x_i = S_i / (1 - S_i) (Sherman and Morrison). S itself is damped
 by the domain's own share of G, which is large among seven domains and nothing among a thousand:
 weights made of S are the flatter the fewer domains there are. Those made of L are not, nor does the
-scale of the embeddings matter; a relative error in L is multiplied by γ, where softmax(1/S / T)
+scale of the embeddings matter (what is left, a fifth less for seven, is geometry: their centre is
+made of themselves); a relative error in L is multiplied by γ, where softmax(1/S / T)
 multiplies one in S by 1/(T·S), without bound. γ = 0.75 is as near to the paper's weights on the
 affinity matrix it published as 1/S is: .072 in total variation (finetuning .040).
 
@@ -128,7 +129,7 @@ def weights_from_scores(
         preset: a name, or what `choose_preset` gave.
 
     Returns:
-        (k,), positive, summing to 1. The order of the domains changes no bit of a domain's weight.
+        (k,), positive, summing to 1. The order of the scores changes no bit of a domain's weight.
 
     Raises:
         ValueError: scores outside [0, 1], not finite or all zero; unknown names.
@@ -161,13 +162,14 @@ def tempered_weights(
     order = np.argsort(s)  # sums over domains then do not depend on the order they are given in
     # A domain exactly at the centroid scores 0, and its inverse has no value: a score of 1e-12
     # of the largest is as near to it as float64 embeddings can be measured.
-    s = np.maximum(s[order], 1e-12 * s.max())
+    largest = s.max()
+    s = np.maximum(s[order] / largest, 1e-12)
     if chosen.temperatures is not None:
         s /= s.sum()
         logits = (1.0 / s if objective == "pretrain" else s) / chosen.temperatures[objective]
     else:
         assert chosen.exponent is not None
-        alone = np.log(s) - np.log1p(-np.minimum(s, 1 - 1e-12))
+        alone = np.log(s) - np.log1p(-np.minimum(s * largest, 1 - 1e-12))
         logits = chosen.exponent * (-alone if objective == "pretrain" else alone)
     weights = np.empty_like(s)
     weights[order], tempering = _temper(logits, chosen.min_effective)
@@ -199,7 +201,8 @@ def _temper(logits: Array, min_effective: float) -> tuple[Array, float]:
     floor = min_effective * len(logits)
 
     def softmax(power: float) -> Array:
-        unnormalised = np.exp(power * logits)
+        # However unlikely, no domain is left out: a mixture has weights above zero.
+        unnormalised = np.maximum(np.exp(power * logits), np.finfo(np.float64).tiny)
         return unnormalised / unnormalised.sum()
 
     if effective_domains(softmax(1.0)) >= floor:

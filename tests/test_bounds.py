@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nemo_chameleon.bounds import bounded_weights
 
@@ -37,25 +39,33 @@ def test_by_hand(weights, lower, upper, expected) -> None:
     np.testing.assert_allclose(bounded_weights(weights, lower, upper), expected, atol=1e-15)
 
 
-def test_random_bounds_are_kept_and_free_weights_keep_their_ratios() -> None:
-    """Over 300 random problems: the sum is 1, bounds hold, free weights share one scale."""
-    generator = np.random.default_rng(0)
-    for _ in range(300):
-        k = int(generator.integers(2, 40))
-        weights = generator.dirichlet(np.full(k, 0.5)) + 1e-9
-        feasible = generator.dirichlet(np.ones(k))
-        lower = feasible * generator.uniform(0, 1, k) * generator.integers(0, 2, k)
-        upper = np.where(generator.integers(0, 2, k), feasible * generator.uniform(1, 2, k), INF)
-        got = bounded_weights(weights, lower, upper)
-        assert got.sum() == pytest.approx(1, abs=1e-12)
-        assert np.all(got >= lower - 1e-12)
-        assert np.all(got <= upper + 1e-12)
-        free = (got > lower + 1e-12) & (got < upper - 1e-12)
-        scale = got[free] / weights[free]
-        np.testing.assert_allclose(scale, scale[:1].repeat(free.sum()), rtol=1e-9)
-        if free.any():  # who is capped would have got more
-            capped = got >= upper - 1e-12
-            assert np.all(scale[0] * weights[capped] >= got[capped] - 1e-9)
+SHARE = st.floats(1e-6, 1.0)
+
+
+@given(
+    st.lists(
+        st.tuples(SHARE, SHARE, st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([1.0, 1.5, INF])),
+        min_size=2,
+        max_size=40,
+    )
+)
+def test_bounds_are_kept_and_free_weights_keep_their_ratios(domains) -> None:
+    """About any weights that could be: the sum is 1, bounds hold, free weights share one scale."""
+    weights, feasible, below, above = np.array(domains).T
+    feasible = feasible / feasible.sum()
+    lower, upper = feasible * below, feasible * above
+    got = bounded_weights(weights, lower, upper)
+    assert got.sum() == pytest.approx(1, abs=1e-12)
+    assert np.all(got >= lower - 1e-12)
+    assert np.all(got <= upper + 1e-12)
+    free = (got > lower + 1e-12) & (got < upper - 1e-12)
+    scale = got[free] / weights[free]
+    np.testing.assert_allclose(scale, scale[:1].repeat(free.sum()), rtol=1e-6)
+    if free.any():  # who is capped would have got more, who is lifted less
+        choice = upper > lower
+        capped, lifted = choice & (got >= upper - 1e-12), choice & (got <= lower + 1e-12)
+        assert np.all(scale[0] * weights[capped] >= got[capped] - 1e-9)
+        assert np.all(scale[0] * weights[lifted] <= got[lifted] + 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,38 @@ def test_domains_that_are_the_same() -> None:
     """Two halves of one domain are named as such."""
     twins = np.vstack([PLAIN, PLAIN[2] + 1e-4])
     (only,) = about(twins)
-    assert only.startswith("'c' and 'g' are one and the same")
+    assert only.startswith("one and the same to the proxy: 'c' and 'g'. Together they get more")
+
+
+def test_two_draws_from_one_domain_are_the_same() -> None:
+    """Embeddings no farther apart than their errors are named; twice as far, they are not."""
+    error = 0.3**2
+    apart = GENERATOR.normal(size=32)
+    apart *= np.sqrt(2 * error) / np.linalg.norm(apart)
+    scores, weights = np.linspace(0.2, 0.3, 7), np.full(7, 1 / 7)
+    for times, expected in ((0.9, 1), (2.0, 0)):
+        twins = np.vstack([PLAIN, PLAIN[2] + times * apart])
+        said = caveats("abcdefg", twins, scores, weights, error)
+        assert sum("one and the same" in sentence for sentence in said) == expected
+
+
+def test_many_twins_are_counted() -> None:
+    """Of a hundred pairs three are named."""
+    same = np.repeat(PLAIN, 8, axis=0)
+    scores = np.linspace(0.2, 0.3, 48)
+    (only,) = caveats([str(i) for i in range(48)], same, scores, np.full(48, 1 / 48))
+    assert "'0' and '1', '0' and '2', '0' and '3', and 165 more pairs" in only
 
 
 def test_rank() -> None:
     """A domain that lies between two others leaves a dimension unused."""
     between = np.vstack([PLAIN, (PLAIN[0] + PLAIN[5]) / 2])
     (only,) = about(between.astype(np.float32))
+    assert only.startswith("the embeddings span 5 dimensions, 6 are possible")
+    # With noise of a tenth on every row all six are there, and the sixth is noise.
+    noisy = between + GENERATOR.normal(size=between.shape) * 0.1 / np.sqrt(32)
+    scores, weights = np.linspace(0.2, 0.3, 7), np.full(7, 1 / 7)
+    (only,) = caveats("abcdefg", noisy, scores, weights, 0.1**2)
     assert only.startswith("the embeddings span 5 dimensions, 6 are possible")
 
 

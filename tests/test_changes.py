@@ -1,5 +1,6 @@
 """changes.py and `nemo-chameleon mixture`: computed mixtures changed without training."""
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
@@ -36,17 +37,39 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def computed_once(corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None) -> Path:
-    """The mixture file of a run, embeddings and proxy beside it."""
-    config = load_config(write_config(corpus, tmp_path_factory.mktemp("computed")))
-    provider.resolve_mixture(config)
-    return Path(config.chameleon.file)
+    """The mixture file of a run, embeddings and proxy beside it, and one of another seed.
+
+    Settings are unlike the defaults, so that none of these can stand in for what was recorded.
+    """
+    folder = tmp_path_factory.mktemp("computed")
+    for name, seed in (("out", 1), ("other", 2)):
+        config = load_config(write_config(corpus, folder), [*SETTINGS, f"proxy.train.seed={seed}"])
+        config.output, config.data.cache = str(folder / name), str(folder / "cache")
+        config.chameleon.file = str(folder / name / "mixture.json")
+        provider.resolve_mixture(config)
+    return folder / "out" / "mixture.json"
+
+
+SETTINGS = ["chameleon.layer=3", "chameleon.seed=77", "chameleon.sample_length=24"]
+
+
+@pytest.fixture
+def config(corpus: Path, tmp_path: Path) -> Config:
+    """That of `computed`."""
+    return load_config(write_config(corpus, tmp_path), [*SETTINGS, "proxy.train.seed=1"])
 
 
 @pytest.fixture
 def computed(computed_once: Path, config: Config) -> Path:
     """A copy where a run with `config` looks for it."""
-    shutil.copytree(computed_once.parent, config.output, ignore=lambda *_: ["proxy", "cache"])
+    shutil.copytree(computed_once.parent, config.output, ignore=lambda *_: ["proxy"])
     return Path(config.chameleon.file)
+
+
+@pytest.fixture
+def other(computed_once: Path) -> Path:
+    """The mixture through a proxy of another seed."""
+    return computed_once.parents[1] / "other" / "mixture.json"
 
 
 def weights_of(file: Path) -> dict[str, float]:
@@ -58,12 +81,30 @@ def weights_of(file: Path) -> dict[str, float]:
 
 
 def test_the_file_is_enough(computed: Path, command: Command) -> None:
-    """Scored again with nothing changed, the weights are the same bits."""
+    """Scored again with nothing changed, all but the time is the same bits."""
     before = Mixture.load(computed)
     printed = command("rescore", computed)
-    assert Mixture.load(computed) == before
+    assert dataclasses.replace(Mixture.load(computed), created=before.created) == before
     assert "0.0000 of the samples go to another domain" in printed
     assert before.weights == pytest.approx(weights_of(computed), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [("--ridge", 3.0, "ridge"), ("--exponent", 2.0, "exponent"), ("--min-effective", 0.99, None)],
+)
+def test_settings_move_the_weights(
+    computed: Path, command: Command, option: str, value: float, key: str | None
+) -> None:
+    """Each of them is recorded and has its effect; the others stay."""
+    before = Mixture.load(computed)
+    command("rescore", computed, option, value)
+    after = Mixture.load(computed)
+    recorded = key or "min_effective"
+    assert after.method[recorded] == value
+    assert after.weights != pytest.approx(before.weights, abs=1e-4)
+    unchanged = set(before.method) - {recorded, "tempering", "caveats"}
+    assert all(after.method[name] == before.method[name] for name in unchanged)
 
 
 def test_rescore(computed: Path, command: Command, config: Config, tmp_path: Path) -> None:
@@ -99,8 +140,8 @@ def test_add_and_remove(
         assert after.domains["prose"][key] == (
             pytest.approx(value, rel=1e-6) if key == "score" else value
         )
-    # Any run over these domains may draw by it.
-    config.data.mixture = str(again)
+    # A run over these domains takes it for its own, whatever the proxy was trained on.
+    config.chameleon.file = str(again)
     assert provider.resolve_mixture(config).weights == after.weights
 
 
@@ -117,32 +158,34 @@ def test_add_through_a_proxy_that_was_moved(
         command("add", computed, domain)
     command("add", computed, domain, "--proxy", tmp_path / "moved")
     state = tmp_path / "moved" / "state.json"
-    state.write_text(state.read_text().replace('"train.seed": 1234', '"train.seed": 1235'))
+    state.write_text(state.read_text().replace('"train.seed": 1', '"train.seed": 3'))
     command("remove", computed, "prose")
     with pytest.raises(UserError, match="is not the proxy"):
         command("add", computed, domain, "--proxy", tmp_path / "moved")
 
 
-def test_average(computed: Path, command: Command, tmp_path: Path) -> None:
-    """Of one proxy twice it is that proxy's mixture; it can be changed like any other."""
-    output = tmp_path / "both.json"
-    command("average", computed, computed, "--output", output)
-    after = Mixture.load(output)
-    assert after.weights == pytest.approx(Mixture.load(computed).weights, rel=1e-6)
-    assert len(after.proxy["averaged"]) == 2
-    command("remove", output, "legal")
-    assert set(Mixture.load(output).weights) == {"code", "prose"}
-    assert "averaged" not in command("show", output)
-
-
-def test_add_to_an_average(computed: Path, command: Command, corpus: Path, tmp_path: Path) -> None:
-    """A new domain is embedded through each of the proxies."""
-    output = tmp_path / "both.json"
-    command("average", computed, computed, "--output", output)
-    before = Mixture.load(output)
-    command("remove", output, "prose")
-    command("add", output, f"prose={corpus / 'prose'}")
-    assert Mixture.load(output).weights == pytest.approx(before.weights, rel=1e-6)
+def test_average(
+    computed: Path, other: Path, command: Command, corpus: Path, config: Config, tmp_path: Path
+) -> None:
+    """Two proxies' mixture lies between theirs; new domains are embedded through both."""
+    both = tmp_path / "both.json"
+    command("average", computed, other, "--output", both)
+    one, two, after = (Mixture.load(file).weights for file in (computed, other, both))
+    assert all(min(one[n], two[n]) * 0.9 < after[n] < max(one[n], two[n]) * 1.1 for n in after)
+    assert one != pytest.approx(two, abs=1e-3)
+    assert Mixture.load(both).proxy["averaged"] == [
+        Mixture.load(file).proxy for file in (computed, other)
+    ]
+    assert "averaged" not in command("show", both)
+    command("remove", both, "prose")
+    assert set(Mixture.load(both).weights) == {"code", "legal"}
+    command("add", both, f"prose={corpus / 'prose'}")
+    assert Mixture.load(both).weights == pytest.approx(after, rel=1e-6)
+    with pytest.raises(UserError, match="of 2 proxies: name each"):
+        command("add", both, f"more={corpus / 'prose'}", "--proxy", "one")
+    config.chameleon.file = str(both)
+    with pytest.raises(UserError, match=r"several proxies: use it as data\.mixture="):
+        provider.resolve_mixture(config)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +202,10 @@ def test_add_to_an_average(computed: Path, command: Command, corpus: Path, tmp_p
         (("rescore", "FILE", "--output", "mine.txt"), r"ends in \.json"),
         (("remove", "STATIC", "code"), "were not computed"),
         (("average", "FILE", "STATIC", "--output", "x.json"), "were not computed"),
+        (("average", "FILE", "--output", "x.json"), "nothing to average"),
+        (("average", "FILE", "FILE", "--output", "x.json"), "one proxy is there twice"),
+        (("add", "FILE", "more=CORPUS/none", "--micro-batch-size", "0"), "at least 1"),
+        (("rescore", "FILE", "--output", "CORPUS/code.bin/m.json"), "cannot write"),
     ],
 )
 def test_wrong_changes(
@@ -175,26 +222,67 @@ def test_wrong_changes(
     assert computed.read_bytes() == before
 
 
-def test_embeddings_that_do_not_fit(computed: Path) -> None:
-    """Embeddings without one of the domains, or none at all, are named with the mixture."""
-    path = computed.with_suffix(".safetensors")
+def test_a_change_that_fails_leaves_the_old_mixture_whole(
+    computed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two files that a change writes, the old mixture still has its embeddings."""
+    before = Computed.load(computed)
+    smaller = before.without(["code"])
+    monkeypatch.setattr(Mixture, "save", lambda *_: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        smaller.save(computed)
+    assert Computed.load(computed).mixture == before.mixture
+
+
+def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
+    """Embeddings that are missing or another mixture's, and files without what is needed."""
+    path, text = computed.with_suffix(".safetensors"), computed.read_text()
     (embeddings,) = load_embeddings(path)
-    del embeddings["legal"]
-    save_embeddings(path, [embeddings])
-    with pytest.raises(UserError, match="do not fit: domain 'legal' has no embedding"):
+    for entry, by, says in (
+        ('"layer": 3', '"layer": null', "its method has no layer"),
+        ('"tolerance": 0.005', '"tolerance": "x"', "its method has no tolerance"),
+        ('"preset": "calibrated"', '"preset": "x"', "preset='x'"),
+        ('"ridge": 0.3', '"ridge": "x"', "."),
+        ('"samples": 24,\n      "embedding"', '"embedding"', "of how many samples domain"),
+        ('"name": "chameleon"', '"name": "chameleon", "bound": ["code"]', "within bounds"),
+    ):
+        assert entry in text
+        computed.write_text(text.replace(entry, by, 1))
+        with pytest.raises(UserError, match=says):
+            Computed.load(computed)
+    computed.write_text(text)
+    save_embeddings(path, [{name: embeddings[name] for name in ("code", "prose")}])
+    with pytest.raises(UserError, match="cannot be changed: domain 'legal' has no embedding"):
+        Computed.load(computed)
+    shutil.copy(other.with_suffix(".safetensors"), path)
+    with pytest.raises(UserError, match="is not that of its domain 'code'"):
         Computed.load(computed)
     path.unlink()
     with pytest.raises(UserError, match="cannot read the embeddings"):
         Computed.load(computed)
 
 
-def test_mixtures_that_cannot_be_averaged(computed: Path) -> None:
-    """Other data or other windows are refused."""
-    one, other = Computed.load(computed), Computed.load(computed)
-    other.mixture.domains["code"]["fingerprint"] = "another"
-    with pytest.raises(UserError, match="other data for domain 'code'"):
-        averaged([one, other])
-    other = Computed.load(computed)
-    other.mixture.method["seed"] = 5
-    with pytest.raises(UserError, match="another seed"):
-        averaged([one, other])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", 5), ("layer", 1), ("sample_length", 9), ("samples", 7), ("ridge", 1.0)],
+)
+def test_mixtures_made_otherwise_are_not_averaged(
+    computed: Path, other: Path, key: str, value: object
+) -> None:
+    """Other windows, layers or settings of the scores are refused."""
+    one, two = Computed.load(computed), Computed.load(other)
+    two.mixture.method[key] = value
+    with pytest.raises(UserError, match=f"made with {key}="):
+        averaged([one, two])
+
+
+def test_mixtures_of_other_data_are_not_averaged(computed: Path, other: Path) -> None:
+    """Nor those of another split of the same files, or of another objective."""
+    for key, value in (("fingerprint", "another"), ("tokens", 5)):
+        one, two = Computed.load(computed), Computed.load(other)
+        two.mixture.domains["code"][key] = value
+        with pytest.raises(UserError, match="other data for domain 'code'"):
+            averaged([one, two])
+    two = Computed.load(other).rescored("finetune")
+    with pytest.raises(UserError, match="different objectives"):
+        averaged([Computed.load(computed), two])

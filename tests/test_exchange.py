@@ -108,7 +108,18 @@ def test_percentages_are_taken_for_shares() -> None:
         ("nemo", "paths: 3", "do not come in pairs"),
         ("nemo", "a: [", "not of the form nemo"),
         ("bridge", "dataset: {blend: [[/a, /b], [1]]}", "not of the form bridge"),
+        ("megatron", "0.3 /data/a 0.7 /data/./a", "stands there twice"),
+        ("megatron", "1e308 /a 1e308 /b", "overflow"),
+        ("nemo", "paths: ['0.3', 5, '0.7', /b]", "not a list of paths"),
+        ("nemo", "paths: " + "[" * 5000, "not of the form nemo"),
+        ("bridge", "dataset: {blend: [ab, [1, 2]]}", "not a list of paths"),
         ("hf", '{"names": ["a"], "probabilities": [1]}', "not of the form hf"),
+        (
+            "hf",
+            '{"names": ["a", "a"], "probabilities": [1, 1], "tokens_per_document": [1, 1]}',
+            "'a' stands there twice",
+        ),
+        ("csv", "domain,weight\n,1\nb,1\n", "a domain's name is ''"),
         ("csv", "domain,weight\na,1\na,2\n", "'a' stands there twice"),
         ("csv", "name,share\na,1\n", "not of the form csv"),
     ],
@@ -149,6 +160,11 @@ def test_from_the_command_line(
     assert out == "0.25 /data/wiki\n0.75 /data/code\n"
     assert "share of training samples" in err
     run("export", tmp_path / "m.json", "--format", "csv", "--output", tmp_path / "m.csv")
+    with pytest.raises(SystemExit):
+        run("export", tmp_path / "m.json", "--format", "csv", "--output", tmp_path)
+    assert "cannot write" in capsys.readouterr().err
+    # As a spreadsheet saves it.
+    (tmp_path / "m.csv").write_text((tmp_path / "m.csv").read_text(), encoding="utf-8-sig")
     out, _ = run("import", tmp_path / "m.csv", "--format", "csv", "--output", tmp_path / "n.json")
     assert Mixture.load(tmp_path / "n.json").weights == MIXTURE.weights
     assert "0.7500" in out

@@ -76,6 +76,22 @@ def test_nothing_overflows(scale: float) -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(7, 64), (64, 7)])
+def test_ridges_of_any_size(shape: tuple[int, int]) -> None:
+    """Scores stay in [0, 1) and near those of an exact solution, down to no ridge at all."""
+    x = drawn_alike(*shape)
+    centred = x - x.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    for ridge in (1e-12, 1e-6, 1.0, 1e6):
+        shrunk = s**2 / (s**2 + shape[0] * ridge * np.mean(np.sum(centred**2, axis=1)))
+        expected = u[:, : min(shape)] ** 2 @ shrunk[: min(shape)]
+        mine = leverage.leverage_scores(x, relative_ridge=ridge)
+        np.testing.assert_allclose(mine, expected, atol=1e-3 if ridge < 1e-9 else 1e-9)
+    for tiny in (1e-30, 1e-300):
+        mine = leverage.leverage_scores(x * 1e200, ridge=tiny)
+        assert ((mine >= 0) & (mine <= 1)).all()
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nemo_chameleon import Mixture, UserError
 
@@ -42,6 +44,25 @@ def test_file_round_trip_is_exact(tmp_path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["m.json"]
 
 
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+        st.floats(1e-9, 1e9),
+        min_size=1,
+    ),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])), st.floats(-1, 1) | st.text()
+    ),
+)
+def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
+    """Names of any characters, weights of any size, whatever else the file says."""
+    method.pop("caveats", None)
+    weights = Mixture.static(amounts).weights
+    facts = {name: {"tokens": 5, "score": 0.25} for name in weights}
+    mixture = Mixture(weights, domains=facts, method=method)
+    assert Mixture.from_json(mixture.to_json()) == mixture
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -51,7 +72,13 @@ def test_file_round_trip_is_exact(tmp_path) -> None:
         ('{"format": 9, "weights": {"a": 1.0}}', "format is not 1"),
         ('{"format": 1}', "no 'weights'"),
         ('{"format": 1, "weights": {"a": 0.5}}', "sum to 0.5"),
-        ('{"format": 1, "weights": {"a": NaN}}', "'a' is nan"),
+        ('{"format": 1, "weights": {"a": NaN}}', "NaN stands there"),
+        ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": {"tokens": -1}}}', "'tokens' of"),
+        ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": {"path": 5}}}', "'path' of"),
+        ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"a": [1]}}', "the uncertainty of"),
+        ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"b": [0, 1]}}', "'b' has an entry"),
+        ('{"format": 1, "weights": {"a": 1.0}, "proxy": {"averaged": [5]}}', "'averaged'"),
+        ("[" * 100_000, "recursion"),
         ('{"format": 1, "weights": {"a": -0.5, "b": 1.5}}', "'a' is -0.5"),
         ('{"format": 1, "weights": {"a": 0, "b": 1}}', "'a' is 0"),
         ('{"format": 1, "weights": {"a": "1"}}', "'a' is '1'"),

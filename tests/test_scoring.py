@@ -40,7 +40,7 @@ def test_weights_by_name() -> None:
     expected = dict(zip(NAMES, chameleon_weights(x), strict=True))
     assert made.weights == pytest.approx(expected, abs=1e-9)
     assert list(made.weights) == NAMES
-    assert made.domains["wiki"].keys() == {"samples", "score"}
+    assert made.domains["wiki"].keys() == {"samples", "embedding", "score"}
     assert set(made.uncertainty) == set(NAMES)
 
 
@@ -49,9 +49,31 @@ def test_what_the_samples_do_not_settle_is_said() -> None:
     x = drawn_alike(5)
     (more, which) = mixture([embedded(x, 32, noise=1.0)]).method["caveats"]
     assert more.startswith("the weight of '")
-    assert "samples a domain would bring that down to 0.005" in more
+    assert "samples a domain would bring what they leave open down to 0.005" in more
     assert "do not tell which has the larger weight: '" in which
     assert mixture([embedded(x, 32, noise=1e-3)]).method["caveats"] == []
+
+
+def test_how_many_samples_would_do() -> None:
+    """Intervals four times too wide need sixteen times the samples; a used-up domain has none."""
+    embeddings = [embedded(drawn_alike(5), 32, noise=1.0)]
+    errors = scoring.errors_of(embeddings, NAMES, "pretrain", choose_preset())
+    assert errors is not None
+    quarter = float(errors.half_widths().max()) / 4
+    more, _ = mixture(embeddings, tolerance=quarter).method["caveats"]
+    assert "about 2,000 samples a domain would" in more, "16 times 100, rounded up"
+    facts = {name: {"samples": 100, "tokens": 320} for name in NAMES}
+    used_up = scoring.mixture_from_embeddings(
+        embeddings, facts, objective="pretrain", preset=choose_preset(), tolerance=quarter
+    )
+    assert used_up.method["caveats"][0].endswith("only")
+
+
+def test_proxies_that_disagree_ask_for_more_proxies() -> None:
+    """Where windows are no question, more of them are not what is advised."""
+    proxies = [embedded(drawn_alike(5, seed=seed), 32, noise=1e-4) for seed in (1, 2, 3)]
+    said = mixture(proxies).method["caveats"][0]
+    assert "more proxies would tell, more samples would not" in said
 
 
 def test_averaged_proxies_have_the_mean_of_their_affinities() -> None:
@@ -92,6 +114,7 @@ MORE_SHARDS = {**embedded(drawn_alike(5)), "web": embedded(drawn_alike(5), 8)["w
         (lambda: mixture([embedded(drawn_alike(4))]), "domain 'law' has no embedding"),
         (lambda: mixture([embedded(drawn_alike(5))], []), "no domains"),
         (lambda: mixture([]), "no domains"),
+        (lambda: mixture([embedded(drawn_alike(5))], ["wiki"]), "'wiki' is the only domain"),
         (lambda: mixture([embedded(np.ones((5, 8)))]), "all the same"),
         (lambda: mixture([embedded(np.ones((5, 8)))] * 2), "one of the proxies"),
     ],

@@ -62,18 +62,33 @@ def test_intervals_narrow_with_the_root_of_the_samples() -> None:
     assert np.median(widths[0] / widths[1]) == pytest.approx(2, rel=0.1)
 
 
-def test_several_proxies_that_differ_widen_the_intervals() -> None:
-    """Windows without noise through proxies that disagree still leave the weights uncertain."""
+@pytest.mark.parametrize("proxies", [2, 3, 5])
+def test_intervals_hold_what_many_proxies_would_give(proxies: int) -> None:
+    """Over 60 sets of two proxies or more, intervals cover the weights of 200 proxies."""
     generator, preset = np.random.default_rng(0), choose_preset()
-    proxies = [
-        sampled(true_embeddings() + generator.normal(size=(8, 64)) * 0.2, 1e-4, generator)
-        for _ in range(3)
-    ]
-    one = scoring.errors_of(proxies[:1], NAMES, "pretrain", preset)
-    three = scoring.errors_of(proxies, NAMES, "pretrain", preset)
-    assert one is not None
-    assert three is not None
-    assert three.half_widths().min() > 10 * one.half_widths().max()
+    x = true_embeddings()
+
+    def proxy() -> np.ndarray:
+        return x + generator.normal(size=x.shape) * 0.15
+
+    truth = scoring.weigh([proxy() for _ in range(200)], "pretrain", preset)
+    covered, alone = [], []
+    for _ in range(60):
+        several = [sampled(proxy(), 1e-4, generator) for _ in range(proxies)]
+        errors = scoring.errors_of(several, NAMES, "pretrain", preset)
+        assert errors is not None
+        low, high = errors.intervals().T
+        covered.append((low <= truth) & (truth <= high))
+        low, high = errors.of_windows().intervals().T
+        alone.append((low <= truth) & (truth <= high))
+    assert 0.9 <= np.mean(covered) <= 0.99
+    assert np.mean(alone) < 0.1, "windows alone say nothing of proxies"
+
+
+def test_students_t() -> None:
+    """Quantiles as the tables have them."""
+    for degrees, expected in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (31, 2.040)):
+        assert uncertainty.students_t(degrees) == pytest.approx(expected, rel=0.01)
 
 
 def test_another_domain_draws_nothing_else() -> None:
@@ -101,8 +116,12 @@ def test_which_of_two_is_heavier() -> None:
     """Weights a hundredth apart are told apart at errors of a thousandth, not of a tenth."""
     weights = np.array([0.50, 0.495])
     signs = np.array([[1, -1], [-1, 1]])
-    assert uncertainty.Bootstrap(weights, 0.001 * signs).tell_apart(0, 1)
-    assert not uncertainty.Bootstrap(weights, 0.1 * signs).tell_apart(0, 1)
+
+    def apart(windows: np.ndarray, proxies: np.ndarray = signs[:0]) -> bool:
+        return uncertainty.Errors(weights, windows, proxies, shards=32).tell_apart(0, 1)
+
+    assert apart(0.001 * signs)
+    assert not apart(0.1 * signs)
+    assert not apart(0.001 * signs, 0.1 * signs)
     # Errors that both have in common do not blur the difference.
-    together = np.array([[0.1, 0.1], [-0.1, -0.1]])
-    assert uncertainty.Bootstrap(weights, together).tell_apart(0, 1)
+    assert apart(np.array([[0.1, 0.1], [-0.1, -0.1]]))

@@ -142,22 +142,32 @@ def test_a_domain_in_two_identical_halves_gets_more_than_as_one() -> None:
     Each half has the other near it, so both count as common. Cutting it does not leave the others'
     proportions as they were either; merging the halves before the weights are computed does.
     """
-    x = drawn_alike(7, 256)
-    cut = np.vstack([x, x[:1]])
-    for objective, least, most in (("pretrain", 2.0, 3.0), ("finetune", 1.0, 2.0)):
-        whole = weights.chameleon_weights(x, objective=objective)[0]
-        halves = weights.chameleon_weights(cut, objective=objective)
-        assert halves[0] == pytest.approx(halves[7], rel=1e-9)
-        assert least < (halves[0] + halves[7]) / whole < most
+    times: dict[tuple[int, str], list[float]] = {}
+    for k, draws in ((7, 10), (200, 2)):
+        for seed in range(draws):
+            x = drawn_alike(k, 1000, seed)
+            for objective in weights.OBJECTIVES:
+                whole = weights.chameleon_weights(x, objective=objective)[0]
+                halves = weights.chameleon_weights(np.vstack([x, x[:1]]), objective=objective)
+                assert halves[0] == pytest.approx(halves[k], rel=1e-9)
+                times.setdefault((k, objective), []).append((halves[0] + halves[k]) / whole)
+    for (k, objective), expected in (
+        *(((7, "pretrain"), 2.5), ((7, "finetune"), 1.2)),
+        *(((200, "pretrain"), 2.0), ((200, "finetune"), 1.95)),
+    ):
+        assert np.mean(times[k, objective]) == pytest.approx(expected, abs=0.07)
 
 
 def test_nothing_overflows() -> None:
     """The paper's softmax of 1/S on scores where a naive exponential is infinite stays finite."""
     mine = weights.weights_from_scores(np.full(1000, 1e-4), "pretrain", "paper")
     np.testing.assert_allclose(mine, 1e-3)
-    for scores in ([0.0, 0.5, 0.5], [1.0, 0.5, 0.5], [5e-324, 0.5, 0.5]):
+    for scores in ([0.0, 0.5, 0.5], [1.0, 0.5, 0.5], [5e-324, 0.5, 0.5], [5e-324, 0.0]):
         for objective in weights.OBJECTIVES:
-            assert np.isfinite(weights.weights_from_scores(scores, objective)).all()
+            for preset in weights.PRESETS:
+                mine = weights.weights_from_scores(scores, objective, preset)
+                assert (mine > 0).all()
+                assert mine.sum() == pytest.approx(1)
 
 
 def test_settings_make_the_preset_again() -> None:
