@@ -78,7 +78,6 @@ def leverage_scores(
         gram += block.T @ block
     # S_i = x_iᵀ (G + kλI)⁻¹ x_i, in the axes of G.
     values, vectors = np.linalg.eigh(gram)
-    values = np.maximum(values, 0.0)
     axes = vectors * np.sqrt(_shrunk(values, penalty) / np.where(values > 0, values, 1.0))
     return rows.in_given_order(
         np.concatenate([np.sum((block @ axes) ** 2, axis=1) for block in rows.blocks()])
@@ -192,5 +191,5 @@ def _ridge(
 
 def _shrunk(eigenvalues: Array, penalty: float) -> Array:
     """Each in [0, 1): what the ridge leaves of the directions of a positive kernel."""
-    values = np.maximum(eigenvalues, 0.0)
-    return np.divide(values, values + penalty, out=np.zeros_like(values), where=values > 0)
+    out = np.zeros_like(eigenvalues)
+    return np.divide(eigenvalues, eigenvalues + penalty, out=out, where=eigenvalues > 0)

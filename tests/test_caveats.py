@@ -49,6 +49,15 @@ def test_domains_that_are_the_same() -> None:
     assert only.startswith("one and the same to the proxy: 'c' and 'g'. Together they get more")
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.009, 1), (0.011, 0)])
+def test_a_hundredth_of_the_usual_distance_is_alike(share: float, expected: int) -> None:
+    """However well embeddings are known, nearer than that they are taken for the same."""
+    step = np.zeros(32)
+    step[0] = share * np.sqrt(np.mean(np.sum((PLAIN - PLAIN.mean(axis=0)) ** 2, axis=1)))
+    said = about(np.vstack([PLAIN, PLAIN[2] + step]))
+    assert sum("one and the same" in sentence for sentence in said) == expected
+
+
 def test_two_draws_from_one_domain_are_the_same() -> None:
     """Embeddings no farther apart than their errors are named; twice as far, they are not."""
     error = 0.3**2

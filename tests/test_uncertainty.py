@@ -99,6 +99,15 @@ def test_another_domain_draws_nothing_else() -> None:
     assert (drawn != uncertainty._draws("book", 32, 5)).any()
 
 
+def test_errors_have_the_variance_of_a_mean() -> None:
+    """Of four shards' mean: a quarter of their variance, and not the three sixteenths drawn."""
+    values = np.array([[[1.0], [2.0], [4.0], [9.0]]], dtype=np.float32)
+    shards = {"wiki": Shards(values[0], np.full(4, 10))}
+    errors = uncertainty.resample([shards], ["wiki"], lambda x: np.exp(x[0][:, 0]), 20_000)
+    assert errors is not None
+    assert np.mean(errors.windows**2) == pytest.approx(values.var(ddof=1) / 4, rel=0.03)
+
+
 def test_tokens_count() -> None:
     """A shard of three times the tokens counts three times as much."""
     means = np.array([[[0.0], [4.0]]], dtype=np.float32)
