@@ -133,19 +133,6 @@ def check(config: Config, world_size: int) -> None:
 def check_proxy(config: Config, world_size: int) -> None:
     """`check` for the proxy, which need not run where the mixture is there already."""
     check_run(config.proxy, world_size, "proxy.")
-    if config.proxy.parallel.pipeline_model_parallel_size != 1:
-        raise UserError(
-            "proxy.parallel.pipeline_model_parallel_size must be 1: a proxy is small, use tensor "
-            "and data parallelism"
-        )
-    if config.proxy.parallel.sequence_parallel:
-        length = config.chameleon.sample_length or config.proxy.model.seq_length
-        _divides(
-            config.proxy.parallel.tensor_model_parallel_size,
-            length,
-            "proxy.parallel.tensor_model_parallel_size",
-            f"chameleon.sample_length={length}",
-        )
 
 
 def check_run(run: Run, world_size: int, prefix: str) -> None:

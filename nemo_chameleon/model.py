@@ -173,7 +173,7 @@ class TorchNorm:
         return norm
 
 
-def _layers(config: TransformerConfig) -> Any:
+def _layers(config: TransformerConfig, **stage: int) -> Any:
     if torch.cuda.is_available() and HAVE_TE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
@@ -183,5 +183,5 @@ def _layers(config: TransformerConfig) -> Any:
         return layer
     parts.input_layernorm = parts.pre_mlp_layernorm = TorchNorm
     return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=TorchNorm
+        layer_specs=[layer] * get_num_layers_to_build(config, **stage), layer_norm=TorchNorm
     )

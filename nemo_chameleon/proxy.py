@@ -7,21 +7,21 @@ be killed and started again at any point; what is finished is not done twice.
 import contextlib
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nemo_chameleon import checkpoint, datasets, embedding, model, parallel, scoring, training
+from nemo_chameleon import checkpoint, datasets, model, parallel, scoring, training
 from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import preset_of
-from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain, open_domains
+from nemo_chameleon.embedding import Extractor, middle_layer
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.mixture import Mixture, created
+from nemo_chameleon.sampling import Sampler, Windows, draw_until_known, forget
 from nemo_chameleon.schema import (
     AUTO,
     ChameleonConfig,
@@ -30,10 +30,7 @@ from nemo_chameleon.schema import (
     ModelConfig,
     Run,
 )
-from nemo_chameleon.shards import SHARDS, Shards, embeddings_file, save_embeddings
-
-# Windows a domain that chameleon.samples=auto begins with.
-_FIRST_SAMPLES = 512
+from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -48,7 +45,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     result = training.train(job)
     trained = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
     assert trained is not None, "training.train leaves a checkpoint"
-    embeddings, samples = _embed(config, domains, trained)
+    (embeddings,), samples = _embed(config, domains, trained)
 
     def write() -> str:
         mixture = scoring.mixture_from_embeddings(
@@ -72,6 +69,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         text = mixture.to_json()
         save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
         mixture.save(config.chameleon.file)
+        forget(_kept(config))
         return text
 
     mixture = Mixture.from_json(parallel.on_first_rank(write), config.chameleon.file)
@@ -90,7 +88,7 @@ def embedding_method(config: Config) -> dict[str, Any]:
     """The settings that decide the embeddings, as a mixture file records them."""
     wanted = config.chameleon
     settings = {
-        "layer": wanted.layer or embedding.middle_layer(config.proxy.model.num_layers),
+        "layer": wanted.layer or middle_layer(config.proxy.model.num_layers),
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or config.proxy.model.seq_length,
         "seed": wanted.seed,
@@ -166,7 +164,8 @@ def embed_new(
         if not path.is_dir():
             raise UserError(f"the proxy's checkpoint {path} is not there; name it with --proxy")
         identity = checkpoint.read_state(path)["identity"]
-        if trained_digest(identity) != proxy.get("trained"):
+        trained = trained_digest(identity)
+        if trained != proxy.get("trained"):
             raise UserError(f"{path} is not the proxy that the mixture was computed through")
         vocab_size = identity["vocabulary size"]
         domains = open_domains(wanted, identity["data.split"], vocab_size)
@@ -179,31 +178,23 @@ def embed_new(
         }
         run = Run(model=ModelConfig(**shape))
         run.train.precision = _precision(identity)
-        with loaded(run, vocab_size, path) as gpt, _progress() as bar:
-            embeddings.append(
-                embedding.embed(
-                    gpt,
-                    domains,
-                    layer=method["layer"],
-                    samples=samples,
-                    sample_length=method["sample_length"],
-                    micro_batch_size=micro_batch_size,
-                    seed=method["seed"],
-                    advance=bar.update,
-                )
-            )
+        windows = Windows((method["layer"],), method["sample_length"], method["seed"])
+        with loaded(run, vocab_size, path) as extractor:
+            sampler = Sampler(extractor, windows, micro_batch_size=micro_batch_size, model=trained)
+            embeddings += sampler.draw(domains, samples)
     return embeddings, {
         name: {**domain.facts(), "samples": samples} for name, domain in domains.items()
     }
 
 
 @contextlib.contextmanager
-def loaded(run: Run, vocab_size: int, trained: Path, seed: int = 0) -> Iterator[torch.nn.Module]:
+def loaded(run: Run, vocab_size: int, trained: Path, seed: int = 0) -> Iterator[Extractor]:
     """A trained model in a layout of its own, to embed with; every rank must enter it."""
     with parallel.layout(run.parallel, seed):
         gpt = model.build(run, vocab_size, for_training=False)
         checkpoint.load(trained, gpt)
-        yield gpt
+        with megatron_extractor(gpt) as extractor:
+            yield extractor
 
 
 def _precision(identity: Mapping[str, Any]) -> str:
@@ -215,70 +206,35 @@ def _precision(identity: Mapping[str, Any]) -> str:
     return recorded
 
 
-def _progress(wanted: bool = True) -> Any:
-    return progress_bar(
-        desc="embedding",
-        unit=" tokens",
-        unit_scale=True,
-        disable=not (parallel.is_first_rank() and wanted),
-    )
-
-
 def _embed(
     config: Config, domains: Mapping[str, Domain], trained: Path
-) -> tuple[dict[str, Shards], dict[str, int]]:
-    """Embeddings, and how many windows each is of, by domain."""
-    settings = embedding_method(config)
+) -> tuple[list[dict[str, Shards]], dict[str, int]]:
+    """For each wanted layer the embeddings, and how many windows each is of, by domain."""
+    wanted, settings = config.chameleon, embedding_method(config)
     vocabulary = datasets.Vocabulary.of(config.data)
-    with (
-        loaded(config.proxy, vocabulary.vocab_size, trained) as gpt,
-        _progress(config.logging.progress) as bar,
-    ):
-        draw = partial(
-            embedding.embed,
-            gpt,
-            layer=settings["layer"],
-            sample_length=settings["sample_length"],
-            micro_batch_size=config.chameleon.micro_batch_size,
-            seed=config.chameleon.seed,
-            advance=bar.update,
+    windows = Windows((settings["layer"],), settings["sample_length"], wanted.seed)
+    with loaded(config.proxy, vocabulary.vocab_size, trained) as extractor:
+        sampler = Sampler(
+            extractor,
+            windows,
+            micro_batch_size=wanted.micro_batch_size,
+            model=trained_digest(checkpoint.read_state(trained)["identity"]),
+            folder=_kept(config),
+            progress=config.logging.progress,
         )
-        if isinstance(config.chameleon.samples, int):
-            embeddings = draw(domains, samples=config.chameleon.samples)
-            return embeddings, dict.fromkeys(domains, config.chameleon.samples)
-        return _embed_until_settled(config, domains, draw)
+        if isinstance(wanted.samples, int):
+            return sampler.draw(domains, wanted.samples), dict.fromkeys(domains, wanted.samples)
+
+        def half_width(embeddings: Mapping[str, Shards]) -> float:
+            preset = preset_of(wanted)
+            errors = scoring.errors_of([embeddings], list(domains), wanted.objective, preset)
+            assert errors is not None
+            return float(errors.half_widths().max())
+
+        return draw_until_known(sampler, domains, wanted.tolerance, half_width)
 
 
-def _embed_until_settled(
-    config: Config, domains: Mapping[str, Domain], draw: Callable[..., dict[str, Shards]]
-) -> tuple[dict[str, Shards], dict[str, int]]:
-    """Draw until every weight is known to chameleon.tolerance, or the domains are used up."""
-    wanted, names = config.chameleon, list(domains)
-    embeddings = draw(domains, samples=_FIRST_SAMPLES)
-    samples = dict.fromkeys(names, _FIRST_SAMPLES)
-
-    def half_width() -> float:
-        errors = scoring.errors_of([embeddings], names, wanted.objective, preset_of(wanted))
-        assert errors is not None
-        return float(errors.half_widths().max())
-
-    while True:
-        # All go on together: a weight moves with any of the embeddings. A domain of whose tokens as
-        # many have been drawn as there are has little more to tell.
-        left = {
-            name: domains[name].tokens - int(embeddings[name].tokens.sum())
-            for name in names
-            if embeddings[name].tokens.sum() < domains[name].tokens
-        }
-        width = parallel.on_first_rank(half_width)
-        parallel.say(f"{max(samples.values()):,} samples a domain: weights known to {width:.4f}")
-        if width <= wanted.tolerance or not left:
-            return embeddings, samples
-        # The error falls with the root of the number of windows.
-        growth = min(max(1.1 * (width / wanted.tolerance) ** 2 - 1, 0.25), 3.0)
-        for name, tokens in left.items():
-            filled = tokens * samples[name] / embeddings[name].tokens.sum()
-            more = max(math.ceil(min(growth * samples[name], filled)), SHARDS)
-            new = draw({name: domains[name]}, samples=more, first=samples[name])
-            embeddings[name] = embeddings[name].joined(new[name])
-            samples[name] += more
+def _kept(config: Config) -> Path:
+    """Where finished draws wait for the mixture file."""
+    file = Path(config.chameleon.file)
+    return file.with_name(f"{file.stem}.partial")

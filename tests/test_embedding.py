@@ -9,6 +9,7 @@ import torch
 from nemo_chameleon import embedding, model, parallel, shards
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.schema import Config
 
 
@@ -24,10 +25,13 @@ def domains(config: Config) -> dict[str, Domain]:
     return open_domains(config.data.domains, config.data.split)
 
 
-def embed(gpt: torch.nn.Module, domains: dict[str, Domain], **changes: int) -> dict:
+def embed(gpt: torch.nn.Module, domains: dict[str, Domain], **changes: object) -> dict:
     """Embed with small settings."""
-    settings = {"layer": 2, "samples": 10, "sample_length": 32, "micro_batch_size": 4, "seed": 1}
-    return embedding.embed(gpt, domains, **{**settings, **changes})
+    settings = {"layers": (2,), "samples": 10, "sample_length": 32, "micro_batch_size": 4}
+    with megatron_extractor(gpt) as extractor:
+        embedded = embedding.embed(extractor, domains, **{"seed": 1, **settings, **changes})
+    assert len(embedded) == 1
+    return embedded[0]
 
 
 def test_the_papers_layer() -> None:
@@ -49,7 +53,7 @@ def test_equals_the_mean_over_an_unbroken_forward_pass(gpt, domains, layer: int)
     handle.remove()
     expected = torch.cat(outputs).detach().mean(0)
     assert len({len(output) for output in outputs}) > 1, "no window was padded: a weak test"
-    mine = embed(gpt, {"legal": domains["legal"]}, layer=layer)["legal"].embedding
+    mine = embed(gpt, {"legal": domains["legal"]}, layers=(layer,))["legal"].embedding
     np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -110,4 +114,4 @@ def test_hidden_state_that_is_not_finite(gpt, domains) -> None:
 def test_layer_that_is_not_there(gpt, domains) -> None:
     """Asking for a layer beyond the last is an error, not the last layer."""
     with pytest.raises(UserError, match="layer 5"):
-        embed(gpt, domains, layer=5)
+        embed(gpt, domains, layers=(5,))

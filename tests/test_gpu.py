@@ -11,6 +11,7 @@ from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 from conftest import Launch
 from nemo_chameleon import embedding, model, parallel
 from nemo_chameleon.domains import open_domains
+from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.schema import Config
 
 pytestmark = [
@@ -55,15 +56,12 @@ def test_embeddings_in_bf16_are_those_in_fp32(config: Config, alone: None) -> No
         config.proxy.train.precision = precision
         with parallel.layout(config.proxy.parallel, seed=3):
             gpt = model.build(config.proxy, 512, for_training=False)
-            embeddings[precision] = embedding.embed(
-                gpt,
-                domains,
-                layer=2,
-                samples=64,
-                sample_length=32,
-                micro_batch_size=16,
-                seed=1,
-            )
-    for name, exact in embeddings["fp32"].items():
-        error = np.linalg.norm(embeddings["bf16"][name] - exact) / np.linalg.norm(exact)
+            settings = {"layers": (2,), "samples": 64, "sample_length": 32, "seed": 1}
+            with megatron_extractor(gpt) as extractor:
+                (embeddings[precision],) = embedding.embed(
+                    extractor, domains, micro_batch_size=16, **settings
+                )
+    for name, shards in embeddings["fp32"].items():
+        exact = shards.embedding
+        error = np.linalg.norm(embeddings["bf16"][name].embedding - exact) / np.linalg.norm(exact)
         assert error < 0.02

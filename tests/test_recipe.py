@@ -1,6 +1,7 @@
 """The recipe as people start it: alone and under torchrun, again, killed, and with wrong input."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -71,6 +72,33 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
     after = json.loads(file.read_text())["weights"]
     assert after == pytest.approx(weights[two], abs=1e-4)
     assert list(after) == ["code", "legal", "prose"]
+
+
+def test_killed_while_embedding(launch: Launch, config_file: Path, tmp_path: Path) -> None:
+    """SIGKILL to one process amid embedding; the same command then embeds only what is missing.
+
+    The embeddings are the bytes of a run that was never killed.
+    """
+    settings = ("chameleon.samples=3000", "train.train_iters=1", "train.eval_iters=0")
+    launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [str(RECIPE), "--config", str(config_file), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kept = tmp_path / "out" / "mixture.partial"
+    deadline = time.monotonic() + 120
+    while not list(kept.glob("*.safetensors")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    psutil.Process(process.pid).children()[1].kill()
+    assert process.wait(60) != 0, "it ended before it was killed"
+    done = launch(*settings, processes=2)
+    assert re.search("[12] of 3 domains were embedded before", done.stdout)
+    whole, resumed = (
+        (tmp_path / name / "mixture.safetensors").read_bytes() for name in ("whole", "out")
+    )
+    assert resumed == whole
+    assert not kept.exists()
 
 
 def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Started by test_layouts.py under torchrun: embed `corpus` with a checkpoint in several layouts.
+
+    torchrun ... embed_in_layouts.py CONFIG CHECKPOINT FOLDER '{NAME: {"tensor": 2, ...}, ...}'
+
+FOLDER gets the embeddings that the first rank has in each layout, by the layout's name.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.models.gpt import GPTModel
+
+from nemo_chameleon import cpu, model, parallel
+from nemo_chameleon.config import load_config
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.embedding import embed
+from nemo_chameleon.extractors import megatron_extractor
+from nemo_chameleon.shards import save_embeddings
+
+LAYERS = (2, 4)
+TORCH_ATTENTION = model.TorchAttention
+
+
+class ContextAttention(model.TorchAttention):
+    """What Transformer Engine's attention is under context parallelism, on gloo.
+
+    Keys and values of all ranks are gathered and put in order; the queries stay where they are.
+    """
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    ):
+        group = parallel_state.get_context_parallel_group()
+        ranks, rank = dist.get_world_size(group), dist.get_rank(group)
+        half = len(query) // 2
+
+        def whole(part: torch.Tensor) -> torch.Tensor:
+            parts = dist_functional.all_gather(part.contiguous(), group=group)
+            first = [p[:half] for p in parts]
+            return torch.cat([*first, *[p[half:] for p in reversed(parts)]])
+
+        q, k, v = (part.permute(1, 2, 0, 3) for part in (query, whole(key), whole(value)))
+        chunks = torch.arange(len(query) * ranks).chunk(2 * ranks)
+        mine = torch.cat([chunks[rank], chunks[-1 - rank]])
+        seen = mine[:, None] >= torch.arange(len(query) * ranks)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return out.permute(2, 0, 1, 3).reshape(*query.shape[:2], -1)
+
+
+def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) -> None:
+    """Build the proxy in a layout, load it, embed, save."""
+    wanted = {"tensor": 1, "sequence": False, "pipeline": 1, "virtual": None, "context": 1} | layout
+    run = config.proxy
+    run.parallel.tensor_model_parallel_size = wanted["tensor"]
+    run.parallel.sequence_parallel = wanted["sequence"]
+    run.parallel.pipeline_model_parallel_size = wanted["pipeline"]
+    attention = ContextAttention if wanted["context"] > 1 else TORCH_ATTENTION
+    model.TorchAttention = attention  # type: ignore[misc]
+    parallel_state.initialize_model_parallel(
+        wanted["tensor"],
+        wanted["pipeline"],
+        wanted["virtual"],
+        context_parallel_size=wanted["context"],
+    )
+    cpu.seed(3)
+    settings = model.transformer_config(run)
+    settings.context_parallel_size = wanted["context"]
+    settings.virtual_pipeline_model_parallel_size = wanted["virtual"]
+    stages = (
+        [{}] if wanted["virtual"] is None else [{"vp_stage": i} for i in range(wanted["virtual"])]
+    )
+    chunks = []
+    for stage in stages:
+        ends = {"ignore_virtual": not stage, **stage}
+        chunk = GPTModel(
+            settings,
+            model._layers(settings, **stage),
+            vocab_size=512,
+            max_sequence_length=run.model.seq_length,
+            position_embedding_type=run.model.position_embedding_type,
+            pre_process=parallel_state.is_pipeline_first_stage(**ends),
+            post_process=parallel_state.is_pipeline_last_stage(**ends),
+            **stage,
+        )
+        chunks.append(chunk)
+    wanted_state = {str(i): chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}
+    found = dist_checkpointing.load(wanted_state, checkpoint)
+    for i, chunk in enumerate(chunks):
+        chunk.load_state_dict(found[str(i)])
+    domains = open_domains(config.data.domains, config.data.split)
+    with megatron_extractor(chunks) as extractor:
+        embeddings = embed(
+            extractor,
+            domains,
+            layers=LAYERS,
+            samples=40,
+            sample_length=run.model.seq_length,
+            micro_batch_size=4,
+            seed=1,
+        )
+    digests = [shards.digest() for of_layer in embeddings for shards in of_layer.values()]
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, digests)
+    if any(theirs != digests for theirs in everyones):
+        sys.exit(f"{layout}: the ranks do not have the same embeddings")
+    if parallel.is_first_rank():
+        save_embeddings(out, embeddings)
+    parallel_state.destroy_model_parallel()
+
+
+def main() -> None:
+    """One layout after the other."""
+    config_file, checkpoint, folder, layouts = sys.argv[1:]
+    config = load_config(config_file)
+    with parallel.processes():
+        for name, layout in json.loads(layouts).items():
+            embed_in(layout, config, checkpoint, Path(folder) / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    main()

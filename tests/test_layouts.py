@@ -1,0 +1,84 @@
+"""One checkpoint gives one answer, however the proxy lies over the ranks."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_config
+from nemo_chameleon import checkpoint, model, parallel
+from nemo_chameleon.config import load_config
+from nemo_chameleon.shards import Shards, load_embeddings
+from nemo_chameleon.weights import chameleon_weights
+
+LAYOUTS = {
+    "one process": {},
+    "again": {},
+    "TP2": {"tensor": 2},
+    "TP2 + SP": {"tensor": 2, "sequence": True},
+    "PP2": {"pipeline": 2},
+    "PP2, two virtual stages": {"pipeline": 2, "virtual": 2},
+    "DP2": {"data": 2},
+    "CP2": {"context": 2},
+    "TP2 x PP2": {"tensor": 2, "pipeline": 2},
+    "TP2 + SP x CP2": {"tensor": 2, "sequence": True, "context": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None) -> list[Path]:
+    """A configuration, and a checkpoint of its proxy's four layers."""
+    folder = tmp_path_factory.mktemp("layouts")
+    config_file = write_config(corpus, folder)
+    # Untied, for on CPUs the stages of a pipeline cannot share a table.
+    config = load_config(config_file, ["proxy.model.share_embeddings_and_output_weights=false"])
+    with parallel.layout(config.proxy.parallel, seed=3):
+        gpt = model.build(config.proxy, 512, for_training=False)
+        path = checkpoint.save(folder / "proxy", 1, {"identity": {}}, gpt, None, None)
+    return [config_file, path]
+
+
+Embeddings = list[dict[str, Shards]]
+
+
+@pytest.fixture(scope="module")
+def embedded(trained: list[Path]) -> dict[str, Embeddings]:
+    """Embeddings after two layers, by layout."""
+    folder = trained[0].parent
+    by_ranks: dict[int, dict[str, dict]] = {}
+    for name, layout in LAYOUTS.items():
+        ranks = math.prod(layout.get(way, 1) for way in ("tensor", "pipeline", "context", "data"))
+        own = {way: size for way, size in layout.items() if way != "data"}
+        by_ranks.setdefault(ranks, {})[name] = own
+    for ranks, layouts in by_ranks.items():
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
+        command += ["--standalone", str(Path(__file__).with_name("embed_in_layouts.py"))]
+        command += [*map(str, trained), str(folder), json.dumps(layouts)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-20000:]
+    return {name: load_embeddings(folder / f"{name}.safetensors") for name in LAYOUTS}
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one process"])
+def test_embeddings_and_weights_in_any_layout(embedded: dict[str, Embeddings], name: str) -> None:
+    """Embeddings to 1e-5 and weights to 1e-6 of one process's, after the middle layer and above."""
+    for one, other in zip(embedded["one process"], embedded[name], strict=True):
+        scale = max(np.abs(shards.means).max() for shards in one.values())
+        for domain, shards in one.items():
+            np.testing.assert_array_equal(other[domain].tokens, shards.tokens)
+            np.testing.assert_allclose(other[domain].means, shards.means, atol=1e-5 * scale, rtol=0)
+        weights = [
+            chameleon_weights(np.stack([shards.embedding for shards in part.values()]))
+            for part in (one, other)
+        ]
+        np.testing.assert_allclose(*weights, atol=1e-6)
+
+
+def test_one_layout_gives_the_same_bytes(embedded: dict[str, Embeddings]) -> None:
+    """Two runs in one layout agree to the last bit."""
+    for one, again in zip(embedded["one process"], embedded["again"], strict=True):
+        assert {n: s.digest() for n, s in one.items()} == {n: s.digest() for n, s in again.items()}
