@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from nemo_chameleon import weights
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import AUTO, MIXTURES, ChameleonConfig, Config, DomainConfig, Run
+from nemo_chameleon.schema import ALL, AUTO, MIXTURES, ChameleonConfig, Config, DomainConfig, Run
 
 # OmegaConf 2.4 renames it; NeMo holds OmegaConf at 2.3.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
@@ -250,7 +250,10 @@ def _check_chameleon(config: Config) -> None:
     if not 0 < wanted.tolerance < 1:
         raise UserError(f"chameleon.tolerance={wanted.tolerance} must lie between 0 and 1")
     _at_least(1, "chameleon.micro_batch_size", wanted.micro_batch_size)
-    if wanted.layer is not None and not 1 <= wanted.layer <= proxy.model.num_layers:
+    if isinstance(wanted.layer, str):
+        if wanted.layer != ALL:
+            raise UserError(f"chameleon.layer={wanted.layer!r} is no whole number, nor {ALL}")
+    elif wanted.layer is not None and not 1 <= wanted.layer <= proxy.model.num_layers:
         raise UserError(
             f"chameleon.layer={wanted.layer}: the proxy's layers count from 1 to "
             f"{proxy.model.num_layers}"

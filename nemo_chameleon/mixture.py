@@ -310,6 +310,15 @@ def _check_types(body: Mapping[str, Any]) -> None:
     ):
         if not (isinstance(values, list) and all(isinstance(value, kind) for value in values)):
             raise UserError(what)
+    if not _is_layers(method.get("layers", {}), body["weights"]):
+        raise UserError("'layers' does not have a weight of each domain for each layer")
+
+
+def _is_layers(value: Any, names: Iterable[str]) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(weights, dict) and all(_is_number(weights.get(name)) for name in names)
+        for weights in value.values()
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nemo_chameleon import checkpoint, datasets, model, parallel, scoring, training
@@ -21,8 +22,10 @@ from nemo_chameleon.embedding import Extractor, middle_layer
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.mixture import Mixture, created
+from nemo_chameleon.report import layers_table
 from nemo_chameleon.sampling import Sampler, Windows, draw_until_known, forget
 from nemo_chameleon.schema import (
+    ALL,
     AUTO,
     ChameleonConfig,
     Config,
@@ -45,16 +48,20 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     result = training.train(job)
     trained = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
     assert trained is not None, "training.train leaves a checkpoint"
-    (embeddings,), samples = _embed(config, domains, trained)
+    by_layer, samples = _embed(config, domains, trained)
+    embeddings = by_layer[0]
 
     def write() -> str:
+        method = embedding_method(config)
+        if len(by_layer) > 1:
+            method["layers"] = _weights_by_layer(config, by_layer)
         mixture = scoring.mixture_from_embeddings(
             [embeddings],
             {name: {**domains[name].facts(), "samples": samples[name]} for name in domains},
             objective=config.chameleon.objective,
             preset=preset_of(config.chameleon),
             tolerance=config.chameleon.tolerance,
-            method=embedding_method(config),
+            method=method,
             proxy={
                 "checkpoint": str(trained),
                 "loss": result["loss"],
@@ -81,19 +88,44 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         )
     for caveat in mixture.method["caveats"]:
         parallel.say(f"note: {caveat}")
+    if "layers" in mixture.method:
+        parallel.say(layers_table(mixture))
     return mixture
+
+
+def _weights_by_layer(
+    config: Config, by_layer: Sequence[Mapping[str, Shards]]
+) -> dict[str, dict[str, float]]:
+    """What the weights would be after each layer."""
+    wanted, weights = config.chameleon, {}
+    for layer, embeddings in zip(_layers(config), by_layer, strict=True):
+        x = np.stack([shards.embedding for shards in embeddings.values()])
+        w = scoring.weigh([x], wanted.objective, preset_of(wanted))
+        weights[layer] = dict(zip(embeddings, w.tolist(), strict=True))
+    return {str(layer): weights[layer] for layer in sorted(weights)}
 
 
 def embedding_method(config: Config) -> dict[str, Any]:
     """The settings that decide the embeddings, as a mixture file records them."""
     wanted = config.chameleon
     settings = {
-        "layer": wanted.layer or middle_layer(config.proxy.model.num_layers),
+        "layer": (
+            wanted.layer
+            if isinstance(wanted.layer, int)
+            else middle_layer(config.proxy.model.num_layers)
+        ),
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or config.proxy.model.seq_length,
         "seed": wanted.seed,
     }
     return settings | ({"tolerance": wanted.tolerance} if wanted.samples == AUTO else {})
+
+
+def _layers(config: Config) -> tuple[int, ...]:
+    """Whose outputs are averaged; the first is the one that the weights are computed from."""
+    chosen: int = embedding_method(config)["layer"]
+    others = range(1, config.proxy.model.num_layers + 1) if config.chameleon.layer == ALL else ()
+    return (chosen, *(layer for layer in others if layer != chosen))
 
 
 def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
@@ -212,7 +244,7 @@ def _embed(
     """For each wanted layer the embeddings, and how many windows each is of, by domain."""
     wanted, settings = config.chameleon, embedding_method(config)
     vocabulary = datasets.Vocabulary.of(config.data)
-    windows = Windows((settings["layer"],), settings["sample_length"], wanted.seed)
+    windows = Windows(_layers(config), settings["sample_length"], wanted.seed)
     with loaded(config.proxy, vocabulary.vocab_size, trained) as extractor:
         sampler = Sampler(
             extractor,

@@ -86,11 +86,29 @@ def show_mixture(mixture: Mixture) -> str:
     described = [("method", mixture.method)]
     described += [("proxy", proxy) for proxy in mixture.proxy.get("averaged", [mixture.proxy])]
     for title, facts in described:
-        known = [f"{key} {value}" for key, value in facts.items() if key != "caveats"]
+        apart = ("caveats", "layers")
+        known = [f"{key} {value}" for key, value in facts.items() if key not in apart]
         if known:
             lines.append(f"{title}: " + ", ".join(known))
     lines += [f"note: {caveat}" for caveat in mixture.method.get("caveats", [])]
+    if "layers" in mixture.method:
+        lines.append(layers_table(mixture))
     return "\n".join(lines)
+
+
+def layers_table(mixture: Mixture) -> str:
+    """What the weights would be after each layer of the proxy, for chameleon.layer=all."""
+    layers, chosen = mixture.method["layers"], mixture.method["layer"]
+    header = ["domain", *(f"layer {layer}" for layer in layers)]
+    rows = [
+        [name, *(f"{weights[name]:.4f}" for weights in layers.values())] for name in mixture.weights
+    ]
+    moved = [
+        sum(abs(weights[name] - mixture.weights[name]) for name in mixture.weights) / 2
+        for weights in layers.values()
+    ]
+    rows.append([f"moved from layer {chosen}", *(f"{share:.4f}" for share in moved)])
+    return table(header, rows, rule_before=len(mixture.weights))
 
 
 def diff_mixtures(before: Mixture, after: Mixture) -> str:
@@ -109,7 +127,8 @@ def diff_mixtures(before: Mixture, after: Mixture) -> str:
         ("method", before.method, after.method),
         ("proxy", before.proxy, after.proxy),
     ):
-        told = [key for key in {**one, **other} if key not in ("caveats", "averaged")]
+        apart = ("caveats", "averaged", "layers")
+        told = [key for key in {**one, **other} if key not in apart]
         for key in [key for key in told if one.get(key) != other.get(key)]:
             lines.append(f"{title} {key}: {one.get(key)} -> {other.get(key)}")
     return "\n".join(lines)

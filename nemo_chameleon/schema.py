@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import II, MISSING
 
-AUTO = "auto"
+AUTO, ALL = "auto", "all"
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
 
 
@@ -190,8 +190,9 @@ class ChameleonConfig:
     """Half-width of the weights' 95 % intervals that is good enough."""
     sample_length: int | None = None
     """Tokens a window, at most; null: the proxy's seq_length."""
-    layer: int | None = None
-    """Layer of the proxy whose output is averaged, from 1; null: (num_layers + 1) // 2."""
+    layer: int | str | None = None
+    """Layer of the proxy whose output is averaged, from 1; null: (num_layers + 1) // 2; all: that
+    one, and what the weights would be after each of the others."""
     micro_batch_size: int = 32
     """Windows a rank embeds at once."""
     seed: int = 1234

@@ -78,6 +78,7 @@ def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
         ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"a": [1]}}', "the uncertainty of"),
         ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"b": [0, 1]}}', "'b' has an entry"),
         ('{"format": 1, "weights": {"a": 1.0}, "proxy": {"averaged": [5]}}', "'averaged'"),
+        ('{"format": 1, "weights": {"a": 1.0}, "method": {"layers": {"1": {}}}}', "'layers'"),
         ("[" * 100_000, "recursion"),
         ('{"format": 1, "weights": {"a": -0.5, "b": 1.5}}', "'a' is -0.5"),
         ('{"format": 1, "weights": {"a": 0, "b": 1}}', "'a' is 0"),

@@ -98,6 +98,24 @@ def test_samples_are_drawn_until_the_weights_are_known(
 
 
 @pytest.mark.usefixtures("alone")
+def test_every_layer_is_compared(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """layer=all has the middle layer's weights, and beside them what each layer's would be."""
+    config.chameleon.layer = "all"
+    mixture = resolve(config, "chameleon")
+    assert mixture.method["layer"] == 2
+    layers = mixture.method["layers"]
+    assert list(layers) == ["1", "2", "3", "4"]
+    assert layers["2"] == pytest.approx(mixture.weights, abs=1e-12)
+    assert layers["4"] != pytest.approx(mixture.weights, abs=1e-4)
+    table = capsys.readouterr().out.splitlines()[-5:]
+    assert table[-1].split()[:5] == ["moved", "from", "layer", "2", table[-1].split()[4]]
+    assert table[-1].split()[5] == "0.0000"
+    # A run that asks for this layer alone takes the file for its own.
+    config.chameleon.layer = None
+    assert resolve(config, "chameleon") == mixture
+
+
+@pytest.mark.usefixtures("alone")
 def test_killed_while_embedding_keeps_the_proxy(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
