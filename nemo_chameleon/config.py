@@ -250,19 +250,29 @@ def _check_chameleon(config: Config) -> None:
     if not 0 < wanted.tolerance < 1:
         raise UserError(f"chameleon.tolerance={wanted.tolerance} must lie between 0 and 1")
     _at_least(1, "chameleon.micro_batch_size", wanted.micro_batch_size)
-    if isinstance(wanted.layer, str):
-        if wanted.layer != ALL:
-            raise UserError(f"chameleon.layer={wanted.layer!r} is no whole number, nor {ALL}")
-    elif wanted.layer is not None and not 1 <= wanted.layer <= proxy.model.num_layers:
+    if isinstance(wanted.layer, str) and wanted.layer != ALL:
+        raise UserError(f"chameleon.layer={wanted.layer!r} is no whole number, nor {ALL}")
+    if proxy.load is not None and proxy.hf is not None:
+        raise UserError("set one of proxy.load and proxy.hf")
+    if proxy.load is None and proxy.hf is None:
+        check_windows(wanted, proxy.model.num_layers, proxy.model.seq_length)
+
+
+def check_windows(wanted: ChameleonConfig, num_layers: int, seq_length: int) -> None:
+    """Refuse windows and layers that a proxy does not have.
+
+    Raises:
+        UserError: naming the key and what it would have to be.
+    """
+    if isinstance(wanted.layer, int) and not 1 <= wanted.layer <= num_layers:
         raise UserError(
-            f"chameleon.layer={wanted.layer}: the proxy's layers count from 1 to "
-            f"{proxy.model.num_layers}"
+            f"chameleon.layer={wanted.layer}: the proxy's layers count from 1 to {num_layers}"
         )
-    length = proxy.model.seq_length if wanted.sample_length is None else wanted.sample_length
-    if not 1 <= length <= proxy.model.seq_length:
+    length = seq_length if wanted.sample_length is None else wanted.sample_length
+    if not 1 <= length <= seq_length:
         raise UserError(
-            f"chameleon.sample_length={length} must lie between 1 and "
-            f"proxy.model.seq_length={proxy.model.seq_length}"
+            f"chameleon.sample_length={length} must lie between 1 and the proxy's seq_length, "
+            f"{seq_length}"
         )
 
 

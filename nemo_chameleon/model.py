@@ -5,6 +5,8 @@ PyTorch's attention kernels, and with apex's fused layer norm where NVIDIA's ape
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -66,6 +68,13 @@ def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.M
     config.finalize_model_grads_func = finalize_model_grads
     config.no_sync_func = model.no_sync
     return model
+
+
+def of_identity(identity: Mapping[str, Any]) -> ModelConfig:
+    """The model that a checkpoint's state.json says it is of."""
+    names = {item.name for item in fields(ModelConfig)}
+    shape = {key.removeprefix("model."): value for key, value in identity.items()}
+    return ModelConfig(**{name: shape[name] for name in names & shape.keys()})
 
 
 def unwrap(model: Any) -> Any:

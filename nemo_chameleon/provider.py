@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
-from nemo_chameleon.config import check, check_proxy, preset_of
+from nemo_chameleon.config import check, check_proxy, check_run, check_windows, preset_of
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.schema import MIXTURES, Config
+from nemo_chameleon.sources import MegatronSource
 
 
 def prepare(config: Config) -> dict[str, Domain]:
@@ -39,12 +40,18 @@ def prepare(config: Config) -> dict[str, Domain]:
 
 
 def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
-    check_proxy(config, parallel.world_size())
-    parallel.check_device(config.proxy, "proxy.")
-    if config.proxy.train.eval_iters:
-        datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
     job = proxy.job_of(config, domains)
-    checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
+    if proxy.trains(config):
+        check_proxy(config, parallel.world_size())
+        parallel.check_device(config.proxy, "proxy.")
+        if config.proxy.train.eval_iters:
+            datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
+        checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
+    else:
+        source = proxy.existing(config)
+        if isinstance(source, MegatronSource):
+            check_run(source.run, parallel.world_size(), "proxy.")
+        check_windows(config.chameleon, source.num_layers, source.seq_length)
     folder = base_job(config, domains, job.mixture).directory
     if checkpoint.newest(folder) is not None:
         copy = folder / "mixture.json"
@@ -161,9 +168,7 @@ def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Do
             )
     if "averaged" in mixture.proxy:
         raise UserError(f"it is of several proxies: use it as data.mixture={config.chameleon.file}")
-    if mixture.proxy.get("settings") != proxy.settings_digest(
-        proxy.job_of(config, domains).identity()
-    ):
+    if mixture.proxy.get("settings") != proxy.settings_digest(config, domains):
         raise UserError(
             "it was made through another proxy: proxy.*, the seed, data.split or the tokenizer "
             "differ"

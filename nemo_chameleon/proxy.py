@@ -4,23 +4,19 @@ The proxy is not special: it is `training.train` with a small model and a unifor
 be killed and started again at any point; what is finished is not done twice.
 """
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nemo_chameleon import checkpoint, datasets, model, parallel, scoring, training
 from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import preset_of
 from nemo_chameleon.domains import Domain, open_domains
-from nemo_chameleon.embedding import Extractor, middle_layer
+from nemo_chameleon.embedding import middle_layer
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.report import layers_table
 from nemo_chameleon.sampling import Sampler, Windows, draw_until_known, forget
@@ -30,10 +26,16 @@ from nemo_chameleon.schema import (
     ChameleonConfig,
     Config,
     DomainConfig,
-    ModelConfig,
-    Run,
 )
 from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
+from nemo_chameleon.sources import (
+    MegatronSource,
+    Source,
+    TransformersSource,
+    digest,
+    source_from_record,
+)
+from nemo_chameleon.tokenizer import load_tokenizer, vocabulary_digest
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -44,11 +46,8 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     Returns:
         The mixture, equal to the last bit on every rank.
     """
-    job = job_of(config, domains)
-    result = training.train(job)
-    trained = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
-    assert trained is not None, "training.train leaves a checkpoint"
-    by_layer, samples = _embed(config, domains, trained)
+    source, facts = _trained(config, domains) if trains(config) else (existing(config), {})
+    by_layer, samples = _embed(config, domains, source)
     embeddings = by_layer[0]
 
     def write() -> str:
@@ -63,13 +62,12 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
             tolerance=config.chameleon.tolerance,
             method=method,
             proxy={
-                "checkpoint": str(trained),
-                "loss": result["loss"],
-                "parameters": result["parameters"],
-                "tokens": result["tokens"],
+                **source.record(),
+                **facts,
+                "split": config.data.split,
                 "tokenizer": config.data.tokenizer,
-                "settings": settings_digest(job.identity()),
-                "trained": trained_digest(job.identity()),
+                "settings": settings_digest(config, domains),
+                "trained": source.identity(),
             },
             created=created(),
         )
@@ -105,17 +103,67 @@ def _weights_by_layer(
     return {str(layer): weights[layer] for layer in sorted(weights)}
 
 
+def trains(config: Config) -> bool:
+    """Whether the proxy is to be trained, and is not one that exists."""
+    return config.proxy.load is None and config.proxy.hf is None
+
+
+def existing(config: Config) -> Source:
+    """The proxy that proxy.load or proxy.hf names.
+
+    Raises:
+        UserError: it is not there, or of another tokenizer than the domains.
+    """
+    wanted, data = config.proxy, config.data
+    if wanted.hf is not None:
+        if data.tokenizer is None:
+            raise UserError("proxy.hf needs data.tokenizer, to know that the domains are its own")
+        source = TransformersSource.of(wanted.hf, parallel.precision(wanted.train.precision))
+        source.require_tokenizer(data.tokenizer)
+        return source
+    assert wanted.load is not None
+    path = Path(wanted.load)
+    path = checkpoint.newest(path) or path
+    if not path.is_dir():
+        raise UserError(f"proxy.load={wanted.load}: there is no such checkpoint")
+    run, vocab_size = dataclasses.replace(wanted), datasets.Vocabulary.of(data).vocab_size
+    if (path / "state.json").is_file():
+        identity = checkpoint.read_state(path)["identity"]
+        run.model = model.of_identity(identity)
+        own: dict[str, Any] = {"vocabulary size": vocab_size}
+        if data.tokenizer is not None:
+            own["vocabulary"] = vocabulary_digest(load_tokenizer(data.tokenizer).get_vocab())
+        for key, value in own.items():
+            if identity.get(key, value) != value:
+                raise UserError(
+                    f"proxy.load={path} has another {key} than the domains: tokenise them with its "
+                    "tokenizer"
+                )
+    return MegatronSource(path, run, vocab_size)
+
+
+def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Source, dict[str, Any]]:
+    """Train the proxy, or go on with it; and facts about that."""
+    job = job_of(config, domains)
+    result = training.train(job)
+    path = parallel.on_first_rank(lambda: checkpoint.newest(job.directory))
+    assert path is not None, "training.train leaves a checkpoint"
+    vocab_size = datasets.Vocabulary.of(config.data).vocab_size
+    facts = {key: result[key] for key in ("loss", "parameters", "tokens")}
+    return MegatronSource(path, config.proxy, vocab_size), facts
+
+
 def embedding_method(config: Config) -> dict[str, Any]:
     """The settings that decide the embeddings, as a mixture file records them."""
     wanted = config.chameleon
+    num_layers, seq_length = config.proxy.model.num_layers, config.proxy.model.seq_length
+    if not trains(config):
+        source = existing(config)
+        num_layers, seq_length = source.num_layers, min(seq_length, source.seq_length)
     settings = {
-        "layer": (
-            wanted.layer
-            if isinstance(wanted.layer, int)
-            else middle_layer(config.proxy.model.num_layers)
-        ),
+        "layer": wanted.layer if isinstance(wanted.layer, int) else middle_layer(num_layers),
         "samples": wanted.samples,
-        "sample_length": wanted.sample_length or config.proxy.model.seq_length,
+        "sample_length": wanted.sample_length or seq_length,
         "seed": wanted.seed,
     }
     return settings | ({"tolerance": wanted.tolerance} if wanted.samples == AUTO else {})
@@ -124,8 +172,10 @@ def embedding_method(config: Config) -> dict[str, Any]:
 def _layers(config: Config) -> tuple[int, ...]:
     """Whose outputs are averaged; the first is the one that the weights are computed from."""
     chosen: int = embedding_method(config)["layer"]
-    others = range(1, config.proxy.model.num_layers + 1) if config.chameleon.layer == ALL else ()
-    return (chosen, *(layer for layer in others if layer != chosen))
+    if config.chameleon.layer != ALL:
+        return (chosen,)
+    count = config.proxy.model.num_layers if trains(config) else existing(config).num_layers
+    return (chosen, *(layer for layer in range(1, count + 1) if layer != chosen))
 
 
 def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
@@ -133,29 +183,18 @@ def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
     return training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
 
 
-def trained_digest(identity: Mapping[str, Any]) -> str:
-    """Of all that a trained proxy follows from: settings, data, split and tokenizer."""
-    return _digest(identity)
-
-
-def settings_digest(identity: Mapping[str, Any]) -> str:
+def settings_digest(config: Config, domains: Mapping[str, Domain]) -> str:
     """Of what a run's configuration asks of a proxy.
 
     Not of the machine: a mixture may be used on another one. Nor of the domains: a proxy embeds
     others than it was trained on, and a mixture knows the data of its own.
     """
-    of_others = (
-        "train.precision",
-        "optimizer.use_distributed_optimizer",
-        "data.domains",
-        "weights",
-    )
-    return _digest({key: value for key, value in identity.items() if key not in of_others})
-
-
-def _digest(identity: Mapping[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not trains(config):
+        return digest({"proxy": existing(config).identity(), "data.split": config.data.split})
+    of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
+    of_others += ["data.domains", "weights"]
+    identity = job_of(config, domains).identity()
+    return digest({key: value for key, value in identity.items() if key not in of_others})
 
 
 def embed_new(
@@ -185,72 +224,40 @@ def embed_new(
     method = computed.mixture.method
     samples = max(int(facts["samples"]) for facts in computed.facts.values())
     wanted = {name: DomainConfig(path=path) for name, path in paths.items()}
-    checkpoints = checkpoints or [str(proxy.get("checkpoint")) for proxy in computed.proxies]
-    if len(checkpoints) != len(computed.proxies):
+    places: list[str | None] = list(checkpoints) or [None] * len(computed.proxies)
+    if len(places) != len(computed.proxies):
         raise UserError(f"the mixture is of {len(computed.proxies)} proxies: name each checkpoint")
     for name in paths:
         computed.refuse_known(name)
     embeddings = []
-    for place, proxy in zip(checkpoints, computed.proxies, strict=True):
-        path = Path(place)
-        if not path.is_dir():
-            raise UserError(f"the proxy's checkpoint {path} is not there; name it with --proxy")
-        identity = checkpoint.read_state(path)["identity"]
-        trained = trained_digest(identity)
-        if trained != proxy.get("trained"):
-            raise UserError(f"{path} is not the proxy that the mixture was computed through")
-        vocab_size = identity["vocabulary size"]
-        domains = open_domains(wanted, identity["data.split"], vocab_size)
+    for place, record in zip(places, computed.proxies, strict=True):
+        source = source_from_record(record, place)
+        domains = open_domains(wanted, str(record.get("split")), record.get("vocab_size"))
         for name, domain in domains.items():
             computed.refuse_known(name, domain.fingerprint)
-        shape = {
-            key.removeprefix("model."): value
-            for key, value in identity.items()
-            if key.startswith("model.")
-        }
-        run = Run(model=ModelConfig(**shape))
-        run.train.precision = _precision(identity)
         windows = Windows((method["layer"],), method["sample_length"], method["seed"])
-        with loaded(run, vocab_size, path) as extractor:
-            sampler = Sampler(extractor, windows, micro_batch_size=micro_batch_size, model=trained)
+        with source.opened() as extractor:
+            sampler = Sampler(
+                extractor, windows, micro_batch_size=micro_batch_size, model=source.identity()
+            )
             embeddings += sampler.draw(domains, samples)
     return embeddings, {
         name: {**domain.facts(), "samples": samples} for name, domain in domains.items()
     }
 
 
-@contextlib.contextmanager
-def loaded(run: Run, vocab_size: int, trained: Path, seed: int = 0) -> Iterator[Extractor]:
-    """A trained model in a layout of its own, to embed with; every rank must enter it."""
-    with parallel.layout(run.parallel, seed):
-        gpt = model.build(run, vocab_size, for_training=False)
-        checkpoint.load(trained, gpt)
-        with megatron_extractor(gpt) as extractor:
-            yield extractor
-
-
-def _precision(identity: Mapping[str, Any]) -> str:
-    """As the mixture's other domains were embedded, where this machine can."""
-    recorded = "bf16" if identity["train.precision"] == "torch.bfloat16" else "fp32"
-    if recorded == "bf16" and not torch.cuda.is_available():
-        parallel.say("note: the other domains were embedded in bf16, these are in fp32")
-        return "fp32"
-    return recorded
-
-
 def _embed(
-    config: Config, domains: Mapping[str, Domain], trained: Path
+    config: Config, domains: Mapping[str, Domain], source: Source
 ) -> tuple[list[dict[str, Shards]], dict[str, int]]:
     """For each wanted layer the embeddings, and how many windows each is of, by domain."""
     wanted, settings = config.chameleon, embedding_method(config)
-    vocabulary = datasets.Vocabulary.of(config.data)
     windows = Windows(_layers(config), settings["sample_length"], wanted.seed)
-    with loaded(config.proxy, vocabulary.vocab_size, trained) as extractor:
+    with source.opened() as extractor:
         sampler = Sampler(
             extractor,
             windows,
             micro_batch_size=wanted.micro_batch_size,
-            model=trained_digest(checkpoint.read_state(trained)["identity"]),
+            model=source.identity(),
             folder=_kept(config),
             progress=config.logging.progress,
         )

@@ -135,9 +135,21 @@ class Run:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
-def _proxy() -> Run:
+@dataclass
+class ProxyConfig(Run):
+    """The model that domains are embedded with: trained on them, unless there is one already."""
+
+    load: str | None = None
+    """Checkpoint of a megatron-core GPT to embed with, in place of training one: a folder that
+    dist_checkpointing wrote at any layout, or the folder above it. proxy.model has to be its own
+    model, unless it was trained here."""
+    hf: str | None = None
+    """In place of training one: a Hugging Face causal LM, by name or folder."""
+
+
+def _proxy() -> ProxyConfig:
     """The paper's proxy: GPT-2's shape at 82M parameters and context 512."""
-    return Run(
+    return ProxyConfig(
         model=ModelConfig(
             num_layers=6,
             hidden_size=768,
@@ -230,6 +242,6 @@ class Config(Run):
     """Folder that everything the run makes goes under."""
     data: DataConfig = field(default_factory=DataConfig)
     chameleon: ChameleonConfig = field(default_factory=ChameleonConfig)
-    proxy: Run = field(default_factory=_proxy)
+    proxy: ProxyConfig = field(default_factory=_proxy)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -1,7 +1,9 @@
 """Tokenizers: Hugging Face `tokenizers` files, read and trained."""
 
 import functools
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,6 +26,12 @@ def load_tokenizer(path: str) -> Tokenizer:
         return Tokenizer.from_file(path)
     except Exception as error:  # the library raises nothing more specific
         raise UserError(f"tokenizer {path}: {error}") from error
+
+
+def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
+    """Of tokens and their numbers, the same for one vocabulary whatever file it comes from."""
+    text = json.dumps(sorted(vocabulary.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -144,7 +144,7 @@ def written(config: Config, **method: object) -> None:
             **proxy.embedding_method(config),
             **method,
         },
-        proxy={"settings": proxy.settings_digest(proxy.job_of(config, domains).identity())},
+        proxy={"settings": proxy.settings_digest(config, domains)},
     ).save(config.chameleon.file)
 
 

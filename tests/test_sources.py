@@ -1,0 +1,166 @@
+"""sources.py: proxies that exist already, megatron-core's and Hugging Face's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from conftest import write_config
+from nemo_chameleon import Mixture, checkpoint, model, parallel, provider
+from nemo_chameleon.config import load_config
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+from nemo_chameleon.shards import Shards, load_embeddings
+
+HIDDEN, HEADS, LAYERS, LENGTH = 32, 4, 4, 32
+
+
+@pytest.fixture(scope="module")
+def gpt2(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 of Hugging Face's with random weights, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(0)
+    lm = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=512,
+            n_positions=LENGTH,
+            n_embd=HIDDEN,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            activation_function="gelu",
+            initializer_range=0.2,
+        )
+    )
+    lm.save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(corpus / "tokenizer.json")
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(
+    gpt2: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None
+) -> Path:
+    """The same weights as a checkpoint of a megatron-core GPT, with no word of where it is from."""
+    folder = tmp_path_factory.mktemp("megatron")
+    config = load_config(write_config(corpus, folder))
+    lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2).transformer
+    with parallel.layout(config.proxy.parallel, seed=0):
+        gpt = model.build(config.proxy, 512, for_training=False)
+        state = {
+            "embedding.word_embeddings.weight": lm.wte.weight,
+            "embedding.position_embeddings.weight": lm.wpe.weight,
+            **{f"decoder.final_layernorm.{part}": getattr(lm.ln_f, part) for part in ENDS},
+        }
+        for number, block in enumerate(lm.h):
+            layer = f"decoder.layers.{number}."
+            for part in ENDS:
+                state[f"{layer}input_layernorm.{part}"] = getattr(block.ln_1, part)
+                state[f"{layer}pre_mlp_layernorm.{part}"] = getattr(block.ln_2, part)
+                for name, linear in (
+                    ("self_attention.linear_qkv", block.attn.c_attn),
+                    ("self_attention.linear_proj", block.attn.c_proj),
+                    ("mlp.linear_fc1", block.mlp.c_fc),
+                    ("mlp.linear_fc2", block.mlp.c_proj),
+                ):
+                    value = getattr(linear, part).t() if part == "weight" else linear.bias
+                    if name.endswith("qkv"):  # Megatron has them head by head
+                        heads = value.reshape(3, HEADS, HIDDEN // HEADS, *value.shape[1:])
+                        value = heads.transpose(0, 1).reshape(value.shape)
+                    state[f"{layer}{name}.{part}"] = value
+        missing, unexpected = gpt.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all("_extra_state" in name for name in missing)
+        path = checkpoint.save(folder, 1, {}, gpt, None, None)
+    (path / "state.json").unlink()
+    return path
+
+
+ENDS = ("weight", "bias")
+
+
+@pytest.fixture
+def config(config: Config) -> Config:
+    """Of a run whose proxy is that GPT-2, in enough samples to know its embeddings."""
+    config.proxy.model.num_layers = LAYERS
+    config.chameleon.samples = 48
+    return config
+
+
+def embedded(config: Config, **proxy: str) -> tuple[Mixture, dict[str, Shards]]:
+    """The mixture of a run with an existing proxy, and its embeddings."""
+    for key, value in proxy.items():
+        setattr(config.proxy, key, value)
+    config.chameleon.file = f"{config.output}/{'-'.join(proxy)}.json"
+    mixture = provider.resolve_mixture(config)
+    (embeddings,) = load_embeddings(Path(config.chameleon.file).with_suffix(".safetensors"))
+    config.proxy.load = config.proxy.hf = None
+    return mixture, embeddings
+
+
+@pytest.mark.usefixtures("alone")
+def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> None:
+    """Both give the mean that transformers computes itself, to 1e-4, and so the same weights."""
+    theirs, from_hf = embedded(config, hf=str(gpt2))
+    ours, from_megatron = embedded(config, load=str(converted))
+    lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
+    for name, domain in open_domains(config.data.domains, config.data.split).items():
+        states = []
+        for index in range(48):
+            window = torch.from_numpy(domain.window(index, LENGTH, config.chameleon.seed))[None]
+            with torch.no_grad():
+                states.append(lm(window, output_hidden_states=True).hidden_states[LAYERS // 2][0])
+        expected = torch.cat(states).mean(0)
+        for shards in (from_hf[name], from_megatron[name]):
+            np.testing.assert_allclose(shards.embedding, expected, rtol=0, atol=1e-4)
+    assert ours.weights == pytest.approx(theirs.weights, abs=1e-4)
+    assert theirs.proxy["hf"] == str(gpt2)
+    assert ours.proxy["checkpoint"] == str(converted)
+    assert not (Path(config.output) / "proxy").exists(), "nothing was trained"
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mixture_is_used_for_its_own_proxy_only(
+    config: Config, gpt2: Path, converted: Path
+) -> None:
+    """Found again with the same proxy; refused where the run asks for another."""
+    mixture, _ = embedded(config, hf=str(gpt2))
+    config.proxy.hf = str(gpt2)
+    assert provider.resolve_mixture(config) == mixture
+    config.proxy.hf, config.proxy.load = None, str(converted)
+    with pytest.raises(UserError, match="made through another proxy"):
+        provider.resolve_mixture(config)
+
+
+@pytest.mark.usefixtures("alone")
+def test_proxies_that_are_refused(
+    config: Config, gpt2: Path, converted: Path, tmp_path: Path
+) -> None:
+    """Not there, of another tokenizer or another shape, or two at once: one line each."""
+    other = tmp_path / "gpt2"
+    other.mkdir()
+    for file in gpt2.iterdir():
+        text = file.read_bytes()
+        if file.name == "tokenizer.json":
+            text = text.replace(b'"<|endoftext|>"', b'"<|end|>"')
+        (other / file.name).write_bytes(text)
+    for changes, says in (
+        ({"hf": str(other)}, "has another vocabulary than data.tokenizer"),
+        ({"hf": str(tmp_path / "none")}, "proxy.hf="),
+        ({"load": str(tmp_path / "none")}, "there is no such checkpoint"),
+        ({"hf": str(gpt2), "load": str(converted)}, "one of proxy.load and proxy.hf"),
+    ):
+        config.proxy.hf, config.proxy.load = changes.get("hf"), changes.get("load")
+        with pytest.raises(UserError, match=says):
+            provider.resolve_mixture(config)
+    config.proxy.hf, config.proxy.load = None, str(converted)
+    config.chameleon.layer = LAYERS + 1
+    with pytest.raises(UserError, match="layers count from 1 to 4"):
+        provider.resolve_mixture(config)
+    config.chameleon.layer, config.proxy.model.hidden_size = None, 2 * HIDDEN
+    with pytest.raises(UserError, match=r"no checkpoint of proxy\.model: .*mismatch"):
+        provider.resolve_mixture(config)
