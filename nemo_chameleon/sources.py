@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_chameleon import checkpoint, model, parallel
 from nemo_chameleon.embedding import Extractor

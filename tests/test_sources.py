@@ -8,7 +8,8 @@ import torch
 import transformers
 
 from conftest import write_config
-from nemo_chameleon import Mixture, checkpoint, model, parallel, provider
+from nemo_chameleon import Mixture, checkpoint, model, parallel, provider, proxy
+from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import load_config
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.errors import UserError
@@ -131,6 +132,12 @@ def test_a_mixture_is_used_for_its_own_proxy_only(
     mixture, _ = embedded(config, hf=str(gpt2))
     config.proxy.hf = str(gpt2)
     assert provider.resolve_mixture(config) == mixture
+    computed = Computed.load(config.chameleon.file)
+    again = computed.without(["prose"])
+    again = again.with_domains(
+        *proxy.embed_new(again, {"prose": config.data.domains["prose"].path})
+    )
+    assert again.mixture.weights == pytest.approx(mixture.weights, rel=1e-9)
     config.proxy.hf, config.proxy.load = None, str(converted)
     with pytest.raises(UserError, match="made through another proxy"):
         provider.resolve_mixture(config)
