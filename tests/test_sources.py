@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from benchmarks.gpt2 import megatron_state
 from conftest import write_config
 from nemo_chameleon import Mixture, checkpoint, model, parallel, provider, proxy
 from nemo_chameleon.changes import Computed
@@ -49,39 +50,16 @@ def converted(
     """The same weights as a checkpoint of a megatron-core GPT, with no word of where it is from."""
     folder = tmp_path_factory.mktemp("megatron")
     config = load_config(write_config(corpus, folder))
-    lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2).transformer
+    lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
     with parallel.layout(config.proxy.parallel, seed=0):
         gpt = model.build(config.proxy, 512, for_training=False)
-        state = {
-            "embedding.word_embeddings.weight": lm.wte.weight,
-            "embedding.position_embeddings.weight": lm.wpe.weight,
-            **{f"decoder.final_layernorm.{part}": getattr(lm.ln_f, part) for part in ENDS},
-        }
-        for number, block in enumerate(lm.h):
-            layer = f"decoder.layers.{number}."
-            for part in ENDS:
-                state[f"{layer}input_layernorm.{part}"] = getattr(block.ln_1, part)
-                state[f"{layer}pre_mlp_layernorm.{part}"] = getattr(block.ln_2, part)
-                for name, linear in (
-                    ("self_attention.linear_qkv", block.attn.c_attn),
-                    ("self_attention.linear_proj", block.attn.c_proj),
-                    ("mlp.linear_fc1", block.mlp.c_fc),
-                    ("mlp.linear_fc2", block.mlp.c_proj),
-                ):
-                    value = getattr(linear, part).t() if part == "weight" else linear.bias
-                    if name.endswith("qkv"):  # Megatron has them head by head
-                        heads = value.reshape(3, HEADS, HIDDEN // HEADS, *value.shape[1:])
-                        value = heads.transpose(0, 1).reshape(value.shape)
-                    state[f"{layer}{name}.{part}"] = value
+        state = megatron_state(lm)
         missing, unexpected = gpt.load_state_dict(state, strict=False)
         assert not unexpected
         assert all("_extra_state" in name for name in missing)
         path = checkpoint.save(folder, 1, {}, gpt, None, None)
     (path / "state.json").unlink()
     return path
-
-
-ENDS = ("weight", "bias")
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""GPT-2 as Hugging Face has it and as megatron-core has it, from the same weights."""
+
+from typing import Any
+
+import torch
+
+PARTS = ("weight", "bias")
+
+
+def megatron_state(lm: Any) -> dict[str, torch.Tensor]:
+    """The state of a megatron-core GPT (local layers, learned positions) from a GPT2LMHeadModel."""
+    gpt2, heads = lm.transformer, lm.config.n_head
+    state = {
+        "embedding.word_embeddings.weight": gpt2.wte.weight,
+        "embedding.position_embeddings.weight": gpt2.wpe.weight,
+    }
+    for part in PARTS:
+        state[f"decoder.final_layernorm.{part}"] = getattr(gpt2.ln_f, part)
+        for number, block in enumerate(gpt2.h):
+            layer = f"decoder.layers.{number}."
+            state[f"{layer}input_layernorm.{part}"] = getattr(block.ln_1, part)
+            state[f"{layer}pre_mlp_layernorm.{part}"] = getattr(block.ln_2, part)
+            for name, linear in (
+                ("self_attention.linear_qkv", block.attn.c_attn),
+                ("self_attention.linear_proj", block.attn.c_proj),
+                ("mlp.linear_fc1", block.mlp.c_fc),
+                ("mlp.linear_fc2", block.mlp.c_proj),
+            ):
+                value = linear.weight.t() if part == "weight" else linear.bias
+                if name.endswith("qkv"):  # Megatron has query, key and value head by head
+                    by_head = value.reshape(3, heads, -1, *value.shape[1:]).transpose(0, 1)
+                    value = by_head.reshape(value.shape)
+                state[f"{layer}{name}.{part}"] = value
+    return {name: value.detach().contiguous() for name, value in state.items()}
