@@ -10,6 +10,7 @@ Prints a table and, as its last line, one JSON object. Compared in one run, each
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -132,7 +133,8 @@ def in_processes(processes: int, arguments: list[str]) -> float:
     """Tokens a second of ours in so many processes of one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
     command += ["--standalone", "-m", "benchmarks.embedding", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
     return float(json.loads(done.stdout.splitlines()[-1])["ours_tokens_per_second"])
 
 

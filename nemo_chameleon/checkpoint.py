@@ -42,6 +42,13 @@ def newest(directory: Path) -> Path | None:
     return path
 
 
+def tracked(directory: Path) -> Path | None:
+    """The checkpoint, of any tool, that the tracker in a folder names; None without one."""
+    tracker = directory / _TRACKER
+    text = tracker.read_text().strip() if tracker.is_file() else ""
+    return directory / f"iter_{int(text):07d}" if text.isdigit() else None
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Where the run stood at a checkpoint.
 

@@ -137,20 +137,8 @@ def check_proxy(config: Config, world_size: int) -> None:
 
 def check_run(run: Run, world_size: int, prefix: str) -> None:
     """`check` for one training run; `prefix` is where its keys stand."""
-    model, train, optimizer, parallel = run.model, run.train, run.optimizer, run.parallel
-    for section in (model, parallel):
-        for item in fields(section):
-            value = getattr(section, item.name)
-            if isinstance(value, int) and not isinstance(value, bool):
-                name = "model" if section is model else "parallel"
-                _at_least(1, f"{prefix}{name}.{item.name}", value)
-    _choice(f"{prefix}model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
-    _choice(
-        f"{prefix}model.position_embedding_type",
-        model.position_embedding_type,
-        ("rope", "learned_absolute"),
-    )
-    _choice(f"{prefix}train.precision", train.precision, ("auto", "bf16", "fp32"))
+    train, optimizer = run.train, run.optimizer
+    check_model(run, world_size, prefix)
     _choice(
         f"{prefix}optimizer.lr_decay_style",
         optimizer.lr_decay_style,
@@ -177,10 +165,37 @@ def check_run(run: Run, world_size: int, prefix: str) -> None:
         ("clip_grad", math.inf),
     ):
         _from_zero_to(high, f"{prefix}optimizer.{name}", getattr(optimizer, name))
-    _from_zero_to(math.inf, f"{prefix}model.init_method_std", model.init_method_std)
     # numpy's seeds end at 2³², and pipeline stages and random states count up from this one.
     _from_zero_to(2**32 - 2**20, f"{prefix}train.seed", train.seed)
+    replicas = world_size // (
+        run.parallel.tensor_model_parallel_size * run.parallel.pipeline_model_parallel_size
+    )
+    _divides(
+        train.micro_batch_size * replicas,
+        train.global_batch_size,
+        f"{prefix}train.micro_batch_size={train.micro_batch_size} times {replicas} data parallel "
+        "ranks",
+        f"{prefix}train.global_batch_size={train.global_batch_size}",
+    )
 
+
+def check_model(run: Run, world_size: int, prefix: str) -> None:
+    """Refuse a model, a layout or a precision that cannot be."""
+    model, train, parallel = run.model, run.train, run.parallel
+    for section in (model, parallel):
+        for item in fields(section):
+            value = getattr(section, item.name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                name = "model" if section is model else "parallel"
+                _at_least(1, f"{prefix}{name}.{item.name}", value)
+    _choice(f"{prefix}model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
+    _choice(
+        f"{prefix}model.position_embedding_type",
+        model.position_embedding_type,
+        ("rope", "learned_absolute"),
+    )
+    _choice(f"{prefix}train.precision", train.precision, ("auto", "bf16", "fp32"))
+    _from_zero_to(math.inf, f"{prefix}model.init_method_std", model.init_method_std)
     tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     heads, groups = model.num_attention_heads, model.num_query_groups or model.num_attention_heads
     tp_key = f"{prefix}parallel.tensor_model_parallel_size={tensor}"
@@ -211,14 +226,6 @@ def check_run(run: Run, world_size: int, prefix: str) -> None:
             f"{prefix}model.hidden_size over {prefix}model.num_attention_heads is odd; rope needs "
             "an even width"
         )
-    replicas = world_size // (tensor * pipeline)
-    _divides(
-        train.micro_batch_size * replicas,
-        train.global_batch_size,
-        f"{prefix}train.micro_batch_size={train.micro_batch_size} times {replicas} data parallel "
-        "ranks",
-        f"{prefix}train.global_batch_size={train.global_batch_size}",
-    )
 
 
 def preset_of(wanted: ChameleonConfig) -> weights.Preset:

@@ -5,7 +5,8 @@ so nothing above it is computed. A rank sums what it holds of a hidden state, it
 sequence or of the layers, and of the windows: sums are all that ever travels between ranks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,6 +49,8 @@ class Extractor(Protocol):
     num_layers: int
     length_multiple: int
     """Windows are padded to a multiple of this."""
+    max_length: int | None
+    """Tokens that the model has positions for; None for any number."""
     replica: int
     """Which share of the windows this rank works on, of `replicas`."""
     replicas: int
@@ -105,13 +108,23 @@ def embed(
     for layer in layers:
         if not 1 <= layer <= extractor.num_layers:
             raise UserError(f"layer {layer}: the model's layers are 1 to {extractor.num_layers}")
+    padded = _padded(sample_length, extractor)
+    if extractor.max_length is not None and padded > extractor.max_length:
+        raise UserError(
+            f"chameleon.sample_length={sample_length} is padded to {padded} in this layout, the "
+            f"model has positions for {extractor.max_length}: set a smaller one"
+        )
     embeddings: list[dict[str, Shards]] = [{} for _ in layers]
     windows = range(first, first + samples)
     for name, domain in domains.items():
-        batches = _batches(domain, windows, extractor, sample_length, micro_batch_size, seed)
-        sums = _sums_over_windows(extractor, domain, windows, batches, layers, advance)
+        with contextlib.closing(
+            _batches(domain, windows, extractor, sample_length, micro_batch_size, seed)
+        ) as batches:
+            sums = _sums_over_windows(extractor, domain, windows, batches, layers, advance)
         for by_name, total in zip(embeddings, sums, strict=True):
             tokens = total[:, -1]
+            if not tokens.all():
+                raise RuntimeError(f"no rank gave a hidden state of domain {name!r}")
             means = (total[:, :-1] / tokens[:, None]).astype(np.float32)
             by_name[name] = Shards(means, tokens.astype(np.int64))
     return embeddings
@@ -139,10 +152,11 @@ def _batches(
     length: int,
     micro_batch_size: int,
     seed: int,
-) -> Iterator[list[_Batch]]:
+) -> Generator[list[_Batch], None, None]:
     """This replica's windows in blocks of batches, as many blocks on every rank."""
     block = _BATCHES_A_BLOCK * micro_batch_size * extractor.replicas
     pinned = torch.cuda.is_available()
+    nothing = np.zeros(0, dtype=np.int64)
 
     def read(start: int) -> list[_Batch]:
         mine = windows[start : start + block][extractor.replica :: extractor.replicas]
@@ -150,10 +164,12 @@ def _batches(
         # Windows of a length go together: the less padding goes through the model.
         drawn.sort(key=lambda window: len(window[1]))
         batches = []
-        for at in range(0, len(drawn), micro_batch_size):
-            part = drawn[at : at + micro_batch_size]
-            multiple = extractor.length_multiple
-            tokens = torch.zeros(len(part), -(-len(part[-1][1]) // multiple) * multiple).long()
+        # As many on every replica, though some may be of nothing: experts are shared between them.
+        most = -(-len(windows[start : start + block]) // extractor.replicas)
+        for at in range(0, most, micro_batch_size):
+            part = drawn[at : at + micro_batch_size] or [(windows.start, nothing)]
+            longest = max(len(part[-1][1]), 1)
+            tokens = torch.zeros(len(part), _padded(longest, extractor), dtype=torch.int64)
             for row, (_, text) in enumerate(part):
                 tokens[row, : len(text)] = torch.from_numpy(text)
             indices = torch.tensor([index for index, _ in part])
@@ -169,6 +185,10 @@ def _batches(
             ready = ahead or reader.submit(read, start)
             ahead = reader.submit(read, start + block) if start + block < len(windows) else None
             yield ready.result()
+
+
+def _padded(length: int, extractor: Extractor) -> int:
+    return -(-length // extractor.length_multiple) * extractor.length_multiple
 
 
 def _sums_over_windows(
@@ -198,7 +218,7 @@ def _sums_over_windows(
                 broken = torch.minimum(broken, torch.where(bad, indices, windows.stop).min())
                 # A product rather than an indexed sum, which CUDA adds up in no fixed order.
                 total[layers.index(part.layer)] += places @ sums.double()
-            advance(len(batch.indices), int(batch.lengths.sum()))
+            advance(int((batch.lengths > 0).sum()), int(batch.lengths.sum()))
         dist.all_reduce(broken, op=dist.ReduceOp.MIN)
         if int(broken) < windows.stop:
             raise UserError(

@@ -45,15 +45,16 @@ def _hooked(layers: Mapping[int, torch.nn.Module], last: int) -> Iterator[dict[i
 
 @contextmanager
 def _evaluating(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
-    was_training = [module.training for module in modules]
+    was_training = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
-        with torch.inference_mode():
+        # Not inference_mode: Megatron keeps tables that are made here, and training uses them.
+        with torch.no_grad():
             yield
     finally:
-        for module, training in zip(modules, was_training, strict=True):
-            module.train(training)
+        for part, training in was_training:
+            part.training = training
 
 
 class MegatronExtractor:
@@ -63,7 +64,9 @@ class MegatronExtractor:
         self.chunks = chunks
         config = chunks[0].config
         self.hidden_size, self.num_layers = config.hidden_size, config.num_layers
-        self.dtype = config.params_dtype
+        self.dtype = torch.float32 if config.fp32_residual_connection else config.params_dtype
+        learned = getattr(chunks[0], "position_embedding_type", None) == "learned_absolute"
+        self.max_length = chunks[0].max_sequence_length if learned else None
         self.replica = parallel_state.get_data_parallel_rank()
         self.replicas = parallel_state.get_data_parallel_world_size()
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
@@ -93,21 +96,24 @@ class MegatronExtractor:
 
     def parts(self, tokens: torch.Tensor, layers: Sequence[int]) -> Iterator[Part]:
         """See `embedding.Extractor`."""
-        positions = self._positions(tokens.shape[1]).to(tokens.device)
+        positions = self._positions(tokens.shape[1], tokens.device)
+        if self._contexts > 1:
+            tokens = tokens[:, positions]
         wanted = {number: self._layers[number] for number in layers if number in self._layers}
         with _hooked(wanted, max(layers)) as outputs:
-            self._run(tokens[:, positions], positions, self._step_of[max(layers)])
+            self._run(tokens, positions, self._step_of[max(layers)])
         if self._parts == 1 and self._tensor:
             return  # the first tensor parallel rank has the same
         mine = positions.chunk(self._parts)[self._tensor if self._parts > 1 else 0]
         for number, hidden in outputs.items():
             yield Part(number, hidden, mine)
 
-    def _positions(self, length: int) -> torch.Tensor:
+    def _positions(self, length: int, device: torch.device) -> torch.Tensor:
         """Those that this context parallel rank works on: Megatron gives each two of 2n chunks."""
+        everything = torch.arange(length, device=device)
         if self._contexts == 1:
-            return torch.arange(length)
-        chunks = torch.arange(length).chunk(2 * self._contexts)
+            return everything
+        chunks = everything.chunk(2 * self._contexts)
         return torch.cat([chunks[self._context], chunks[-1 - self._context]])
 
     def _run(self, tokens: torch.Tensor, positions: torch.Tensor, last_step: int) -> None:
@@ -142,6 +148,8 @@ def megatron_extractor(
     chunks = [unwrap(part) for part in parts]
     with _evaluating(chunks):
         yield MegatronExtractor(chunks)
+        for chunk in chunks:
+            chunk.set_input_tensor(None)
 
 
 class TransformersExtractor:
@@ -153,20 +161,35 @@ class TransformersExtractor:
         self.hidden_size, self.num_layers = config.hidden_size, config.num_hidden_layers
         self.length_multiple = 1
         self.replica, self.replicas = dist.get_rank(), dist.get_world_size()
-        lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+        self.max_length = getattr(config, "max_position_embeddings", None)
+        lists = (p for p in model.get_decoder().modules() if isinstance(p, torch.nn.ModuleList))
         layers = next((part for part in lists if len(part) == self.num_layers), None)
         if layers is None:
             raise UserError(f"{type(model).__name__} has no list of {self.num_layers} layers")
         self._layers = dict(enumerate(layers, start=1))
+        self._require_causality()
 
     def parts(self, tokens: torch.Tensor, layers: Sequence[int]) -> Iterator[Part]:
         """See `embedding.Extractor`."""
         wanted = {number: self._layers[number] for number in layers}
         with _hooked(wanted, max(layers)) as outputs, suppress(_ReachedError):
             self.model(input_ids=tokens, use_cache=False)
+        if outputs.keys() != wanted.keys():
+            raise UserError(
+                f"{type(self.model).__name__} does not pass through its layers in order"
+            )
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         for number, hidden in outputs.items():
             yield Part(number, hidden.transpose(0, 1), positions)
+
+    def _require_causality(self) -> None:
+        """Padding on the right is unseen by a causal model alone."""
+        tokens = torch.arange(8, device=self.model.device).repeat(2, 1)
+        tokens[1, -1] = 0
+        (part,) = self.parts(tokens, [self.num_layers])
+        one, other = part.hidden[:-1].float().unbind(1)
+        if not torch.allclose(one, other, rtol=1e-2, atol=1e-3 * float(one.abs().max())):
+            raise UserError(f"{type(self.model).__name__} is no causal LM: tokens see later ones")
 
 
 @contextmanager

@@ -70,11 +70,13 @@ def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.M
     return model
 
 
-def of_identity(identity: Mapping[str, Any]) -> ModelConfig:
-    """The model that a checkpoint's state.json says it is of."""
-    names = {item.name for item in fields(ModelConfig)}
+def of_identity(identity: Mapping[str, Any]) -> ModelConfig | None:
+    """The model that a checkpoint's state.json says it is of, if it does."""
+    names = {item.name for item in fields(ModelConfig)} - {"use_cpu_initialization"}
     shape = {key.removeprefix("model."): value for key, value in identity.items()}
-    return ModelConfig(**{name: shape[name] for name in names & shape.keys()})
+    if names - shape.keys():
+        return None
+    return ModelConfig(**{name: shape[name] for name in names})
 
 
 def unwrap(model: Any) -> Any:

@@ -122,6 +122,11 @@ def layout(parallel: ParallelConfig, seed: int) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
+def pipeline_stages() -> int:
+    """Of the layout that is in force."""
+    return int(parallel_state.get_pipeline_model_parallel_world_size())
+
+
 def is_first_rank() -> bool:
     """Whether this process is the one that writes files and speaks."""
     return dist.get_rank() == 0

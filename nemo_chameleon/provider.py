@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
-from nemo_chameleon.config import check, check_proxy, check_run, check_windows, preset_of
+from nemo_chameleon.config import check, check_model, check_proxy, check_windows, preset_of
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
@@ -49,8 +49,9 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
         checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
     else:
         source = proxy.existing(config)
+        parallel.check_device(config.proxy, "proxy.")
         if isinstance(source, MegatronSource):
-            check_run(source.run, parallel.world_size(), "proxy.")
+            check_model(source.run, parallel.world_size(), "proxy.")
         check_windows(config.chameleon, source.num_layers, source.seq_length)
     folder = base_job(config, domains, job.mixture).directory
     if checkpoint.newest(folder) is not None:

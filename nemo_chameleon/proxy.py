@@ -19,7 +19,7 @@ from nemo_chameleon.embedding import middle_layer
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.report import layers_table
-from nemo_chameleon.sampling import Sampler, Windows, draw_until_known, forget
+from nemo_chameleon.sampling import Sampler, Windows, draw_until_known
 from nemo_chameleon.schema import (
     ALL,
     AUTO,
@@ -31,9 +31,9 @@ from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
 from nemo_chameleon.sources import (
     MegatronSource,
     Source,
-    TransformersSource,
     digest,
     source_from_record,
+    transformers_source,
 )
 from nemo_chameleon.tokenizer import load_tokenizer, vocabulary_digest
 
@@ -47,7 +47,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         The mixture, equal to the last bit on every rank.
     """
     source, facts = _trained(config, domains) if trains(config) else (existing(config), {})
-    by_layer, samples = _embed(config, domains, source)
+    sampler, by_layer, samples = _embed(config, domains, source)
     embeddings = by_layer[0]
 
     def write() -> str:
@@ -64,6 +64,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
             proxy={
                 **source.record(),
                 **facts,
+                "vocab_size": datasets.Vocabulary.of(config.data).vocab_size,
                 "split": config.data.split,
                 "tokenizer": config.data.tokenizer,
                 "settings": settings_digest(config, domains),
@@ -74,7 +75,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         text = mixture.to_json()
         save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
         mixture.save(config.chameleon.file)
-        forget(_kept(config))
+        sampler.forget()
         return text
 
     mixture = Mixture.from_json(parallel.on_first_rank(write), config.chameleon.file)
@@ -118,21 +119,23 @@ def existing(config: Config) -> Source:
     if wanted.hf is not None:
         if data.tokenizer is None:
             raise UserError("proxy.hf needs data.tokenizer, to know that the domains are its own")
-        source = TransformersSource.of(wanted.hf, parallel.precision(wanted.train.precision))
-        source.require_tokenizer(data.tokenizer)
-        return source
+        dtype = parallel.precision(wanted.train.precision)
+        return transformers_source(wanted.hf, dtype, data.tokenizer)
     assert wanted.load is not None
-    path = Path(wanted.load)
-    path = checkpoint.newest(path) or path
+    folder = Path(wanted.load)
+    # A folder that is being trained in may look different to every rank.
+    path = parallel.on_first_rank(lambda: checkpoint.tracked(folder)) or folder
     if not path.is_dir():
         raise UserError(f"proxy.load={wanted.load}: there is no such checkpoint")
     run, vocab_size = dataclasses.replace(wanted), datasets.Vocabulary.of(data).vocab_size
     if (path / "state.json").is_file():
         identity = checkpoint.read_state(path)["identity"]
-        run.model = model.of_identity(identity)
+        run.model = model.of_identity(identity) or run.model
         own: dict[str, Any] = {"vocabulary size": vocab_size}
         if data.tokenizer is not None:
             own["vocabulary"] = vocabulary_digest(load_tokenizer(data.tokenizer).get_vocab())
+        elif "vocabulary" in identity:
+            raise UserError("proxy.load needs data.tokenizer, to know that the domains are its own")
         for key, value in own.items():
             if identity.get(key, value) != value:
                 raise UserError(
@@ -248,7 +251,7 @@ def embed_new(
 
 def _embed(
     config: Config, domains: Mapping[str, Domain], source: Source
-) -> tuple[list[dict[str, Shards]], dict[str, int]]:
+) -> tuple[Sampler, list[dict[str, Shards]], dict[str, int]]:
     """For each wanted layer the embeddings, and how many windows each is of, by domain."""
     wanted, settings = config.chameleon, embedding_method(config)
     windows = Windows(_layers(config), settings["sample_length"], wanted.seed)
@@ -257,12 +260,13 @@ def _embed(
             extractor,
             windows,
             micro_batch_size=wanted.micro_batch_size,
-            model=source.identity(),
+            model=f"{source.identity()} {source.record()['precision']}",
             folder=_kept(config),
             progress=config.logging.progress,
         )
         if isinstance(wanted.samples, int):
-            return sampler.draw(domains, wanted.samples), dict.fromkeys(domains, wanted.samples)
+            drawn = sampler.draw(domains, wanted.samples)
+            return sampler, drawn, dict.fromkeys(domains, wanted.samples)
 
         def half_width(embeddings: Mapping[str, Shards]) -> float:
             preset = preset_of(wanted)
@@ -270,7 +274,7 @@ def _embed(
             assert errors is not None
             return float(errors.half_widths().max())
 
-        return draw_until_known(sampler, domains, wanted.tolerance, half_width)
+        return sampler, *draw_until_known(sampler, domains, wanted.tolerance, half_width)
 
 
 def _kept(config: Config) -> Path:

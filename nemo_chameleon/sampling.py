@@ -4,10 +4,10 @@ Every finished draw of a domain is saved beside the mixture file at once, under 
 it follows from. A run that was killed finds it there; the mixture file, once written, replaces it.
 """
 
+import contextlib
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +19,7 @@ from nemo_chameleon import parallel
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.embedding import Extractor, embed
+from nemo_chameleon.errors import UserError
 from nemo_chameleon.shards import SHARDS, Shards, load_embeddings, save_embeddings
 
 # Windows a domain that drawing until the weights are known begins with.
@@ -66,6 +67,7 @@ class Sampler:
         self.extractor, self.windows, self.folder = extractor, windows, folder
         self._micro_batch_size, self._model = micro_batch_size, model
         self._progress = progress and parallel.is_first_rank()
+        self._files: list[Path] = []
 
     def draw(
         self, domains: Mapping[str, Domain], samples: int, first: int = 0
@@ -88,6 +90,7 @@ class Sampler:
                 if of_layers is None:
                     of_layers = self._embed(domain, samples, first, path, advance)
                 else:
+                    self._files += [path] if path is not None else []
                     kept += 1
                     bar.update(samples)
                 for by_name, shards in zip(drawn, of_layers, strict=True):
@@ -95,6 +98,14 @@ class Sampler:
         if kept:
             parallel.say(f"{kept} of {len(domains)} domains were embedded before")
         return drawn
+
+    def forget(self) -> None:
+        """Remove the draws that were kept, when what they were for is written."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        if self.folder is not None:
+            with contextlib.suppress(OSError):  # another run's are in it
+                self.folder.rmdir()
 
     def _embed(
         self,
@@ -115,8 +126,9 @@ class Sampler:
             first=first,
             advance=advance,
         )
-        if path is not None and parallel.is_first_rank():
-            save_embeddings(path, embeddings)
+        if path is not None:
+            parallel.on_first_rank(partial(save_embeddings, path, embeddings))
+            self._files.append(path)
         return [of_layer[domain.name] for of_layer in embeddings]
 
     def _path(self, domain: Domain, samples: int, first: int) -> Path | None:
@@ -136,7 +148,10 @@ class Sampler:
 def _kept(path: Path | None, name: str) -> list[Shards] | None:
     if path is None or not path.is_file():
         return None
-    return [of_layer[name] for of_layer in load_embeddings(path)]
+    try:
+        return [of_layer[name] for of_layer in load_embeddings(path)]
+    except (UserError, KeyError):  # drawn again, and written over
+        return None
 
 
 def draw_until_known(
@@ -176,11 +191,6 @@ def draw_until_known(
             for of_layer, drawn in zip(embeddings, new, strict=True):
                 of_layer[name] = of_layer[name].joined(drawn[name])
             samples[name] += more
-
-
-def forget(folder: Path) -> None:
-    """Remove the draws that are kept in a folder, when what they were for is written."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Advance:

@@ -201,7 +201,8 @@ class ChameleonConfig:
     tolerance: float = 0.005
     """Half-width of the weights' 95 % intervals that is good enough."""
     sample_length: int | None = None
-    """Tokens a window, at most; null: the proxy's seq_length."""
+    """Tokens a window, at most; null: proxy.model.seq_length, or what an existing proxy takes if
+    that is less."""
     layer: int | str | None = None
     """Layer of the proxy whose output is averaged, from 1; null: (num_layers + 1) // 2; all: that
     one, and what the weights would be after each of the others."""

@@ -1,6 +1,7 @@
 """The model that embeds: a checkpoint of a megatron-core GPT, or a Hugging Face causal LM."""
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_chameleon import checkpoint, model, parallel
@@ -18,6 +22,11 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.extractors import megatron_extractor, transformers_extractor
 from nemo_chameleon.schema import ModelConfig, Run
 from nemo_chameleon.tokenizer import load_tokenizer, vocabulary_digest
+
+_TABLE = "embedding.word_embeddings.weight"
+_PADDING = 128 * 64
+_WEIGHTS = (".safetensors", ".bin")
+_BLOCKS = 64  # of each file, for its digest
 
 
 class Source(Protocol):
@@ -67,9 +76,6 @@ class MegatronSource:
 
     def identity(self) -> str:
         """See `Source`."""
-        if (self.path / "state.json").is_file():
-            return digest(checkpoint.read_state(self.path)["identity"])
-        # Of another tool: its files' names and sizes have to do.
         return digest({"files": _files(self.path), "model": asdict(self.run.model)})
 
     def record(self) -> dict[str, Any]:
@@ -87,12 +93,35 @@ class MegatronSource:
         with parallel.layout(self.run.parallel, 0):
             gpt = model.build(self.run, self.vocab_size, for_training=False)
             try:
+                self._require_the_same(gpt)
                 checkpoint.load(self.path, gpt)
-            except (CheckpointException, CheckpointingException, KeyError, RuntimeError) as error:
-                cause = str(error).strip().splitlines()[-1]
+            except (CheckpointException, CheckpointingException, KeyError) as error:
+                cause = " ".join(str(error).split())[-200:]
                 raise UserError(f"{self.path} is no checkpoint of proxy.model: {cause}") from error
             with megatron_extractor(gpt) as extractor:
                 yield extractor
+
+    def _require_the_same(self, gpt: torch.nn.Module) -> None:
+        """Refuse what loading lets pass: weights that the model has not, and other vocabularies."""
+        there = dist_checkpointing.load_tensors_metadata(str(self.path))
+        wanted = {
+            part.key
+            for part in nested_values(model.unwrap(gpt).sharded_state_dict())
+            if isinstance(part, ShardedTensor)
+        }
+        if parallel.pipeline_stages() == 1:
+            own = (key for key in there if key.startswith(("decoder.", "embedding.")))
+            if more := sorted(set(own) - wanted):
+                raise UserError(
+                    f"{self.path} is no checkpoint of proxy.model: it has {more[0]} too"
+                )
+        rows = there[_TABLE].global_shape[0] if _TABLE in there else self.vocab_size
+        # Padded, by this package or another, to a multiple for the tensor parallel ranks.
+        if not self.vocab_size <= rows < self.vocab_size + _PADDING:
+            raise UserError(
+                f"{self.path} has {rows} tokens, the domains {self.vocab_size}: tokenise them with "
+                "its tokenizer"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,12 +155,18 @@ class TransformersSource:
     @property
     def seq_length(self) -> int:
         """See `Source`."""
-        return int(self.settings.max_position_embeddings)
+        # Without positions of its own it takes windows of any length.
+        return int(getattr(self.settings, "max_position_embeddings", None) or 2**31)
 
     def identity(self) -> str:
         """See `Source`."""
-        files = _files(Path(self.name)) if Path(self.name).is_dir() else []
-        return digest({"model": json.loads(self.settings.to_json_string()), "files": files})
+        files = _files(Path(self.name), _WEIGHTS) if Path(self.name).is_dir() else []
+        return digest({"name": "" if files else self.name, "files": files, "commit": self.commit})
+
+    @property
+    def commit(self) -> str | None:
+        """Of a model that is not in a folder."""
+        return getattr(self.settings, "_commit_hash", None)
 
     def record(self) -> dict[str, Any]:
         """See `Source`."""
@@ -149,9 +184,28 @@ class TransformersSource:
     @contextlib.contextmanager
     def opened(self) -> Iterator[Extractor]:
         """See `Source`."""
-        lm = _from_pretrained("AutoModelForCausalLM", self.name, dtype=self.dtype)
+        lm, loading = _from_pretrained(
+            "AutoModelForCausalLM", self.name, dtype=self.dtype, output_loading_info=True
+        )
+        for what in ("missing_keys", "mismatched_keys"):
+            if loading[what]:
+                raise UserError(
+                    f"proxy.hf={self.name} has no weights for {sorted(loading[what])[0]}"
+                )
         with transformers_extractor(lm.to(parallel.device())) as extractor:
             yield extractor
+
+
+@functools.cache
+def transformers_source(name: str, dtype: torch.dtype, tokenizer: str) -> TransformersSource:
+    """A Hugging Face causal LM of the same vocabulary as a tokenizer.json; looked up once.
+
+    Raises:
+        UserError: there is none, or it has another vocabulary.
+    """
+    source = TransformersSource.of(name, dtype)
+    source.require_tokenizer(tokenizer)
+    return source
 
 
 def source_from_record(record: Mapping[str, Any], place: str | None = None) -> Source:
@@ -198,8 +252,18 @@ def _precision(record: Mapping[str, Any]) -> torch.dtype:
     return torch.float32
 
 
-def _files(folder: Path) -> list[list[Any]]:
-    return sorted([path.name, path.stat().st_size] for path in folder.iterdir() if path.is_file())
+def _files(folder: Path, endings: tuple[str, ...] = ("",)) -> list[list[Any]]:
+    """Name, size and a digest of some blocks of each file."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name.endswith(endings):
+            size, blocks = path.stat().st_size, hashlib.sha256()
+            with path.open("rb") as stream:
+                for part in range(_BLOCKS):
+                    stream.seek(size * part // _BLOCKS)
+                    blocks.update(stream.read(4096))
+            files.append([path.name, size, blocks.hexdigest()[:16]])
+    return files
 
 
 def _from_pretrained(kind: str, name: str, **settings: Any) -> Any:
@@ -209,6 +273,5 @@ def _from_pretrained(kind: str, name: str, **settings: Any) -> Any:
         raise UserError("proxy.hf needs transformers: pip install nemo_chameleon[hf]") from error
     try:
         return getattr(transformers, kind).from_pretrained(name, **settings)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"proxy.hf={name}: {first}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise UserError(f"proxy.hf={name}: {' '.join(str(error).split())[:200]}") from error

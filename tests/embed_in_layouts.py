@@ -99,7 +99,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
             extractor,
             domains,
             layers=LAYERS,
-            samples=40,
+            samples=41,
             sample_length=run.model.seq_length,
             micro_batch_size=4,
             seed=1,

@@ -1,5 +1,6 @@
 """sources.py: proxies that exist already, megatron-core's and Hugging Face's."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,12 @@ def test_proxies_that_are_refused(
         if file.name == "tokenizer.json":
             text = text.replace(b'"<|endoftext|>"', b'"<|end|>"')
         (other / file.name).write_bytes(text)
+    tokenizer, config.data.tokenizer = config.data.tokenizer, None
+    config.data.vocab_size = 20_000
+    config.proxy.load = str(converted)
+    with pytest.raises(UserError, match=r"has 512 tokens, the domains 20000"):
+        provider.resolve_mixture(config)
+    config.data.tokenizer, config.data.vocab_size = tokenizer, None
     for changes, says in (
         ({"hf": str(other)}, "has another vocabulary than data.tokenizer"),
         ({"hf": str(tmp_path / "none")}, "proxy.hf="),
@@ -146,6 +153,56 @@ def test_proxies_that_are_refused(
     config.chameleon.layer = LAYERS + 1
     with pytest.raises(UserError, match="layers count from 1 to 4"):
         provider.resolve_mixture(config)
-    config.chameleon.layer, config.proxy.model.hidden_size = None, 2 * HIDDEN
-    with pytest.raises(UserError, match=r"no checkpoint of proxy\.model: .*mismatch"):
+    config.chameleon.layer = None
+    for key, value, says in (
+        ("hidden_size", 2 * HIDDEN, r"no checkpoint of proxy\.model: .*mismatch"),
+        ("position_embedding_type", "rope", "it has embedding.position_embeddings.weight"),
+        ("normalization", "RMSNorm", r"it has decoder\.final_layernorm\.bias"),
+        ("add_bias_linear", False, "it has decoder.layers.mlp.linear_fc1.bias"),
+    ):
+        before = getattr(config.proxy.model, key)
+        setattr(config.proxy.model, key, value)
+        with pytest.raises(UserError, match=says):
+            provider.resolve_mixture(config)
+        setattr(config.proxy.model, key, before)
+
+
+@pytest.mark.usefixtures("alone")
+def test_models_that_cannot_embed(config: Config, gpt2: Path, tmp_path: Path) -> None:
+    """Weights that are missing, and a model whose tokens see later ones, are refused."""
+    settings = transformers.BertConfig(
+        vocab_size=512,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=LENGTH,
+        is_decoder=False,
+    )
+    bert = transformers.BertLMHeadModel(settings)
+    for name, lm in (("bert", bert), ("part", transformers.AutoModel.from_pretrained(gpt2))):
+        shutil.copytree(gpt2, tmp_path / name)
+        if name == "part":
+            state = {key: value for key, value in lm.state_dict().items() if "h.1." not in key}
+            lm.save_pretrained(tmp_path / name, state_dict=state)
+        else:
+            lm.save_pretrained(tmp_path / name)
+    for name, says in (("bert", "is no causal LM"), ("part", r"has no weights for .*h\.1\.")):
+        config.proxy.hf = str(tmp_path / name)
+        with pytest.raises(UserError, match=says):
+            provider.resolve_mixture(config)
+
+
+@pytest.mark.usefixtures("alone")
+def test_other_weights_are_another_proxy(config: Config, converted: Path, tmp_path: Path) -> None:
+    """A mixture through one checkpoint is not taken for that of another of the same shape."""
+    other = tmp_path / "other"
+    shutil.copytree(converted, other)
+    file = max(other.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+    embedded(config, load=str(converted))
+    config.proxy.load = str(other)
+    with pytest.raises(UserError, match="made through another proxy"):
         provider.resolve_mixture(config)
