@@ -16,7 +16,7 @@ from nemo_chameleon.shards import Embeddings, embeddings_file, load_embeddings, 
 from nemo_chameleon.weights import Preset, choose_preset
 
 _SCORING = ("preset", "ridge", "exponent", "min_effective")
-_EMBEDDING = ("layer", "samples", "sample_length", "seed")
+_EMBEDDING = ("layer", "samples", "sample_length", "seed", "cross_documents")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Computed:
         for key in ("layer", "sample_length", "seed"):
             if type(method.get(key)) is not int:
                 raise UserError(f"its method has no {key}")
+        if not isinstance(method.get("cross_documents"), bool):
+            raise UserError("its method does not say whether windows cross_documents")
         if not isinstance(method.get("tolerance"), float):
             raise UserError("its method has no tolerance")
         self.preset()  # its settings are those of a preset

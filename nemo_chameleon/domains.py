@@ -136,12 +136,16 @@ class Domain:
     def _dataset(self) -> IndexedDataset:
         return IndexedDataset(self.path)
 
-    def window(self, index: int, length: int, seed: int) -> NDArray[np.int64]:
+    def window(
+        self, index: int, length: int, seed: int, *, cross_documents: bool = False
+    ) -> NDArray[np.int64]:
         """The `index`-th random window: up to `length` tokens of one document.
 
         A document is drawn in proportion to its tokens, then a start in it such that the window
-        lies inside; a document shorter than `length` is taken whole. Which window it is depends
-        on (seed, name, index) alone: not on other domains, and not on who else draws.
+        lies inside; a document shorter than `length` is taken whole. With `cross_documents` the
+        start is any token, and the window runs on into the documents that follow, as a training
+        sample does. Which window it is depends on (seed, name, index) alone: not on other domains,
+        and not on who else draws.
 
         Returns:
             (n,) token ids, 1 <= n <= length.
@@ -150,12 +154,28 @@ class Domain:
         generator = np.random.Generator(
             np.random.Philox(key=np.frombuffer(key, np.uint64), counter=[0, 0, 0, index])
         )
+        if cross_documents:
+            return self._run_of(int(generator.integers(max(1, self.tokens - length + 1))), length)
         token = int(generator.integers(self.tokens))
         pointers = self._dataset.index.sequence_pointers
         document = int(np.searchsorted(pointers, token * self._token_bytes, side="right")) - 1
         size = int(self._dataset.index.sequence_lengths[document])
         start = int(generator.integers(max(1, size - length + 1)))
         return self._dataset.get(document, start, min(length, size)).astype(np.int64)
+
+    def _run_of(self, token: int, length: int) -> NDArray[np.int64]:
+        """Up to `length` tokens from the training split's `token`-th on, whatever document."""
+        pointers = self._dataset.index.sequence_pointers
+        byte = token * self._token_bytes
+        document = int(np.searchsorted(pointers, byte, side="right")) - 1
+        start, parts = (byte - int(pointers[document])) // self._token_bytes, []
+        while length and document < self.documents:
+            size = int(self._dataset.index.sequence_lengths[document]) - start
+            if size:
+                parts.append(self._dataset.get(document, start, min(length, size)))
+                length -= len(parts[-1])
+            document, start = document + 1, 0
+        return np.concatenate(parts).astype(np.int64)
 
 
 def open_domains(

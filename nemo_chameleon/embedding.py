@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -78,6 +79,7 @@ def embed(
     micro_batch_size: int,
     seed: int,
     first: int = 0,
+    cross_documents: bool = False,
     advance: Callable[[int, int], None] = lambda windows, tokens: None,
 ) -> list[dict[str, Shards]]:
     """Embed domains with a model; every rank of the job must call it.
@@ -96,6 +98,7 @@ def embed(
         micro_batch_size: windows at once, a replica.
         seed: of the windows.
         first: index of the first window, for more of them than an earlier call drew.
+        cross_documents: as `Domain.window` has it.
         advance: told of every batch's windows and tokens, for a progress bar.
 
     Returns:
@@ -117,9 +120,10 @@ def embed(
     embeddings: list[dict[str, Shards]] = [{} for _ in layers]
     windows = range(first, first + samples)
     for name, domain in domains.items():
-        with contextlib.closing(
-            _batches(domain, windows, extractor, sample_length, micro_batch_size, seed)
-        ) as batches:
+        read = partial(
+            domain.window, length=sample_length, seed=seed, cross_documents=cross_documents
+        )
+        with contextlib.closing(_batches(read, windows, extractor, micro_batch_size)) as batches:
             sums = _sums_over_windows(extractor, domain, windows, batches, layers, advance)
         for by_name, total in zip(embeddings, sums, strict=True):
             tokens = total[:, -1]
@@ -146,12 +150,10 @@ class _Batch:
 
 
 def _batches(
-    domain: Domain,
+    window: Callable[[int], NDArray[np.int64]],
     windows: range,
     extractor: Extractor,
-    length: int,
     micro_batch_size: int,
-    seed: int,
 ) -> Generator[list[_Batch], None, None]:
     """This replica's windows in blocks of batches, as many blocks on every rank."""
     block = _BATCHES_A_BLOCK * micro_batch_size * extractor.replicas
@@ -160,9 +162,9 @@ def _batches(
 
     def read(start: int) -> list[_Batch]:
         mine = windows[start : start + block][extractor.replica :: extractor.replicas]
-        drawn = [(index, domain.window(index, length, seed)) for index in mine]
+        drawn = [(index, window(index)) for index in mine]
         # Windows of a length go together: the less padding goes through the model.
-        drawn.sort(key=lambda window: len(window[1]))
+        drawn.sort(key=lambda numbered: len(numbered[1]))
         batches = []
         # As many on every replica, though some may be of nothing: experts are shared between them.
         most = -(-len(windows[start : start + block]) // extractor.replicas)

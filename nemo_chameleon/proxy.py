@@ -168,6 +168,7 @@ def embedding_method(config: Config) -> dict[str, Any]:
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or seq_length,
         "seed": wanted.seed,
+        "cross_documents": wanted.cross_documents,
     }
     return settings | ({"tolerance": wanted.tolerance} if wanted.samples == AUTO else {})
 
@@ -238,7 +239,8 @@ def embed_new(
         domains = open_domains(wanted, str(record.get("split")), record.get("vocab_size"))
         for name, domain in domains.items():
             computed.refuse_known(name, domain.fingerprint)
-        windows = Windows((method["layer"],), method["sample_length"], method["seed"])
+        keys = ("sample_length", "seed", "cross_documents")
+        windows = Windows((method["layer"],), **{key: method[key] for key in keys})
         with source.opened() as extractor:
             sampler = Sampler(
                 extractor, windows, micro_batch_size=micro_batch_size, model=source.identity()
@@ -254,7 +256,9 @@ def _embed(
 ) -> tuple[Sampler, list[dict[str, Shards]], dict[str, int]]:
     """For each wanted layer the embeddings, and how many windows each is of, by domain."""
     wanted, settings = config.chameleon, embedding_method(config)
-    windows = Windows(_layers(config), settings["sample_length"], wanted.seed)
+    windows = Windows(
+        _layers(config), settings["sample_length"], wanted.seed, wanted.cross_documents
+    )
     with source.opened() as extractor:
         sampler = Sampler(
             extractor,

@@ -34,11 +34,13 @@ class Windows:
         layers: of the model, from 1.
         sample_length: tokens a window, at most.
         seed: of the windows.
+        cross_documents: whether they run on into the next document.
     """
 
     layers: tuple[int, ...]
     sample_length: int
     seed: int
+    cross_documents: bool = False
 
 
 class Sampler:
@@ -124,6 +126,7 @@ class Sampler:
             micro_batch_size=self._micro_batch_size,
             seed=self.windows.seed,
             first=first,
+            cross_documents=self.windows.cross_documents,
             advance=advance,
         )
         if path is not None:

@@ -206,6 +206,8 @@ class ChameleonConfig:
     layer: int | str | None = None
     """Layer of the proxy whose output is averaged, from 1; null: (num_layers + 1) // 2; all: that
     one, and what the weights would be after each of the others."""
+    cross_documents: bool = False
+    """Let windows run on into the next document, as training samples do."""
     micro_batch_size: int = 32
     """Windows a rank embeds at once."""
     seed: int = 1234

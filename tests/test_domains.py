@@ -54,6 +54,16 @@ def test_short_documents_are_taken_whole(tmp_path: Path) -> None:
     assert drawn == {(7, 8, 9), (1, 2, 3)}
 
 
+def test_windows_that_cross_documents(tmp_path: Path) -> None:
+    """They start at any token and run on over documents, empty ones too, to the split's end."""
+    path = write(tmp_path / "short", [[0, 1, 2], [], [3], [4, 5, 6, 7], [], [8, 9], [10, 11]])
+    domain = Domain.open("d", path, split="6,1,0")
+    drawn = {tuple(domain.window(i, 5, seed=0, cross_documents=True)) for i in range(100)}
+    assert drawn == {tuple(range(start, start + 5)) for start in range(6)}
+    (whole,) = {tuple(domain.window(i, 99, seed=0, cross_documents=True)) for i in range(9)}
+    assert whole == tuple(range(10))
+
+
 def test_windows_depend_on_seed_name_and_index_alone(ten: str, tmp_path: Path) -> None:
     """The same three give the same window from a copy elsewhere; another seed or name does not."""
     for ending in (".bin", ".idx"):

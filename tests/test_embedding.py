@@ -96,6 +96,13 @@ def test_more_windows_go_on_where_the_first_ended(gpt, domains) -> None:
         np.testing.assert_allclose(parts.means, together[name].means, rtol=1e-5, atol=1e-6)
 
 
+def test_windows_may_cross_documents(gpt, domains) -> None:
+    """Asked to, short documents are no longer windows of their own."""
+    legal = {"legal": domains["legal"]}
+    apart, across = embed(gpt, legal), embed(gpt, legal, cross_documents=True)
+    assert across["legal"].tokens.sum() == 10 * 32 > apart["legal"].tokens.sum()
+
+
 def test_model_is_left_as_it_was(gpt, domains) -> None:
     """After embedding, the same forward pass goes through to the logits again."""
     embed(gpt, domains)

@@ -150,7 +150,14 @@ def written(config: Config, **method: object) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("preset", "paper"), ("ridge", 0.5), ("layer", 3), ("samples", 99), ("seed", 7)],
+    [
+        ("preset", "paper"),
+        ("ridge", 0.5),
+        ("layer", 3),
+        ("samples", 99),
+        ("seed", 7),
+        ("cross_documents", True),
+    ],
 )
 def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: object) -> None:
     """A chameleon file that the run's own settings would not have given is not used for it."""
