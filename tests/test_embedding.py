@@ -105,7 +105,10 @@ def test_windows_may_cross_documents(gpt, domains) -> None:
 
 def test_model_is_left_as_it_was(gpt, domains) -> None:
     """After embedding, the same forward pass goes through to the logits again."""
+    gpt.decoder.layers[1].train()
+    modes = [module.training for module in gpt.modules()]
     embed(gpt, domains)
+    assert [module.training for module in gpt.modules()] == modes
     tokens = torch.zeros(1, 8, dtype=torch.int64)
     assert gpt(tokens, torch.arange(8)[None], None).shape == (1, 8, 512)
 
