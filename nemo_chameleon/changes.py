@@ -82,7 +82,6 @@ class Computed:
             there = load_embeddings(embeddings_file(path))
             if len(there) == len(embeddings):
                 embeddings = [{**old, **new} for old, new in zip(there, embeddings, strict=True)]
-        self.mixture.to_json()
         save_embeddings(embeddings_file(path), embeddings)
         self.mixture.save(path)
 

@@ -1,7 +1,10 @@
-"""Files that are either there whole or not at all."""
+"""Files that are either there whole or not at all, and digests to know things again by."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -13,3 +16,8 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def digest(facts: Any) -> str:
+    """Of facts that JSON can hold, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

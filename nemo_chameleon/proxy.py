@@ -17,6 +17,7 @@ from nemo_chameleon.config import preset_of
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.embedding import middle_layer
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import digest
 from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.report import layers_table
 from nemo_chameleon.sampling import Sampler, Windows, draw_until_known
@@ -31,11 +32,10 @@ from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
 from nemo_chameleon.sources import (
     MegatronSource,
     Source,
-    digest,
     source_from_record,
     transformers_source,
 )
-from nemo_chameleon.tokenizer import load_tokenizer, vocabulary_digest
+from nemo_chameleon.tokenizer import vocabulary_digest
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -68,7 +68,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
                 "split": config.data.split,
                 "tokenizer": config.data.tokenizer,
                 "settings": settings_digest(config, domains),
-                "trained": source.identity(),
+                "trained": source.identity,
             },
             created=created(),
         )
@@ -133,7 +133,7 @@ def existing(config: Config) -> Source:
         run.model = model.of_identity(identity) or run.model
         own: dict[str, Any] = {"vocabulary size": vocab_size}
         if data.tokenizer is not None:
-            own["vocabulary"] = vocabulary_digest(load_tokenizer(data.tokenizer).get_vocab())
+            own["vocabulary"] = vocabulary_digest(data.tokenizer)
         elif "vocabulary" in identity:
             raise UserError("proxy.load needs data.tokenizer, to know that the domains are its own")
         for key, value in own.items():
@@ -194,7 +194,7 @@ def settings_digest(config: Config, domains: Mapping[str, Domain]) -> str:
     others than it was trained on, and a mixture knows the data of its own.
     """
     if not trains(config):
-        return digest({"proxy": existing(config).identity(), "data.split": config.data.split})
+        return digest({"proxy": existing(config).identity, "data.split": config.data.split})
     of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
     of_others += ["data.domains", "weights"]
     identity = job_of(config, domains).identity()
@@ -243,7 +243,7 @@ def embed_new(
         windows = Windows((method["layer"],), **{key: method[key] for key in keys})
         with source.opened() as extractor:
             sampler = Sampler(
-                extractor, windows, micro_batch_size=micro_batch_size, model=source.identity()
+                extractor, windows, micro_batch_size=micro_batch_size, model=source.identity
             )
             embeddings += sampler.draw(domains, samples)
     return embeddings, {
@@ -264,7 +264,7 @@ def _embed(
             extractor,
             windows,
             micro_batch_size=wanted.micro_batch_size,
-            model=f"{source.identity()} {source.record()['precision']}",
+            model=f"{source.identity} {source.record()['precision']}",
             folder=_kept(config),
             progress=config.logging.progress,
         )

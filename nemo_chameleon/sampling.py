@@ -5,8 +5,6 @@ it follows from. A run that was killed finds it there; the mixture file, once wr
 """
 
 import contextlib
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.embedding import Extractor, embed
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import digest
 from nemo_chameleon.shards import SHARDS, Shards, load_embeddings, save_embeddings
 
 # Windows a domain that drawing until the weights are known begins with.
@@ -144,8 +143,7 @@ class Sampler:
             "domain": [domain.name, domain.fingerprint, domain.tokens],
             "samples": [first, samples],
         }
-        text = json.dumps(follows_from, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+        return self.folder / f"{digest(follows_from)}.safetensors"
 
 
 def _kept(path: Path | None, name: str) -> list[Shards] | None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from nemo_chameleon import checkpoint, model, parallel
 from nemo_chameleon.embedding import Extractor
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.extractors import megatron_extractor, transformers_extractor
+from nemo_chameleon.files import digest
 from nemo_chameleon.schema import ModelConfig, Run
-from nemo_chameleon.tokenizer import load_tokenizer, vocabulary_digest
+from nemo_chameleon.tokenizer import vocabulary_digest
 
 _TABLE = "embedding.word_embeddings.weight"
 _PADDING = 128 * 64
@@ -40,6 +40,7 @@ class Source(Protocol):
     def seq_length(self) -> int:
         """Tokens of the longest window that it takes."""
 
+    @property
     def identity(self) -> str:
         """A digest that tells it from any other."""
 
@@ -74,6 +75,7 @@ class MegatronSource:
         """See `Source`."""
         return self.run.model.seq_length
 
+    @functools.cached_property
     def identity(self) -> str:
         """See `Source`."""
         return digest({"files": _files(self.path), "model": asdict(self.run.model)})
@@ -158,6 +160,7 @@ class TransformersSource:
         # Without positions of its own it takes windows of any length.
         return int(getattr(self.settings, "max_position_embeddings", None) or 2**31)
 
+    @functools.cached_property
     def identity(self) -> str:
         """See `Source`."""
         files = _files(Path(self.name), _WEIGHTS) if Path(self.name).is_dir() else []
@@ -175,7 +178,7 @@ class TransformersSource:
     def require_tokenizer(self, path: str) -> None:
         """Raise a UserError unless a tokenizer.json has the model's own vocabulary."""
         own = _from_pretrained("AutoTokenizer", self.name).get_vocab()
-        if vocabulary_digest(own) != vocabulary_digest(load_tokenizer(path).get_vocab()):
+        if digest(own) != vocabulary_digest(path):
             raise UserError(
                 f"proxy.hf={self.name} has another vocabulary than data.tokenizer={path}: tokenise "
                 "the domains with its tokenizer"
@@ -231,15 +234,10 @@ def source_from_record(record: Mapping[str, Any], place: str | None = None) -> S
             source = MegatronSource(path, run, record["vocab_size"])
     except (KeyError, TypeError) as error:
         raise UserError(f"the mixture file does not say enough of its proxy: {error!r}") from error
-    if source.identity() != record.get("trained"):
+    if source.identity != record.get("trained"):
         where = place or record.get("checkpoint", record.get("hf"))
         raise UserError(f"{where} is not the proxy that the mixture was computed through")
     return source
-
-
-def digest(facts: Mapping[str, Any]) -> str:
-    """Of facts that JSON can hold, whatever their order."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _precision(record: Mapping[str, Any]) -> torch.dtype:

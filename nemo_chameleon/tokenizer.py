@@ -1,14 +1,13 @@
 """Tokenizers: Hugging Face `tokenizers` files, read and trained."""
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import digest
 
 END_OF_DOCUMENT = "<|endoftext|>"
 
@@ -28,10 +27,10 @@ def load_tokenizer(path: str) -> Tokenizer:
         raise UserError(f"tokenizer {path}: {error}") from error
 
 
-def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
-    """Of tokens and their numbers, the same for one vocabulary whatever file it comes from."""
-    text = json.dumps(sorted(vocabulary.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@functools.cache
+def vocabulary_digest(path: str) -> str:
+    """Of a tokenizer.json's tokens and their numbers, made once in a process."""
+    return digest(load_tokenizer(path).get_vocab())
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -22,7 +22,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.schema import Config, Run
-from nemo_chameleon.tokenizer import load_tokenizer, vocabulary_digest
+from nemo_chameleon.tokenizer import vocabulary_digest
 
 RESULT = "result.json"
 
@@ -67,7 +67,7 @@ class Job:
         for key in ("train_iters", "global_batch_size", "seed"):
             same[f"train.{key}"] = getattr(run.train, key)
         if (tokenizer := self.config.data.tokenizer) is not None:
-            same["vocabulary"] = vocabulary_digest(load_tokenizer(tokenizer).get_vocab())
+            same["vocabulary"] = vocabulary_digest(tokenizer)
         same["vocabulary size"] = datasets.Vocabulary.of(self.config.data).vocab_size
         same["data.split"] = self.config.data.split
         # Lists of pairs, for the order of domains counts too.

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,21 @@ def weights_text(mixture: Path) -> str:
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
+
+
+def started(
+    config_file: Path, *settings: str, until: Callable[[], bool]
+) -> "subprocess.Popen[bytes]":
+    """The recipe in two processes, at work, as soon as something has happened."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [str(RECIPE), "--config", str(config_file), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
 
 
 def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
@@ -81,15 +97,8 @@ def test_killed_while_embedding(launch: Launch, config_file: Path, tmp_path: Pat
     """
     settings = ("chameleon.samples=3000", "train.train_iters=1", "train.eval_iters=0")
     launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(RECIPE), "--config", str(config_file), *settings]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     kept = tmp_path / "out" / "mixture.partial"
-    deadline = time.monotonic() + 120
-    while not list(kept.glob("*.safetensors")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = started(config_file, *settings, until=lambda: any(kept.glob("*.safetensors")))
     psutil.Process(process.pid).children()[1].kill()
     assert process.wait(60) != 0, "it ended before it was killed"
     done = launch(*settings, processes=2)
@@ -130,15 +139,9 @@ def test_killed_run_ends_as_if_never_killed(
     """SIGKILL to all processes amid training, then the same command: the same loss to 1e-6."""
     settings = ("data.mixture=uniform", "train.train_iters=120", "checkpoint.save_interval=20")
     launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(RECIPE), "--config", str(config_file), *settings]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = tmp_path / "out" / "uniform"
-    deadline = time.monotonic() + 120
-    while not (folder / "latest_checkpointed_iteration.txt").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    process = started(config_file, *settings, until=tracker.exists)
     family = psutil.Process(process.pid)
     for member in [*family.children(recursive=True), family]:
         member.kill()
