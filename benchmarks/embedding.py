@@ -1,6 +1,6 @@
 """Domain embeddings: ours against the authors' way, on the same weights and windows.
 
-    python benchmarks/embedding.py [--quick]
+    python -m benchmarks.embedding [--quick]
 
 The authors' way is transformers' GPT-2 of 82M parameters with output_hidden_states=True: windows
 are decoded to text and encoded again, 64 at once, and go through all layers and the output layer.
@@ -28,7 +28,8 @@ from nemo_chameleon.domains import Domain
 from nemo_chameleon.embedding import embed, middle_layer
 from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.prepare import write_dataset
-from nemo_chameleon.schema import ChameleonConfig, ModelConfig, Run
+from nemo_chameleon.sampling import default_batch
+from nemo_chameleon.schema import ModelConfig, Run
 from nemo_chameleon.tokenizer import load_tokenizer, train_tokenizer
 
 SEED = 1
@@ -121,7 +122,7 @@ def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarra
                     layers=(middle_layer(settings.n_layer),),
                     samples=samples,
                     sample_length=length,
-                    micro_batch_size=ChameleonConfig.micro_batch_size,
+                    micro_batch_size=default_batch(),
                     seed=SEED,
                 )
                 return embeddings["stdlib"].embedding

@@ -1,6 +1,6 @@
 """Datasets through the provider against Megatron's builder alone.
 
-    python benchmarks/provider.py [--quick]
+    python benchmarks/provider.py [--quick] [--samples N]
 
 Builds the blend of 22 domains both ways in turns, each time from nothing, then reads samples from
 both in turns. Prints a table and, as its last line, one JSON object; times are the best of all
@@ -85,8 +85,11 @@ def main() -> None:
     """Measure, print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, seconds in all")
-    quick = parser.parse_args().quick
+    parser.add_argument("--samples", type=int, help="of the blend; by default 1,000,000")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     documents, samples, turns = (200, 20_000, 3) if quick else (2000, 1_000_000, 5)
+    samples = arguments.samples or samples
     logging.disable(logging.WARNING)
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name, parallel.processes():

@@ -70,7 +70,7 @@ def _add_mixture_actions(actions: "argparse._SubParsersAction[argparse.ArgumentP
     add.add_argument(
         "--proxy", action="append", default=[], metavar="FOLDER", help="where its checkpoint is now"
     )
-    add.add_argument("--micro-batch-size", type=int, default=32, help="windows at once (32)")
+    add.add_argument("--micro-batch-size", type=int, help="windows at once")
     remove = changing("remove", "take domains out, weigh the others anew", _remove)
     remove.add_argument("domains", nargs="+", metavar="NAME")
     rescore = changing("rescore", "weigh all anew under other settings", _rescore)
@@ -136,7 +136,7 @@ def _add(arguments: argparse.Namespace) -> None:
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
             raise UserError(f"{given!r} is not NAME=PREFIX")
-    if arguments.micro_batch_size < 1:
+    if arguments.micro_batch_size is not None and arguments.micro_batch_size < 1:
         raise UserError("--micro-batch-size must be at least 1")
     paths = {name: path for name, _, path in pairs}
     if len(paths) < len(pairs):

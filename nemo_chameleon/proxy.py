@@ -24,7 +24,6 @@ from nemo_chameleon.sampling import Sampler, Windows, draw_until_known
 from nemo_chameleon.schema import (
     ALL,
     AUTO,
-    ChameleonConfig,
     Config,
     DomainConfig,
 )
@@ -205,7 +204,7 @@ def embed_new(
     computed: Computed,
     paths: Mapping[str, str],
     checkpoints: Sequence[str] = (),
-    micro_batch_size: int = ChameleonConfig.micro_batch_size,
+    micro_batch_size: int | None = None,
 ) -> tuple[list[dict[str, Shards]], dict[str, dict[str, Any]]]:
     """Embed domains with the proxies of a computed mixture, from windows as its own are.
 
@@ -216,7 +215,7 @@ def embed_new(
         computed: the mixture.
         paths: prefixes of the new domains, by name.
         checkpoints: where its proxies lie, if no longer where it says.
-        micro_batch_size: windows a rank embeds at once.
+        micro_batch_size: windows a rank embeds at once; None: as suits its device.
 
     Returns:
         Embeddings of the new domains for each proxy, and facts about them by name.

@@ -50,7 +50,7 @@ class Sampler:
         extractor: Extractor,
         windows: Windows,
         *,
-        micro_batch_size: int,
+        micro_batch_size: int | None,
         model: str,
         folder: Path | None = None,
         progress: bool = True,
@@ -60,13 +60,13 @@ class Sampler:
         Args:
             extractor: the model.
             windows: of each domain.
-            micro_batch_size: windows a replica embeds at once.
+            micro_batch_size: windows a replica embeds at once; None: as suits its device.
             model: what tells the model from any other.
             folder: where finished draws are kept; None keeps none.
             progress: draw a progress bar, on the first rank.
         """
         self.extractor, self.windows, self.folder = extractor, windows, folder
-        self._micro_batch_size, self._model = micro_batch_size, model
+        self._micro_batch_size, self._model = micro_batch_size or default_batch(), model
         self._progress = progress and parallel.is_first_rank()
         self._files: list[Path] = []
 
@@ -192,6 +192,11 @@ def draw_until_known(
             for of_layer, drawn in zip(embeddings, new, strict=True):
                 of_layer[name] = of_layer[name].joined(drawn[name])
             samples[name] += more
+
+
+def default_batch() -> int:
+    """Windows at once that embed fastest: four of 512 tokens at width 768 leave a CPU's caches."""
+    return 32 if parallel.device().type == "cuda" else 4
 
 
 class _Advance:

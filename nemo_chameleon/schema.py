@@ -144,7 +144,8 @@ class ProxyConfig(Run):
     dist_checkpointing wrote at any layout, or the folder above it. proxy.model has to be its own
     model, unless it was trained here."""
     hf: str | None = None
-    """In place of training one: a Hugging Face causal LM, by name or folder."""
+    """In place of training one: a Hugging Face causal LM, by name or folder. Every process loads
+    the whole of it, whatever proxy.parallel says."""
 
 
 def _proxy() -> ProxyConfig:
@@ -208,8 +209,8 @@ class ChameleonConfig:
     one, and what the weights would be after each of the others."""
     cross_documents: bool = False
     """Let windows run on into the next document, as training samples do."""
-    micro_batch_size: int = 32
-    """Windows a rank embeds at once."""
+    micro_batch_size: int | None = None
+    """Windows a rank embeds at once; null: 32 on CUDA, 4 on CPUs, whose caches hold no more."""
     seed: int = 1234
     file: str = "${output}/mixture.json"
     """The mixture file; used as it is if it exists, written otherwise."""
