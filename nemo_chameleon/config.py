@@ -19,7 +19,16 @@ from yaml import YAMLError
 
 from nemo_chameleon import weights
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import ALL, AUTO, MIXTURES, ChameleonConfig, Config, DomainConfig, Run
+from nemo_chameleon.schema import (
+    ALL,
+    AUTO,
+    MIXTURES,
+    ChameleonConfig,
+    Config,
+    DatasetConfig,
+    DomainConfig,
+    Run,
+)
 
 # OmegaConf 2.4 renames it; NeMo holds OmegaConf at 2.3.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
@@ -27,7 +36,12 @@ _register("gcd", math.gcd, replace=True)
 
 
 # Keys of `data` under which domains stand by name.
-_BY_DOMAIN = (("domains",), ("pin",), ("floor",))
+_BY_DOMAIN: dict[str, type | None] = {
+    "domains": DomainConfig,
+    "validation": DatasetConfig,
+    "pin": None,
+    "floor": None,
+}
 
 
 def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -293,7 +307,7 @@ def _refuse_unknown_keys(layer: DictConfig) -> None:
     known = list(_known_keys(Config, ""))
     for parts in _keys(OmegaConf.to_container(layer, resolve=False), ()):
         # A domain's name is the user's; what stands under it is not.
-        named = parts[0] == "data" and parts[1:2] in _BY_DOMAIN and len(parts) > 2
+        named = parts[0] == "data" and len(parts) > 2 and parts[1] in _BY_DOMAIN
         generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
         if generic not in known:
             hint = _nearest(generic, known).replace("NAME", parts[2] if named else "<name>")
@@ -304,10 +318,10 @@ def _known_keys(cls: type, prefix: str) -> Iterable[str]:
     for item in fields(cls):
         key = prefix + item.name
         yield key
-        if prefix == "data." and (item.name,) in _BY_DOMAIN:
+        if prefix == "data." and item.name in _BY_DOMAIN:
             yield key + ".NAME"
-            if item.name == "domains":
-                yield from _known_keys(DomainConfig, key + ".NAME.")
+            if (settings := _BY_DOMAIN[item.name]) is not None:
+                yield from _known_keys(settings, key + ".NAME.")
         elif isinstance(item.type, type) and is_dataclass(item.type):
             yield from _known_keys(item.type, key + ".")
 

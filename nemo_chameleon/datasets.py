@@ -12,7 +12,7 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from numpy.typing import NDArray
 
-from nemo_chameleon.domains import Domain
+from nemo_chameleon.domains import Domain, open_validation
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.schema import DataConfig
@@ -82,14 +82,18 @@ def training_dataset(
 def validation_datasets(
     data: DataConfig, domains: Mapping[str, Domain], *, seq_length: int, seed: int
 ) -> dict[str, Any]:
-    """One pass over each domain's validation split; every rank must call it.
+    """One pass over each domain's validation split and over the whole of data.validation's sets.
 
-    `check_validation` says first whether there is enough for it.
+    Every rank must call it. `check_validation` says first whether there is enough for it.
+
+    Returns:
+        By name: the domains first, whether with sets of their own or not.
     """
-    datasets = {}
-    for name, domain in domains.items():
+    apart, datasets = open_validation(data, domains), {}
+    for name, domain in {**domains, **apart}.items():
         config = _config(data, [domain], seq_length, seed, ([domain.path], None))
-        config.split_matrix = [None, config.split_matrix[1], None]
+        part = (0.0, 1.0) if name in apart else config.split_matrix[1]
+        config.split_matrix = [None, part, None]
         sizes = [None, None, None]
         builder = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config)
         datasets[name] = builder.build()[1]
@@ -97,13 +101,27 @@ def validation_datasets(
 
 
 def check_validation(data: DataConfig, domains: Mapping[str, Domain], seq_length: int) -> None:
-    """Raise a UserError naming a domain whose validation split does not fill one sample."""
+    """Refuse validation data that cannot be evaluated on.
+
+    Raises:
+        UserError: naming a domain whose validation split does not fill one sample, a dataset of
+            data.validation that does not, or as `open_validation`.
+    """
+    apart = open_validation(data, domains, Vocabulary.of(data).vocab_size)
+    for name, dataset in apart.items():
+        if dataset.tokens <= seq_length:
+            raise UserError(
+                f"data.validation.{name} has {dataset.tokens} tokens, a sample takes "
+                f"{seq_length + 1}"
+            )
     for name, domain in domains.items():
+        if name in apart:
+            continue
         if domain.validation_tokens <= seq_length:
             raise UserError(
                 f"domain {name!r} has {domain.validation_tokens} validation tokens under "
                 f"data.split={data.split!r}, a sample takes {seq_length + 1}: give validation a "
-                "larger share, or set train.eval_iters=0"
+                f"larger share, set data.validation.{name}.path, or train.eval_iters=0"
             )
 
 

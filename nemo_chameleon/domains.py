@@ -18,7 +18,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 from numpy.typing import NDArray
 
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import DomainConfig
+from nemo_chameleon.schema import DataConfig, DomainConfig
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _SPLIT = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){0,2}")
@@ -51,7 +51,13 @@ class Domain:
 
     @classmethod
     def open(
-        cls, name: str, path: str, *, split: str = "1,0,0", vocab_size: int | None = None
+        cls,
+        name: str,
+        path: str,
+        *,
+        split: str = "1,0,0",
+        vocab_size: int | None = None,
+        key: str = "data.domains",
     ) -> "Domain":
         """Check a dataset's files and describe its training split.
 
@@ -60,12 +66,13 @@ class Domain:
             path: prefix of the .bin and .idx files.
             split: Megatron's split string: shares of the documents, in their order.
             vocab_size: if given, tokens that are read on the way must be less.
+            key: of the configuration that names it, for errors.
 
         Raises:
             UserError: a file missing, truncated or of another kind, no document to train on, or a
                 token outside the vocabulary.
         """
-        where = f"data.domains.{name}.path={path}"
+        where = f"{key}.{name}.path={path}"
         for ending in (".bin", ".idx"):
             if not Path(path + ending).is_file():
                 hint = "; leave out the ending" if path.endswith((".bin", ".idx")) else ""
@@ -192,6 +199,24 @@ def open_domains(
         for other in list(opened)[:-1]:
             if opened[other].fingerprint == opened[name].fingerprint:
                 raise UserError(f"data.domains: {other!r} and {name!r} are the same data")
+    return opened
+
+
+def open_validation(
+    data: DataConfig, domains: Mapping[str, Domain], vocab_size: int | None = None
+) -> dict[str, Domain]:
+    """Open every dataset that is evaluated on and not drawn from, in the configuration's order.
+
+    Raises:
+        UserError: as `Domain.open`, or one that is a domain's own data.
+    """
+    opened: dict[str, Domain] = {}
+    for name, dataset in data.validation.items():
+        key = "data.validation"
+        opened[name] = Domain.open(name, dataset.path, vocab_size=vocab_size, key=key)
+        for other, domain in domains.items():
+            if domain.fingerprint == opened[name].fingerprint:
+                raise UserError(f"{key}.{name} is the data that domain {other!r} trains on")
     return opened
 
 

@@ -49,13 +49,25 @@ def compare(results: Sequence[Result]) -> str:
             row += [format(run["domains"][name][what], form) for run in results]
         row += [_number(run["domains"][name].get("perplexity")) for run in results]
         rows.append(row)
-    blank = len(header) - 2 - len(results)
-    for title, what, digits in (
-        ("macro perplexity", "perplexity", 2),
-        ("mean loss, nats", "loss", 4),
-    ):
-        figures = [_number(run["macro"].get(what), digits) for run in results]
-        rows.append([title, "", *[""] * blank, *figures])
+    blank = [""] * (len(header) - 1 - len(results))
+
+    def means(key: str) -> None:
+        for title, what, digits in (
+            ("macro perplexity", "perplexity", 2),
+            ("mean loss, nats", "loss", 4),
+        ):
+            figures = [_number(run.get(key, {}).get(what), digits) for run in results]
+            rows.append([title, *blank, *figures])
+
+    means("macro")
+    # Only what every run was evaluated on can be compared.
+    apart = [run.get("validation", {}) for run in results]
+    if common := [name for name in apart[0] if all(name in scores for scores in apart)]:
+        rows.append(["not drawn from:", *blank, *[""] * len(results)])
+        for name in common:
+            rows.append([name, *blank, *(_number(scores[name]["perplexity"]) for scores in apart)])
+        if all(len(scores) == len(common) for scores in apart):
+            means("validation macro")
     summary = [_run_line(run) for run in results]
     if len(results) == 2 and all(run["macro"] for run in results):
         summary.append(_verdict(*results))

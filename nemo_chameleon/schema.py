@@ -13,11 +13,17 @@ MIXTURES = ("chameleon", "uniform", "proportional", "static")
 
 
 @dataclass
-class DomainConfig:
-    """One domain: a Megatron dataset and, for data.mixture=static, its weight."""
+class DatasetConfig:
+    """A Megatron dataset."""
 
     path: str = MISSING
     """Prefix of the .bin and .idx files."""
+
+
+@dataclass
+class DomainConfig(DatasetConfig):
+    """One domain: a Megatron dataset and, for data.mixture=static, its weight."""
+
     weight: float | None = None
     """Share of the samples under data.mixture=static; need not sum to 1."""
 
@@ -30,6 +36,9 @@ class DataConfig:
     """chameleon, uniform, proportional, static, or the path of a mixture file."""
     domains: dict[str, DomainConfig] = field(default_factory=dict)
     """By name; at least two."""
+    validation: dict[str, DatasetConfig] = field(default_factory=dict)
+    """Datasets to evaluate on and never to draw from, by name: one of a domain's name takes the
+    place of its validation split, any other is evaluated beside the domains."""
     max_epochs: float | None = None
     """Passes over any one domain, at most; the weight that it frees goes to the others."""
     pin: dict[str, float] = field(default_factory=dict)

@@ -89,10 +89,10 @@ def train(job: Job) -> dict[str, Any]:
         UserError: a checkpoint is there that this job cannot go on from.
     """
     with parallel.layout(job.run.parallel, job.run.train.seed):
-        return _Training(job).complete()
+        return Training(job).complete()
 
 
-class _Training:
+class Training:
     """The state of a run, and the steps that change it."""
 
     def __init__(self, job: Job) -> None:
@@ -127,7 +127,7 @@ class _Training:
             batches = self._batches()
             window = time.monotonic()
             while self.iteration < train.train_iters:
-                grad_norm = self._step(batches)
+                grad_norm = self.step(batches)
                 last = self.iteration == train.train_iters
                 save = last or _due(self.iteration, job.config.checkpoint.save_interval)
                 if save or _due(self.iteration, job.config.logging.log_interval):
@@ -146,7 +146,7 @@ class _Training:
         dist.barrier()
         return result
 
-    def _step(self, batches: Iterator[evaluation.Batch] | None) -> float | None:
+    def step(self, batches: Iterator[evaluation.Batch] | None) -> float | None:
         """One iteration; returns the gradients' norm, None where nothing is clipped by it."""
         train = self.job.run.train
         micro_batches = train.global_batch_size // (
@@ -276,11 +276,7 @@ class _Training:
             }
             for name, domain in job.domains.items()
         }
-        macro = {
-            what: sum(score[what] for score in scores.values()) / len(scores)
-            for what in ("loss", "perplexity")
-            if scores
-        }
+        apart = {name: score for name, score in scores.items() if name not in domains}
         return {
             "run": job.name,
             "mixture": job.mixture.name,
@@ -291,10 +287,21 @@ class _Training:
             "tokens": sum(self.drawn.values()) * length,
             "loss": self.loss,
             "domains": domains,
-            "macro": macro,
+            "macro": _means({name: scores[name] for name in domains if name in scores}),
+            "validation": apart,
+            "validation macro": _means(apart),
             "seconds": round(self.seconds, 1),
             "created": created(),
         }
+
+
+def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Of every figure over domains, each counting the same; empty where there is none."""
+    return {
+        what: sum(score[what] for score in scores.values()) / len(scores)
+        for what in ("loss", "perplexity")
+        if scores
+    }
 
 
 def _mean_over_ranks(losses: list[torch.Tensor]) -> float:

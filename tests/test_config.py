@@ -66,6 +66,7 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("data.domains.a.pth=x", "did you mean data.domains.a.path?"),
         ("proxy.model.num_layer=3", "did you mean proxy.model.num_layers?"),
         ("data.pins.a=0.1", "did you mean data.pin"),
+        ("data.validation.a.paht=x", "did you mean data.validation.a.path"),
         ("data.max_epochs=0", "data.max_epochs=0.0 must be positive"),
         ("data.max_epochs=.inf", "must be positive and finite"),
         ("xyzzy=1", "unknown key xyzzy"),

@@ -8,9 +8,9 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from nemo_chameleon.domains import Domain, open_domains, split_shares
+from nemo_chameleon.domains import Domain, open_domains, open_validation, split_shares
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import DomainConfig
+from nemo_chameleon.schema import Config, DatasetConfig, DomainConfig
 
 
 def write(prefix: Path, documents: list[list[int]]) -> str:
@@ -142,6 +142,17 @@ def test_two_names_for_the_same_data(ten: str) -> None:
     domains = {"a": DomainConfig(ten), "b": DomainConfig(ten)}
     with pytest.raises(UserError, match="'a' and 'b' are the same data"):
         open_domains(domains, "1,0,0")
+
+
+def test_validation_data_that_is_trained_on_is_refused(corpus: Path, config: Config) -> None:
+    """A set of data.validation that is a domain's own data is named with the domain."""
+    domains = open_domains(config.data.domains, config.data.split)
+    config.data.validation["held"] = DatasetConfig(str(corpus / "legal"))
+    with pytest.raises(UserError, match=r"validation\.held is the data that domain 'legal' trains"):
+        open_validation(config.data, domains)
+    config.data.validation["held"].path += ".bin"
+    with pytest.raises(UserError, match=r"^data\.validation\.held\.path=.*leave out the ending"):
+        open_validation(config.data, domains)
 
 
 def test_split_strings() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_chameleon import Mixture, checkpoint, training
+from nemo_chameleon import Mixture, checkpoint, report, training
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
+from nemo_chameleon.schema import Config, DatasetConfig
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -48,6 +48,29 @@ def test_result(job: training.Job) -> None:
     losses = [domain["loss"] for domain in result["domains"].values()]
     assert result["macro"]["loss"] == pytest.approx(np.mean(losses))
     assert Mixture.load(job.directory / "mixture.json") == job.mixture
+
+
+def test_validation_sets(job: training.Job, corpus: Path) -> None:
+    """One of a domain's name replaces its split, another stands beside; neither is drawn from."""
+    from nemo_chameleon.prepare import write_dataset
+    from nemo_chameleon.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(job.config.data.tokenizer)
+    texts = {"code": "def f(x):\n    return x\n" * 40, "unseen": "ab" * 500}
+    alone = training.train(elsewhere(job, corpus.parent / "alone"))
+    for name, text in texts.items():
+        write_dataset([text], tokenizer, corpus.parent / f"held-{name}")
+        job.config.data.validation[name] = DatasetConfig(str(corpus.parent / f"held-{name}"))
+    result = training.train(job)
+    assert set(result["validation"]) == {"unseen"}
+    assert result["validation macro"] == result["validation"]["unseen"]
+    domains = alone["domains"]
+    for name, domain in result["domains"].items():
+        assert domain["samples"] == domains[name]["samples"]
+        assert (domain["loss"] == pytest.approx(domains[name]["loss"])) is (name != "code")
+    losses = [domain["loss"] for domain in result["domains"].values()]
+    assert result["macro"]["loss"] == pytest.approx(np.mean(losses))
+    assert "unseen" in report.compare([result])
 
 
 def test_training_learns(job: training.Job) -> None:
