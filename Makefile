@@ -2,14 +2,17 @@
 # make demo      eight domains of real text, Chameleon against uniform weights, on two CPU cores
 # make test      everything that needs no GPU
 # make test-gpu  what does
+# make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
 # make check     ruff and mypy
 
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-gpu check clean
+.PHONY: install demo test test-gpu bench-quality check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
+SIZE ?= smoke
+CORPORA ?=
 
 # Two processes on two cores: more threads would only fight. And glibc gives every large buffer
 # back to the kernel unless told to keep it, which costs a fifth of the speed of a small model.
@@ -47,6 +50,11 @@ demo: .venv/installed
 
 test: .venv/installed check
 	$(BIN)/python -m pytest -m "not gpu"
+
+# Goes on with what benchmarks/mixtures/results has; can be stopped any time.
+bench-quality: .venv/installed
+	$(BIN)/python -m benchmarks.mixtures.run $(SIZE) $(if $(CORPORA),--corpora $(CORPORA))
+	$(BIN)/python -m benchmarks.mixtures.report $(filter smoke,$(SIZE))
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu

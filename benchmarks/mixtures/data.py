@@ -1,0 +1,116 @@
+"""Texts to Megatron datasets: a tokenizer, NAME.train and NAME.val of each domain, what overlaps.
+
+Reads `CORPORA/NAME.train.jsonl` and `NAME.val.jsonl`, an object with "text" a line, or the demo's
+text. Of unseen domains only a validation set is made, of both files.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mixtures.size import Size
+from demo import text as demo
+from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import write_atomically
+from nemo_chameleon.prepare import read_jsonl, write_dataset
+from nemo_chameleon.tokenizer import train_tokenizer
+
+TOKENIZER_CHARACTERS = 2_000_000  # of each domain
+UNSEEN_CHARACTERS = 2_000_000
+WINDOW = 13  # words: shared runs of as many are copies
+
+
+def prepare(size: Size, corpora: Path | None) -> None:
+    """Make what a size needs, once.
+
+    Raises:
+        UserError: the texts are not there.
+    """
+    done = size.data / "data.json"
+    if done.is_file():
+        return
+    if corpora is None and size.corpora != "demo":
+        raise UserError(f"SIZE={size.name} needs CORPORA=FOLDER: see benchmarks/mixtures/README.md")
+    texts = {name: _texts(size, corpora, name) for name in [*size.domains, *size.unseen]}
+    tokenizer = train_tokenizer(
+        itertools.chain.from_iterable(
+            _up_to(TOKENIZER_CHARACTERS, texts[name]["train"]) for name in size.domains
+        ),
+        size.vocab_size,
+    )
+    facts: dict[str, Any] = {"domains": {}, "unseen": {}}
+    for name in size.domains:
+        for part in ("train", "val"):
+            write_dataset(texts[name][part], tokenizer, size.data / f"{name}.{part}")
+        facts["domains"][name] = _fingerprint(size.data / f"{name}.train") | {
+            "validation": _fingerprint(size.data / f"{name}.val")
+        }
+    unseen = {
+        name: list(_up_to(UNSEEN_CHARACTERS, texts[name]["val"] + texts[name]["train"]))
+        for name in size.unseen
+    }
+    copied = _shared_with({name: texts[name]["train"] for name in size.domains}, unseen)
+    for name, documents in unseen.items():
+        kept = [text for text, share in zip(documents, copied[name], strict=True) if share <= 0.5]
+        write_dataset(kept, tokenizer, size.data / f"{name}.val")
+        facts["unseen"][name] = {
+            **_fingerprint(size.data / f"{name}.val"),
+            "documents": len(kept),
+            "dropped as copies": len(documents) - len(kept),
+            "still shared with the domains": _mean([s for s in copied[name] if s <= 0.5]),
+        }
+    tokenizer.save(str(size.data / "tokenizer.json"))
+    write_atomically(done, json.dumps(facts, indent=1) + "\n")
+
+
+def _texts(size: Size, corpora: Path | None, name: str) -> dict[str, list[str]]:
+    if size.corpora == "demo":
+        documents = demo.documents(name)
+        return {"train": documents[20:], "val": documents[:20]}
+    assert corpora is not None
+    folder = corpora / size.corpora
+    return {part: list(read_jsonl([folder / f"{name}.{part}.jsonl"])) for part in ("train", "val")}
+
+
+def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
+    total = 0
+    for text in texts:
+        total += len(text)
+        if total > characters:
+            return
+        yield text
+
+
+def _fingerprint(prefix: Path) -> dict[str, Any]:
+    domain = Domain.open(prefix.name, str(prefix))
+    return {"tokens": domain.tokens, "fingerprint": domain.fingerprint}
+
+
+def _shared_with(
+    training: dict[str, list[str]], unseen: dict[str, list[str]]
+) -> dict[str, list[float]]:
+    """Which share of each unseen document's windows stands in any training text."""
+    windows = {
+        name: [_windows(text, WINDOW) for text in documents] for name, documents in unseen.items()
+    }
+    wanted = {w for documents in windows.values() for document in documents for w in document}
+    found: set[int] = set()
+    for texts in training.values():
+        for text in texts:
+            found.update(wanted.intersection(_windows(text, 1)))
+    return {
+        name: [_mean([w in found for w in document]) for document in documents]
+        for name, documents in windows.items()
+    }
+
+
+def _windows(text: str, step: int) -> list[int]:
+    words = text.split()
+    return [hash(tuple(words[i : i + WINDOW])) for i in range(0, len(words) - WINDOW, step)]
+
+
+def _mean(values: list[Any]) -> float:
+    return sum(values) / len(values) if values else 0.0

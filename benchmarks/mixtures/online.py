@@ -1,0 +1,218 @@
+"""DoReMi and DoGE: a proxy's training in which the domains' weights move at every step.
+
+Both see the same number of samples of each domain at each step, train with the weights that they
+have by then, and give the mean of these over the steps.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from numpy.typing import NDArray
+from torch.utils.data import default_collate
+
+from nemo_chameleon import checkpoint, evaluation, model, parallel, training
+
+
+class Online(training.Training):
+    """A training run that moves its domains' weights, in one process.
+
+    Attributes:
+        alpha: (k,) the weights by now.
+        history: alpha of every step.
+    """
+
+    def __init__(self, job: training.Job) -> None:
+        super().__init__(job)
+        k = len(job.domains)
+        self.alpha: NDArray[np.float64] = np.full(k, 1 / k)
+        self.history: list[NDArray[np.float64]] = []
+        drawn = self.dataset.dataset_index
+        self._of_domain = [np.flatnonzero(drawn == i) for i in range(k)]
+        self._each = job.run.train.global_batch_size // k
+
+    @property
+    def average(self) -> dict[str, float]:
+        """The weights: the mean over the steps, by domain."""
+        mean = np.mean(self.history, axis=0)
+        return dict(zip(self.job.domains, (mean / mean.sum()).tolist(), strict=True))
+
+    def samples(self, domain: int, iteration: int) -> evaluation.Batch:
+        """A domain's part of an iteration's batch."""
+        mine = self._of_domain[domain]
+        wanted = np.arange(iteration * self._each, (iteration + 1) * self._each) % len(mine)
+        batch = default_collate([self.dataset[int(index)] for index in mine[wanted]])
+        return {name: value.to(parallel.device()) for name, value in batch.items()}
+
+    def batch(self, iteration: int) -> evaluation.Batch:
+        """All domains' parts, one after the other."""
+        parts = [self.samples(i, iteration) for i in range(len(self.alpha))]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def step(self, _: Iterator[evaluation.Batch] | None) -> float | None:
+        """One iteration: gradients as the method has them, then the optimizer."""
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        self.last_losses = [self.gradients()]
+        _, grad_norm, _ = self.optimizer.step()
+        self.scheduler.step(increment=1)
+        self.history.append(self.alpha.copy())
+        self.iteration += 1
+        return float(grad_norm) if grad_norm else None
+
+    def gradients(self) -> torch.Tensor:
+        """Move alpha, leave the gradients in the model's buffers; returns the loss."""
+        raise NotImplementedError
+
+    def backward(self, batch: evaluation.Batch, loss: Any) -> None:
+        """Forward and backward through one batch; `loss` makes a scalar of its (b, s) losses."""
+
+        def step(_: Any, gpt: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+            def scalar(losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+                self.meter.add(batch["dataset_id"], losses.float(), batch["loss_mask"])
+                value = loss(losses.float())
+                return value, {}
+
+            return per_token(gpt, batch), scalar
+
+        get_forward_backward_func()(
+            forward_step_func=step,
+            data_iterator=None,
+            model=self.model,
+            num_microbatches=1,
+            seq_length=self.job.run.model.seq_length,
+            micro_batch_size=len(batch["tokens"]),
+            forward_only=False,
+        )
+
+
+def per_token(gpt: torch.nn.Module, batch: evaluation.Batch) -> torch.Tensor:
+    """Losses (b, s)."""
+    losses: torch.Tensor = gpt(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+    return losses
+
+
+class DoReMi(Online):
+    """Xie et al. 2023, arXiv 2305.10429, algorithm 1: distributionally robust over excess losses.
+
+    Step size 1, smoothing 1e-3, as in the paper.
+    """
+
+    def __init__(self, job: training.Job, reference: torch.nn.Module) -> None:
+        """`reference` was trained on the reference weights, here uniform."""
+        super().__init__(job)
+        self._reference = reference
+        self.excess: list[NDArray[np.float64]] = []
+
+    def gradients(self) -> torch.Tensor:
+        """See `Online`."""
+        batch = self.batch(self.iteration)
+        with torch.no_grad():
+            known = per_token(self._reference, batch).float()
+        loss = torch.zeros(())
+
+        def of(losses: torch.Tensor) -> torch.Tensor:
+            nonlocal loss
+            by_domain = losses.view(len(self.alpha), -1).mean(1)
+            excess = (losses - known).detach().clamp(min=0).view(len(self.alpha), -1).mean(1)
+            self._move(excess.double().cpu().numpy())
+            loss = by_domain.detach().mean()
+            weights = torch.as_tensor(self.alpha, dtype=torch.float32, device=losses.device)
+            return (weights * by_domain).sum()
+
+        self.backward(batch, of)
+        return loss
+
+    def _move(self, excess: NDArray[np.float64], smoothing: float = 1e-3) -> None:
+        self.excess.append(excess)
+        moved = self.alpha * np.exp(excess)
+        self.alpha = (1 - smoothing) * moved / moved.sum() + smoothing / len(moved)
+
+
+class DoGE(Online):
+    """Fan et al. 2024, arXiv 2310.15393, algorithm 1: by how a domain's gradient serves all.
+
+    alpha grows with exp(lr · <g_i, Σ g_j> / μ), μ = 0.05, as in the paper.
+    """
+
+    mu = 0.05
+
+    def __init__(self, job: training.Job) -> None:
+        super().__init__(job)
+        self.alignment: list[NDArray[np.float64]] = []
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    def gradients(self) -> torch.Tensor:
+        """See `Online`."""
+        gradients, losses = self._by_domain(self.iteration)
+        alignment = (gradients @ gradients.sum(0)).double().cpu().numpy()
+        self.alignment.append(alignment)
+        exponent = self.optimizer.param_groups[0]["lr"] * alignment / self.mu
+        moved = self.alpha * np.exp(exponent - exponent.max())
+        self.alpha = moved / moved.sum()
+        weights = torch.as_tensor(self.alpha, dtype=gradients.dtype, device=gradients.device)
+        at, mixed = 0, weights @ gradients
+        for parameter in self._parameters:
+            size = parameter.numel()
+            parameter.main_grad.copy_(mixed[at : at + size].view_as(parameter))
+            at += size
+        return losses.mean()
+
+    def _by_domain(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients (k, parameters) and losses (k,)."""
+        gradients, losses = [], []
+        for i in range(len(self.alpha)):
+            self.model.zero_grad_buffer()
+
+            def mean(of_tokens: torch.Tensor) -> torch.Tensor:
+                losses.append(of_tokens.detach().mean())
+                return of_tokens.mean()
+
+            self.backward(self.samples(i, iteration), mean)
+            gradients.append(torch.cat([p.main_grad.flatten() for p in self._parameters]))
+        self.model.zero_grad_buffer()
+        return torch.stack(gradients), torch.stack(losses)
+
+    @torch.no_grad()
+    def checked(self, step: float = 1e-3) -> float:
+        """The paper's premise: Spearman's correlation of alignment with the loss that it promises.
+
+        From the last weights, a step along each domain's gradient alone, and by how much that
+        lowers the mean loss over another batch of all domains.
+        """
+        with torch.enable_grad():
+            gradients, _ = self._by_domain(self.iteration - 1)
+        alignment = gradients @ gradients.sum(0)
+        other = self.batch(self.iteration - 2)
+        before = per_token(self.model, other).float().mean()
+        gains = []
+        for gradient in gradients:
+            for sign in (-1, 1):
+                at = 0
+                for parameter in self._parameters:
+                    part = gradient[at : at + parameter.numel()].view_as(parameter)
+                    parameter.add_(part.to(parameter.dtype), alpha=sign * step)
+                    at += parameter.numel()
+                if sign < 0:
+                    gains.append(float(before - per_token(self.model, other).float().mean()))
+        return spearman(alignment.double().cpu().numpy(), np.array(gains))
+
+
+def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Rank correlation, without ties."""
+    ranks = [np.argsort(np.argsort(x)) for x in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def doremi(job: training.Job, reference: Path, vocab_size: int) -> DoReMi:
+    """DoReMi's proxy, against a checkpoint of the same model."""
+    with parallel.layout(job.run.parallel, job.run.train.seed):
+        gpt = model.build(job.run, vocab_size, for_training=False)
+        checkpoint.load(reference, gpt)
+        gpt.eval()
+        state = DoReMi(job, gpt)
+        state.complete()
+        return state

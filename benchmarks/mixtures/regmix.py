@@ -1,0 +1,78 @@
+"""RegMix: Liu et al. 2024, arXiv 2407.01492: a regression from mixtures to losses of small runs.
+
+As published: mixtures from Dirichlet distributions of many strengths around the domains' tokens
+(to the power 0.5), a regression by LightGBM or a linear one, 100,000 simulated mixtures, the mean
+of the best 100. The target is the mean loss over the domains. Of the two regressions the one with
+the higher rank correlation in cross-validation on the runs is taken: with a few dozen runs trees
+often have nothing to split.
+"""
+
+from collections.abc import Callable
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.mixtures.online import spearman
+
+Array = NDArray[np.float64]
+Regression = Callable[[Array], Array]
+SIMULATED, BEST = 100_000, 100
+
+
+def mixtures(tokens: Array, count: int, generator: np.random.Generator) -> Array:
+    """(count, k) weights around the domains' tokens (k,)."""
+    prior = tokens**0.5 / (tokens**0.5).sum()
+    # A strength of 1 is Dirichlet(1, ..., 1) about equal domains.
+    strengths = np.exp(generator.uniform(np.log(0.1), np.log(5.0), count)) * len(tokens)
+    drawn = np.stack([generator.dirichlet(prior * strength) for strength in strengths])
+    drawn = np.maximum(drawn, 1e-4)
+    return drawn / drawn.sum(1, keepdims=True)
+
+
+def linear(x: Array, y: Array) -> Regression:
+    """Least squares; the weights' sum of 1 stands for the constant."""
+    coefficients, *_ = np.linalg.lstsq(x, y, rcond=None)
+    return lambda new: new @ coefficients
+
+
+def trees(x: Array, y: Array) -> Regression:
+    """LightGBM with the paper's settings, and leaves as small as few runs need."""
+    settings = {
+        "objective": "regression",
+        "metric": "l2",
+        "learning_rate": 1e-2,
+        "num_iterations": 1000,
+        "min_data_in_leaf": 3,
+        "verbosity": -1,
+        "seed": 42,
+        "num_threads": 1,
+    }
+    booster = lightgbm.train(settings, lightgbm.Dataset(x, y))
+    return lambda new: np.asarray(booster.predict(new))
+
+
+def cross_validated(fit: Callable[[Array, Array], Regression], x: Array, y: Array) -> float:
+    """Spearman's correlation of eight folds' predictions with what the runs gave."""
+    predicted = np.empty(len(y))
+    for fold in np.array_split(np.arange(len(y)), min(8, len(y))):
+        rest = np.setdiff1d(np.arange(len(y)), fold)
+        predicted[fold] = fit(x[rest], y[rest])(x[fold])
+    return spearman(predicted, y)
+
+
+def best(x: Array, y: Array, tokens: Array, seed: int) -> tuple[Array, Regression, str]:
+    """The weights (k,) for the lowest predicted loss, the regression and its name.
+
+    Args:
+        x: (runs, k) mixtures.
+        y: (runs,) their losses.
+        tokens: (k,) of the domains.
+        seed: of the simulation.
+    """
+    regressions = {"linear": linear, "LightGBM": trees}
+    name = max(regressions, key=lambda name: cross_validated(regressions[name], x, y))
+    predict = regressions[name](x, y)
+    simulated = mixtures(tokens, SIMULATED, np.random.default_rng(seed))
+    top = simulated[np.argsort(predict(simulated))[:BEST]]
+    return top.mean(0), predict, name

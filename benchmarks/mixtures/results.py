@@ -1,0 +1,73 @@
+"""What was measured, a file a size: results/SIZE.json, appended to and never computed twice."""
+
+import json
+import platform
+from typing import Any
+
+from benchmarks.mixtures.size import HERE, Size
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import write_atomically
+from nemo_chameleon.mixture import created
+
+Record = dict[str, Any]
+FOLDER = HERE / "results"
+
+
+class Results:
+    """Records by stage ("weights" or "base"), method and seed."""
+
+    def __init__(self, size: str) -> None:
+        """Read what is there."""
+        self.path = FOLDER / f"{size}.json"
+        self.facts: Record = {"records": {}}
+        if self.path.is_file():
+            self.facts = json.loads(self.path.read_text())
+
+    @classmethod
+    def going_on(cls, size: Size) -> "Results":
+        """To add to.
+
+        Raises:
+            UserError: they are of other settings or data than the size's.
+        """
+        results = cls(size.name)
+        own = {"settings": size.settings, "data": size.data_facts}
+        if results.facts.setdefault("settings", size.settings) != size.settings:
+            raise UserError(
+                f"{results.path} is of other settings or data: move it away to measure anew"
+            )
+        results.facts.update(own)
+        return results
+
+    def get(self, stage: str, method: str, seed: int) -> Record | None:
+        """A record, if it is there."""
+        record: Record | None = self.facts["records"].get(_key(stage, method, seed))
+        return record
+
+    def add(self, stage: str, method: str, seed: int, record: Record) -> None:
+        """Write a record down."""
+        where = {"machine": _machine(), "created": created()}
+        self.facts["records"][_key(stage, method, seed)] = {**record, **where}
+        self.path.parent.mkdir(exist_ok=True)
+        write_atomically(self.path, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
+
+    def of(self, stage: str, method: str) -> dict[int, Record]:
+        """All seeds' records of a method."""
+        found = {}
+        for key, record in self.facts["records"].items():
+            own_stage, own_method, seed = key.split("/")
+            if (own_stage, own_method) == (stage, method):
+                found[int(seed)] = record
+        return dict(sorted(found.items()))
+
+
+def _key(stage: str, method: str, seed: int) -> str:
+    return f"{stage}/{method}/{seed}"
+
+
+def _machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU"

@@ -1,0 +1,100 @@
+"""Every method's weights and base models, as many at once as a size says; can be stopped any time.
+
+    python -m benchmarks.mixtures.run SIZE [--corpora FOLDER] [--seeds 1 2 ...] [--methods NAME ...]
+
+What results/SIZE.json has is not computed again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from benchmarks.mixtures import data
+from benchmarks.mixtures.results import Record, Results
+from benchmarks.mixtures.size import SIZES, Size, size_called
+from nemo_chameleon.console import program
+from nemo_chameleon.errors import UserError
+
+Task = tuple[str, str, int]  # stage, method, seed
+
+
+@program
+def main() -> None:
+    """Prepare the data, run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("size", choices=SIZES)
+    parser.add_argument("--corpora", type=Path, help="folder of the texts, but for smoke")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the size's")
+    parser.add_argument("--methods", nargs="+", help="in place of the size's")
+    arguments = parser.parse_args()
+    size = size_called(arguments.size)
+    data.prepare(size, arguments.corpora)
+    if size.name == "smoke":  # which is to say whether it runs, not what it gave
+        Results(size.name).path.unlink(missing_ok=True)
+    results = Results.going_on(size)
+    seeds, methods = arguments.seeds or size.seeds, arguments.methods or size.methods
+    wanted = [(stage, m, s) for s in seeds for m in methods for stage in ("weights", "base")]
+    run(size, results, [task for task in wanted if results.get(*task) is None])
+
+
+def run(size: Size, results: Results, missing: list[Task]) -> None:
+    """Start each task when what it reads is there.
+
+    Raises:
+        UserError: one failed; with its last words.
+    """
+    lock, started = threading.Lock(), time.monotonic()
+    running: dict[Future[Record], Task] = {}
+    total = len(missing)
+    with ThreadPoolExecutor(size.workers) as pool:
+        while missing or running:
+            for task in [task for task in missing if _ready(task, results)]:
+                if len(running) < size.workers:
+                    missing.remove(task)
+                    running[pool.submit(_in_a_process, size.name, task)] = task
+            if not running:
+                raise UserError(
+                    f"nothing gives what {missing[0]} needs: add chameleon to --methods"
+                )
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = running.pop(future)
+                with lock:
+                    results.add(*task, future.result())
+                left = len(missing) + len(running)
+                print(
+                    f"{time.monotonic() - started:6.0f} s  {total - left}/{total}  "
+                    f"{task[0]} {task[1]}, seed {task[2]}",
+                    flush=True,
+                )
+
+
+def _ready(task: Task, results: Results) -> bool:
+    from benchmarks.mixtures.methods import AFTER_CHAMELEON
+
+    stage, method, seed = task
+    if stage == "base":
+        return results.get("weights", method, seed) is not None
+    return method not in AFTER_CHAMELEON or results.get("weights", "chameleon", seed) is not None
+
+
+def _in_a_process(size: str, task: Task) -> Record:
+    stage, method, seed = task
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "record.json"
+        command = [sys.executable, "-m", "benchmarks.mixtures.task", size, stage, method]
+        done = subprocess.run([*command, str(seed), str(file)], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{' '.join(command[2:])} {seed}:\n{done.stderr[-3000:]}")
+        record: Record = json.loads(file.read_text())
+        return record
+
+
+if __name__ == "__main__":
+    main()

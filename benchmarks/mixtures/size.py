@@ -1,0 +1,130 @@
+"""A size of the benchmark: which domains, how large the models, and the product's configuration."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nemo_chameleon.config import load_config
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import digest
+from nemo_chameleon.schema import Config
+
+HERE = Path(__file__).parent
+SIZES = tuple(path.stem for path in sorted((HERE / "sizes").glob("*.yaml")))
+
+
+@dataclass(frozen=True)
+class RegMix:
+    """Runs that the regression is fitted on and tested on, and how long each is."""
+
+    fit: int
+    held_out: int
+    train_iters: int
+    eval_iters: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """One file of sizes/.
+
+    Attributes:
+        name: of the file.
+        corpora: folder of the texts under the corpora's root; demo: the demo's.
+        domains: that are mixed.
+        unseen: that no method sees, and models are evaluated on.
+        vocab_size: of the tokenizer, trained on the domains.
+        workers: runs at once.
+        seeds: of proxies, windows and base models.
+        methods: in the order of the tables.
+        regmix: its runs.
+        config: the product's, without data.
+    """
+
+    name: str
+    corpora: str
+    domains: list[str]
+    unseen: list[str]
+    vocab_size: int
+    workers: int
+    seeds: list[int]
+    methods: list[str]
+    regmix: RegMix
+    config: dict[str, Any]
+
+    @classmethod
+    def load(cls, name: str) -> "Size":
+        """Read a size by its name."""
+        settings: Any = OmegaConf.to_container(OmegaConf.load(HERE / "sizes" / f"{name}.yaml"))
+        return cls(**{**settings, "name": name, "regmix": RegMix(**settings["regmix"])})
+
+    @property
+    def folder(self) -> Path:
+        """Where everything that can be made again lies."""
+        return Path("runs") / "bench" / self.name
+
+    @property
+    def data(self) -> Path:
+        """Tokenizer and datasets."""
+        return self.folder / "data"
+
+    @cached_property
+    def settings(self) -> str:
+        """A digest of all that a result follows from, but for the code, the seed and the method."""
+        apart = ("workers", "seeds", "methods")
+        facts = {key: value for key, value in asdict(self).items() if key not in apart}
+        return digest({**facts, "data": self.data_facts})
+
+    @cached_property
+    def data_facts(self) -> dict[str, Any]:
+        """Tokens and fingerprints of the datasets, and what unseen ones share with the others."""
+        facts: dict[str, Any] = json.loads((self.data / "data.json").read_text())
+        return facts
+
+    def configured(self, seed: int, name: str, mixture: str) -> Config:
+        """The product's configuration for one run.
+
+        Args:
+            seed: of its weights, its data's order and its windows.
+            name: of its folder.
+            mixture: data.mixture.
+        """
+        data = {
+            "mixture": mixture,
+            "tokenizer": str(self.data / "tokenizer.json"),
+            "split": "100,0,0",
+            "num_workers": 0,
+            "domains": {name: {"path": str(self.data / f"{name}.train")} for name in self.domains},
+            "validation": {
+                name: {"path": str(self.data / f"{name}.val")}
+                for name in [*self.domains, *self.unseen]
+            },
+            "cache": str(self.data / "cache"),
+        }
+        own = {
+            "output": str(self.folder / f"seed{seed}" / name),
+            "data": data,
+            "train": {"seed": seed},
+            "chameleon": {"seed": seed},
+            "checkpoint": {"save_interval": 0},
+            "logging": {"progress": False, "tensorboard": False, "log_interval": 20},
+        }
+        merged = OmegaConf.merge(self.config, own)
+        file = self.folder / f"seed{seed}" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(merged, file)
+        return load_config(file)
+
+
+def size_called(name: str) -> Size:
+    """A size by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in SIZES:
+        raise UserError(f"{name!r} is none of the sizes {', '.join(SIZES)}")
+    return Size.load(name)

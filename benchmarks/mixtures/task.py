@@ -1,0 +1,75 @@
+"""One piece of the benchmark in a process of its own: a method's weights, or a base model.
+
+    python -m benchmarks.mixtures.task SIZE weights|base METHOD SEED FILE
+
+Writes its record to FILE. A base model's weights are read from what `run` has of its method.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mixtures.size import Size, size_called
+from nemo_chameleon.console import program
+from nemo_chameleon.files import write_atomically
+
+
+@program
+def main() -> None:
+    """Do it, write the record."""
+    name, stage, method, seed, file = sys.argv[1:]
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    work = weights if stage == "weights" else base
+    write_atomically(Path(file), json.dumps(work(size_called(name), method, int(seed))))
+
+
+def weights(size: Size, method: str, seed: int) -> dict[str, Any]:
+    """A method's weights, and their cost."""
+    from benchmarks.mixtures.methods import METHODS, Setting
+    from nemo_chameleon import parallel, provider
+
+    wanted = "chameleon" if method == "chameleon" else "uniform"
+    # Methods that need Chameleon's run find it in its folder.
+    folder = method if method in ("doge", "regmix") else "chameleon"
+    config = size.configured(seed, folder, wanted)
+    domains = provider.prepare(config)
+    with parallel.processes():
+        record = METHODS[method](Setting(size, seed, config, domains))
+    if method in ("doge", "regmix"):
+        shutil.rmtree(config.output)
+    return record
+
+
+def base(size: Size, method: str, seed: int) -> dict[str, Any]:
+    """A base model, trained through the product on a method's weights; its losses."""
+    from benchmarks.mixtures.results import Results
+    from nemo_chameleon import Mixture, parallel, provider, training
+
+    known = Results(size.name).get("weights", method, seed)
+    assert known is not None, "run starts it when the weights are there"
+    file = size.folder / f"seed{seed}" / f"{method}-weights.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Mixture.static(known["weights"]).save(file)
+    config = size.configured(seed, f"base-{method}", str(file))
+    domains = provider.prepare(config)
+    with parallel.processes():
+        mixture = provider.resolve_mixture(config, domains)
+        result = training.train(provider.base_job(config, domains, mixture))
+    shutil.rmtree(config.output)  # checkpoints of models that nobody asks for
+    return {
+        "loss": {name: domain["loss"] for name, domain in result["domains"].items()},
+        "unseen": {name: scores["loss"] for name, scores in result["validation"].items()},
+        "epochs": {name: domain["epochs"] for name, domain in result["domains"].items()},
+        "tokens": result["tokens"],
+        "parameters": result["parameters"],
+        "seconds": result["seconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()

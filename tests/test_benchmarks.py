@@ -1,0 +1,128 @@
+"""benchmarks/mixtures: the other methods do what their papers say, in numbers made by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.mixtures import cost, online, regmix, report
+from conftest import ROOT
+from nemo_chameleon import Mixture, training
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.schema import Config, ModelConfig
+
+
+@pytest.fixture
+def job(config: Config, alone: None) -> training.Job:
+    """Six iterations of nine samples, three of each domain, in one batch."""
+    train = config.train
+    train.train_iters, train.global_batch_size, train.micro_batch_size = 6, 9, 9
+    train.eval_iters = 0
+    domains = open_domains(config.data.domains, config.data.split)
+    return training.Job("online", config, config, domains, Mixture.uniform(domains))
+
+
+def finished(job: training.Job, make: type) -> online.Online:
+    """A run to its end."""
+    from nemo_chameleon import parallel
+
+    with parallel.layout(job.run.parallel, job.run.train.seed):
+        state: online.Online = make(job)
+        state.complete()
+    return state
+
+
+def test_operations() -> None:
+    """Six a weight and token, three of them in vain without a backward pass, and attention's."""
+    gpt = ModelConfig(num_layers=2, hidden_size=8, num_attention_heads=2, seq_length=16)
+    gpt.gated_linear_unit = False
+    weights = 4 * 8 * 8 + 2 * 8 * 32
+    layer = 2 * weights + 4 * 16 * 8
+    assert cost.forward(gpt, 100) == 2 * layer + 2 * 8 * 100
+    assert cost.forward(gpt, 100, layers=1) == layer
+    assert cost.training(gpt, 100) == 3 * cost.forward(gpt, 100)
+
+
+def test_every_domain_has_its_part_of_every_batch(job: training.Job) -> None:
+    """Three samples of each domain at each step, none of them twice in a run."""
+
+    class Counting(online.Online):
+        def gradients(self) -> torch.Tensor:
+            batch = self.batch(self.iteration)
+            assert batch["dataset_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+            self.seen = [*getattr(self, "seen", []), *map(tuple, batch["tokens"].tolist())]
+            self.backward(batch, torch.mean)
+            return torch.zeros(())
+
+    state = finished(job, Counting)
+    code = {window for i, window in enumerate(state.seen) if i % 9 < 3}
+    assert len(code) == 6 * 3
+    assert state.average == pytest.approx(dict.fromkeys(job.domains, 1 / 3))
+    assert sum(state.drawn.values()) == 54
+
+
+def test_doremi_moves_to_what_the_reference_does_better(job: training.Job) -> None:
+    """Weights grow with exp(excess loss), sum to 1 and are smoothed; no excess is below 0."""
+
+    class Knows(torch.nn.Module):
+        """A reference with a loss of nought on the second domain, and no idea of the others."""
+
+        def forward(self, tokens: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+            losses = torch.full(tokens.shape, 100.0)
+            losses[3:6] = 0.0
+            return losses
+
+    state = finished(job, lambda job: online.DoReMi(job, Knows()))  # type: ignore[arg-type]
+    first = state.excess[0]
+    assert first[0] == first[2] == 0.0
+    assert first[1] == pytest.approx(np.log(512), abs=0.5)
+    moved = np.array([1.0, np.exp(first[1]), 1.0])
+    np.testing.assert_allclose(state.history[0], 0.999 * moved / moved.sum() + 0.001 / 3)
+    assert state.average[list(job.domains)[1]] > 0.9
+
+
+def test_doge_mixes_gradients_by_alignment(job: training.Job) -> None:
+    """Weights grow with exp(lr <g_i, sum g> / mu), and the gradient is their sum over g_i."""
+    seen = []
+
+    class Watched(online.DoGE):
+        def gradients(self) -> torch.Tensor:
+            gradients, _ = self._by_domain(self.iteration)
+            before = self.alpha.copy()
+            loss = super().gradients()
+            mixed = torch.cat([p.main_grad.flatten() for p in self._parameters])
+            seen.append((before, gradients, self.alpha.copy(), mixed))
+            return loss
+
+    state = finished(job, Watched)
+    lr = job.run.optimizer.lr  # of the first step, without a warm-up
+    before, gradients, after, mixed = seen[0]
+    alignment = (gradients @ gradients.sum(0)).double().numpy()
+    grown = before * np.exp(lr * alignment / 0.05)
+    np.testing.assert_allclose(after, grown / grown.sum(), rtol=1e-4)
+    weights = torch.tensor(after, dtype=torch.float32)
+    torch.testing.assert_close(mixed, weights @ gradients)
+    assert len(state.alignment) == 6
+
+
+def test_regmix_finds_the_domains_that_help() -> None:
+    """Where losses fall with the third domain, it is chosen, and held-out ranks are right."""
+    tokens, generator = np.array([1.0, 4.0, 1.0, 2.0]), np.random.default_rng(0)
+    x = regmix.mixtures(tokens, 40, generator)
+    np.testing.assert_allclose(x.sum(1), 1)
+    y = 3 + x @ [0.2, 0.1, -1.0, 0.3] + generator.normal(0, 0.01, 40)
+    weights, predict, _ = regmix.best(x[:32], y[:32], tokens, seed=1)
+    assert weights.sum() == pytest.approx(1)
+    assert weights.argmax() == 2 and weights[2] > 0.8
+    assert online.spearman(predict(x[32:]), y[32:]) > 0.9
+
+
+def test_report_says_where_a_difference_exceeds_its_spread() -> None:
+    """Mean and Student's t over seeds; one seed tells nothing."""
+    assert report.verdict(np.array([-0.10, -0.11, -0.12])) == "-0.110 ± 0.025 **better**"
+    assert report.verdict(np.array([-0.10, 0.11, -0.12])).endswith("0.317")
+    assert report.verdict(np.array([0.1])) == "+0.100 (one seed)"
+
+
+def test_page_is_what_the_results_say() -> None:
+    """docs/results.md is what `python -m benchmarks.mixtures.report` makes of the result files."""
+    assert (ROOT / report.PAGE).read_text() == report.page()
