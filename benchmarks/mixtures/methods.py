@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nemo_chameleon import Mixture, checkpoint, parallel, provider, proxy, train
 from nemo_chameleon.changes import Computed
 from nemo_chameleon.datasets import Vocabulary
 from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config
 from nemo_chameleon.weights import effective_domains
 
@@ -57,12 +59,10 @@ def chameleon(setting: Setting) -> Record:
     started = time.monotonic()
     mixture = provider.resolve_mixture(setting.config, setting.domains)
     seconds = time.monotonic() - started
-    wanted, run = mixture.method, setting.config.proxy
-    embedded = wanted["samples"] * wanted["sample_length"] * len(setting.domains)
-    embedding = embedded * cost.forward(run.model, setting.vocab_size, wanted["layer"])
     return {
         "weights": mixture.weights,
-        "operations": setting.training_cost + embedding,
+        "operations": setting.training_cost
+        + _embedding_cost(setting, mixture, len(setting.domains)),
         "seconds": seconds,
         "proxy": training_seconds(setting),
         "scores": {name: facts["score"] for name, facts in mixture.domains.items()},
@@ -88,6 +88,28 @@ def rescored(setting: Setting, **settings: Any) -> Record:
     """Chameleon's embeddings weighed otherwise; costs what they cost."""
     changed = Computed.load(setting.mixture_file).rescored("pretrain", **settings)
     return {"weights": changed.mixture.weights, "same cost as": "chameleon"}
+
+
+def added(setting: Setting) -> Record:
+    """Every other domain first; the rest by their embeddings through the proxy of those alone."""
+    size, first = setting.size, setting.size.domains[::2]
+    config = size.configured(setting.seed, "half", "chameleon", first)
+    provider.resolve_mixture(config)
+    before, started = Computed.load(config.chameleon.file), time.monotonic()
+    new = {name: size.training_path(name) for name in size.domains if name not in first}
+    after = before.with_domains(*proxy.embed_new(before, new)).mixture
+    return {
+        "weights": {name: after.weights[name] for name in size.domains},
+        "operations": _embedding_cost(setting, after, len(new)),
+        "seconds": time.monotonic() - started,
+        "first": first,
+    }
+
+
+def _embedding_cost(setting: Setting, mixture: Mixture, domains: int) -> float:
+    tokens = mixture.method["samples"] * mixture.method["sample_length"] * domains
+    layer = mixture.method["layer"]
+    return tokens * cost.forward(setting.config.proxy.model, setting.vocab_size, layer)
 
 
 def control(setting: Setting) -> Record:
@@ -167,11 +189,12 @@ def regression(setting: Setting) -> Record:
         run.optimizer,
         lr_warmup_iters=min(run.optimizer.lr_warmup_iters, wanted.train_iters // 5),
     )
-    started, losses = time.monotonic(), []
+    started, losses, by_domain = time.monotonic(), [], []
     for i, weights in enumerate(x):
         mixture = Mixture.static(dict(zip(names, weights.tolist(), strict=True)))
         result = training.train(setting.job(f"regmix{i}", run, mixture))
         losses.append(result["macro"]["loss"])
+        by_domain.append([round(result["domains"][name]["loss"], 4) for name in names])
     y, fit = np.array(losses), wanted.fit
     weights, predict, name = regmix.best(x[:fit], y[:fit], tokens, setting.seed)
     each = run.train.samples * run.model.seq_length
@@ -183,18 +206,42 @@ def regression(setting: Setting) -> Record:
             "regression": name,
             "rank correlation on held-out mixtures": online.spearman(predict(x[fit:]), y[fit:]),
         },
+        "mixtures": x.round(4).tolist(),
+        "losses": by_domain,
     }
 
 
-METHODS: dict[str, Callable[[Setting], Record]] = {
+_METHODS: dict[str, Callable[[Setting], Record]] = {
     "uniform": uniform,
     "proportional": proportional,
     "chameleon": chameleon,
     "chameleon-paper": paper,
+    "chameleon-added": added,
     "control": control,
     "doremi": doremi,
     "doge": doge,
     "regmix": regression,
 }
 # Those that read what Chameleon's run of the same seed left.
-AFTER_CHAMELEON = ("chameleon-paper", "control", "doremi")
+_AFTER_CHAMELEON = ("chameleon-paper", "control", "doremi")
+_VARIANT = "chameleon:"
+
+
+def after_chameleon(name: str) -> bool:
+    """Whether a method needs Chameleon's proxy, or its embeddings, of the same seed."""
+    return name in _AFTER_CHAMELEON or name.startswith(_VARIANT)
+
+
+def method_called(name: str) -> Callable[[Setting], Record]:
+    """A method by its name; `chameleon:exponent=0.5,ridge=1` is Chameleon with other settings.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name.startswith(_VARIANT):
+        pairs = [pair.partition("=") for pair in name.removeprefix(_VARIANT).split(",")]
+        settings = {key: value if key == "preset" else float(value) for key, _, value in pairs}
+        return partial(rescored, **settings)
+    if name not in _METHODS:
+        raise UserError(f"{name!r} is none of the methods {', '.join(_METHODS)}")
+    return _METHODS[name]

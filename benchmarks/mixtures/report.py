@@ -29,7 +29,8 @@ class Measured:
         self.size = size_called(name)
         self.results = Results(name)
         self.uniform = self.results.of("base", "uniform")
-        self.methods = [m for m in self.size.methods if self.seeds(m)]
+        methods = dict.fromkeys([*self.size.methods, *self.results.methods()])
+        self.methods = [method for method in methods if self.seeds(method)]
 
     def seeds(self, method: str) -> list[int]:
         """Seeds of which both the method's base model and the uniform one are there."""

@@ -51,6 +51,10 @@ class Results:
         self.path.parent.mkdir(exist_ok=True)
         write_atomically(self.path, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
 
+    def methods(self) -> list[str]:
+        """All that there is a record of."""
+        return sorted({key.split("/")[1] for key in self.facts["records"]})
+
     def of(self, stage: str, method: str) -> dict[int, Record]:
         """All seeds' records of a method."""
         found = {}

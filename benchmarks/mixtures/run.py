@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from benchmarks.mixtures import data
+from benchmarks.mixtures.methods import after_chameleon, method_called
 from benchmarks.mixtures.results import Record, Results
 from benchmarks.mixtures.size import SIZES, Size, size_called
 from nemo_chameleon.console import program
@@ -39,6 +40,8 @@ def main() -> None:
         Results(size.name).path.unlink(missing_ok=True)
     results = Results.going_on(size)
     seeds, methods = arguments.seeds or size.seeds, arguments.methods or size.methods
+    for name in methods:
+        method_called(name)
     wanted = [(stage, m, s) for s in seeds for m in methods for stage in ("weights", "base")]
     run(size, results, [task for task in wanted if results.get(*task) is None])
 
@@ -76,12 +79,10 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
 
 
 def _ready(task: Task, results: Results) -> bool:
-    from benchmarks.mixtures.methods import AFTER_CHAMELEON
-
     stage, method, seed = task
     if stage == "base":
         return results.get("weights", method, seed) is not None
-    return method not in AFTER_CHAMELEON or results.get("weights", "chameleon", seed) is not None
+    return not after_chameleon(method) or results.get("weights", "chameleon", seed) is not None
 
 
 def _in_a_process(size: str, task: Task) -> Record:

@@ -1,6 +1,7 @@
 """A size of the benchmark: which domains, how large the models, and the product's configuration."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,10 @@ class Size:
         """Tokenizer and datasets."""
         return self.folder / "data"
 
+    def training_path(self, domain: str) -> str:
+        """Prefix of a domain's dataset."""
+        return str(self.data / f"{domain}.train")
+
     @cached_property
     def settings(self) -> str:
         """A digest of all that a result follows from, but for the code, the seed and the method."""
@@ -84,20 +89,23 @@ class Size:
         facts: dict[str, Any] = json.loads((self.data / "data.json").read_text())
         return facts
 
-    def configured(self, seed: int, name: str, mixture: str) -> Config:
+    def configured(self, seed: int, name: str, mixture: str, domains: Sequence[str] = ()) -> Config:
         """The product's configuration for one run.
 
         Args:
             seed: of its weights, its data's order and its windows.
             name: of its folder.
             mixture: data.mixture.
+            domains: to mix, where not all.
         """
         data = {
             "mixture": mixture,
             "tokenizer": str(self.data / "tokenizer.json"),
             "split": "100,0,0",
             "num_workers": 0,
-            "domains": {name: {"path": str(self.data / f"{name}.train")} for name in self.domains},
+            "domains": {
+                name: {"path": self.training_path(name)} for name in domains or self.domains
+            },
             "validation": {
                 name: {"path": str(self.data / f"{name}.val")}
                 for name in [*self.domains, *self.unseen]

@@ -28,19 +28,19 @@ def main() -> None:
     write_atomically(Path(file), json.dumps(work(size_called(name), method, int(seed))))
 
 
-def weights(size: Size, method: str, seed: int) -> dict[str, Any]:
+def weights(size: Size, name: str, seed: int) -> dict[str, Any]:
     """A method's weights, and their cost."""
-    from benchmarks.mixtures.methods import METHODS, Setting
+    from benchmarks.mixtures.methods import Setting, method_called
     from nemo_chameleon import parallel, provider
 
-    wanted = "chameleon" if method == "chameleon" else "uniform"
+    wanted = "chameleon" if name == "chameleon" else "uniform"
     # Methods that need Chameleon's run find it in its folder.
-    folder = method if method in ("doge", "regmix") else "chameleon"
+    folder = name if name in ("doge", "regmix") else "chameleon"
     config = size.configured(seed, folder, wanted)
     domains = provider.prepare(config)
     with parallel.processes():
-        record = METHODS[method](Setting(size, seed, config, domains))
-    if method in ("doge", "regmix"):
+        record = method_called(name)(Setting(size, seed, config, domains))
+    if name in ("doge", "regmix"):
         shutil.rmtree(config.output)
     return record
 
