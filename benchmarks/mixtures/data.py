@@ -35,6 +35,9 @@ def prepare(size: Size, corpora: Path | None) -> None:
     if corpora is None and size.corpora != "demo":
         raise UserError(f"SIZE={size.name} needs CORPORA=FOLDER: see benchmarks/mixtures/README.md")
     texts = {name: _texts(size, corpora, name) for name in [*size.domains, *size.unseen]}
+    for name in size.domains:
+        if size.characters is not None:
+            texts[name]["train"] = list(_up_to(size.characters, texts[name]["train"]))
     tokenizer = train_tokenizer(
         itertools.chain.from_iterable(
             _up_to(TOKENIZER_CHARACTERS, texts[name]["train"]) for name in size.domains

@@ -38,6 +38,7 @@ class Size:
         domains: that are mixed.
         unseen: that no method sees, and models are evaluated on.
         vocab_size: of the tokenizer, trained on the domains.
+        characters: of each domain's training text, at most.
         workers: runs at once.
         seeds: of proxies, windows and base models.
         methods: in the order of the tables.
@@ -50,6 +51,7 @@ class Size:
     domains: list[str]
     unseen: list[str]
     vocab_size: int
+    characters: int | None  # None: all
     workers: int
     seeds: list[int]
     methods: list[str]
@@ -79,7 +81,8 @@ class Size:
     @cached_property
     def settings(self) -> str:
         """A digest of all that a result follows from, but for the code, the seed and the method."""
-        apart = ("workers", "seeds", "methods")
+        # How much text there is shows in the data's fingerprints.
+        apart = ("workers", "seeds", "methods", "characters")
         facts = {key: value for key, value in asdict(self).items() if key not in apart}
         return digest({**facts, "data": self.data_facts})
 
