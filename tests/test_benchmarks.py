@@ -81,7 +81,7 @@ def test_doremi_moves_to_what_the_reference_does_better(job: training.Job) -> No
 
 
 def test_doge_mixes_gradients_by_alignment(job: training.Job) -> None:
-    """Weights grow with exp(lr <g_i, sum g> / mu), and the gradient is their sum over g_i."""
+    """Weights grow by alignment with the others, and the gradient is their sum over g_i."""
     seen = []
 
     class Watched(online.DoGE):
@@ -96,8 +96,11 @@ def test_doge_mixes_gradients_by_alignment(job: training.Job) -> None:
     state = finished(job, Watched)
     lr = job.run.optimizer.lr  # of the first step, without a warm-up
     before, gradients, after, mixed = seen[0]
-    alignment = (gradients @ gradients.sum(0)).double().numpy()
-    grown = before * np.exp(lr * alignment / 0.05)
+    products = (gradients @ gradients.T).double().numpy()
+    np.fill_diagonal(products, 0)
+    alignment = products.sum(1) / np.linalg.norm(gradients, axis=1).mean()
+    assert alignment.min() > 0 and alignment.max() < 5
+    grown = before * np.exp(lr * alignment / 0.01)
     np.testing.assert_allclose(after, grown / grown.sum(), rtol=1e-4)
     weights = torch.tensor(after, dtype=torch.float32)
     torch.testing.assert_close(mixed, weights @ gradients)
