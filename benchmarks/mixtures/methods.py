@@ -140,6 +140,7 @@ def doremi(setting: Setting) -> Record:
     """Its reference is Chameleon's proxy, trained on the same uniform weights, and counted."""
     folder = proxy.job_of(setting.config, setting.domains).directory
     reference = checkpoint.newest(folder)
+    assert reference is not None, "run starts this when Chameleon's proxy is there"
     started = time.monotonic()
     state = online.doremi(setting.job("doremi"), reference, setting.vocab_size)
     seconds = time.monotonic() - started
@@ -240,7 +241,9 @@ def method_called(name: str) -> Callable[[Setting], Record]:
     """
     if name.startswith(_VARIANT):
         pairs = [pair.partition("=") for pair in name.removeprefix(_VARIANT).split(",")]
-        settings = {key: value if key == "preset" else float(value) for key, _, value in pairs}
+        settings: dict[str, Any] = {
+            key: value if key == "preset" else float(value) for key, _, value in pairs
+        }
         return partial(rescored, **settings)
     if name not in _METHODS:
         raise UserError(f"{name!r} is none of the methods {', '.join(_METHODS)}")

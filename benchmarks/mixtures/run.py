@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -52,7 +51,7 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
     Raises:
         UserError: one failed; with its last words.
     """
-    lock, started = threading.Lock(), time.monotonic()
+    started = time.monotonic()
     running: dict[Future[Record], Task] = {}
     total = len(missing)
     with ThreadPoolExecutor(size.workers) as pool:
@@ -68,8 +67,7 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 task = running.pop(future)
-                with lock:
-                    results.add(*task, future.result())
+                results.add(*task, future.result())
                 left = len(missing) + len(running)
                 print(
                     f"{time.monotonic() - started:6.0f} s  {total - left}/{total}  "
