@@ -31,7 +31,10 @@ def prepare(config: Config) -> dict[str, Domain]:
         datasets.check_validation(config.data, domains, config.model.seq_length)
     mixture = existing_mixture(config, domains)
     if mixture is None:
-        bounded(config, domains, Mixture.uniform(domains))  # as impossible for any weights
+        uniform = bounded(
+            config, domains, Mixture.uniform(domains)
+        )  # as impossible for any weights
+        base_job(config, domains, uniform).pretrained()  # to know before the proxy is trained
         _prepare_proxy(config, domains)
     else:
         job = base_job(config, domains, bounded(config, domains, mixture))

@@ -4,14 +4,13 @@ The proxy is not special: it is `training.train` with a small model and a unifor
 be killed and started again at any point; what is finished is not done twice.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nemo_chameleon import checkpoint, datasets, model, parallel, scoring, training
+from nemo_chameleon import checkpoint, datasets, parallel, scoring, training
 from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import preset_of
 from nemo_chameleon.domains import Domain, open_domains
@@ -31,10 +30,10 @@ from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
 from nemo_chameleon.sources import (
     MegatronSource,
     Source,
+    megatron_source,
     source_from_record,
     transformers_source,
 )
-from nemo_chameleon.tokenizer import vocabulary_digest
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -121,27 +120,7 @@ def existing(config: Config) -> Source:
         dtype = parallel.precision(wanted.train.precision)
         return transformers_source(wanted.hf, dtype, data.tokenizer)
     assert wanted.load is not None
-    folder = Path(wanted.load)
-    # A folder that is being trained in may look different to every rank.
-    path = parallel.on_first_rank(lambda: checkpoint.tracked(folder)) or folder
-    if not path.is_dir():
-        raise UserError(f"proxy.load={wanted.load}: there is no such checkpoint")
-    run, vocab_size = dataclasses.replace(wanted), datasets.Vocabulary.of(data).vocab_size
-    if (path / "state.json").is_file():
-        identity = checkpoint.read_state(path)["identity"]
-        run.model = model.of_identity(identity) or run.model
-        own: dict[str, Any] = {"vocabulary size": vocab_size}
-        if data.tokenizer is not None:
-            own["vocabulary"] = vocabulary_digest(data.tokenizer)
-        elif "vocabulary" in identity:
-            raise UserError("proxy.load needs data.tokenizer, to know that the domains are its own")
-        for key, value in own.items():
-            if identity.get(key, value) != value:
-                raise UserError(
-                    f"proxy.load={path} has another {key} than the domains: tokenise them with its "
-                    "tokenizer"
-                )
-    return MegatronSource(path, run, vocab_size)
+    return megatron_source("proxy.load", wanted.load, wanted, data)
 
 
 def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Source, dict[str, Any]]:

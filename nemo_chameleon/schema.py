@@ -235,6 +235,9 @@ class CheckpointConfig:
     """How many of the newest to keep; null: all."""
     resume: str = "auto"
     """auto: go on from the newest checkpoint, if any; never: refuse to start over one."""
+    pretrained_checkpoint: str | None = None
+    """Checkpoint whose weights the run starts from, with a new optimizer: a folder that
+    dist_checkpointing wrote at any layout, or the folder above it. `model` has to be its own."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +13,16 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_chameleon import checkpoint, model, parallel
+from nemo_chameleon.datasets import Vocabulary
 from nemo_chameleon.embedding import Extractor
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.extractors import megatron_extractor, transformers_extractor
 from nemo_chameleon.files import digest
-from nemo_chameleon.schema import ModelConfig, Run
+from nemo_chameleon.schema import DataConfig, ModelConfig, Run
 from nemo_chameleon.tokenizer import vocabulary_digest
 
 _TABLE = "embedding.word_embeddings.weight"
@@ -59,11 +61,13 @@ class MegatronSource:
         path: its folder.
         run: the model, and the layout to load it in.
         vocab_size: of its tokenizer.
+        prefix: of the run's keys in the configuration, for errors.
     """
 
     path: Path
     run: Run
     vocab_size: int
+    prefix: str = "proxy."
 
     @property
     def num_layers(self) -> int:
@@ -94,14 +98,24 @@ class MegatronSource:
         """See `Source`."""
         with parallel.layout(self.run.parallel, 0):
             gpt = model.build(self.run, self.vocab_size, for_training=False)
-            try:
-                self._require_the_same(gpt)
-                checkpoint.load(self.path, gpt)
-            except (CheckpointException, CheckpointingException, KeyError) as error:
-                cause = " ".join(str(error).split())[-200:]
-                raise UserError(f"{self.path} is no checkpoint of proxy.model: {cause}") from error
+            self.fill(gpt)
             with megatron_extractor(gpt) as extractor:
                 yield extractor
+
+    def fill(self, gpt: torch.nn.Module) -> None:
+        """Load its weights into a model; every rank of a layout must call it.
+
+        Raises:
+            UserError: they are another model's.
+        """
+        try:
+            self._require_the_same(gpt)
+            checkpoint.load(self.path, gpt)
+        except (CheckpointException, CheckpointingException, KeyError) as error:
+            cause = " ".join(str(error).split())[-200:]
+            raise UserError(
+                f"{self.path} is no checkpoint of {self.prefix}model: {cause}"
+            ) from error
 
     def _require_the_same(self, gpt: torch.nn.Module) -> None:
         """Refuse what loading lets pass: weights that the model has not, and other vocabularies."""
@@ -109,13 +123,13 @@ class MegatronSource:
         wanted = {
             part.key
             for part in nested_values(model.unwrap(gpt).sharded_state_dict())
-            if isinstance(part, ShardedTensor)
+            if isinstance(part, ShardedTensor | ShardedTensorFactory)  # the latter of SwiGLU
         }
         if parallel.pipeline_stages() == 1:
             own = (key for key in there if key.startswith(("decoder.", "embedding.")))
             if more := sorted(set(own) - wanted):
                 raise UserError(
-                    f"{self.path} is no checkpoint of proxy.model: it has {more[0]} too"
+                    f"{self.path} is no checkpoint of {self.prefix}model: it has {more[0]} too"
                 )
         rows = there[_TABLE].global_shape[0] if _TABLE in there else self.vocab_size
         # Padded, by this package or another, to a multiple for the tensor parallel ranks.
@@ -197,6 +211,44 @@ class TransformersSource:
                 )
         with transformers_extractor(lm.to(parallel.device())) as extractor:
             yield extractor
+
+
+def megatron_source(
+    key: str, place: str, run: Run, data: DataConfig, prefix: str = "proxy."
+) -> MegatronSource:
+    """The checkpoint that a key of the configuration names.
+
+    Args:
+        key: of the configuration.
+        place: its value: the checkpoint's folder, or the one above it.
+        run: the model, unless the checkpoint says itself what it is of, and the layout.
+        data: whose tokenizer has to be its own.
+        prefix: of the run's keys in the configuration.
+
+    Raises:
+        UserError: it is not there, or of another tokenizer.
+    """
+    folder = Path(place)
+    # A folder that is being trained in may look different to every rank.
+    path = parallel.on_first_rank(lambda: checkpoint.tracked(folder)) or folder
+    if not path.is_dir():
+        raise UserError(f"{key}={place}: there is no such checkpoint")
+    run, vocab_size = replace(run), Vocabulary.of(data).vocab_size
+    if (path / "state.json").is_file():
+        identity = checkpoint.read_state(path)["identity"]
+        run.model = model.of_identity(identity) or run.model
+        own: dict[str, Any] = {"vocabulary size": vocab_size}
+        if data.tokenizer is not None:
+            own["vocabulary"] = vocabulary_digest(data.tokenizer)
+        elif "vocabulary" in identity:
+            raise UserError(f"{key} needs data.tokenizer, to know that the domains are its own")
+        for fact, value in own.items():
+            if identity.get(fact, value) != value:
+                raise UserError(
+                    f"{key}={path} has another {fact} than the domains: tokenise them with its "
+                    "tokenizer"
+                )
+    return MegatronSource(path, run, vocab_size, prefix)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.schema import Config, Run
+from nemo_chameleon.sources import MegatronSource, megatron_source
 from nemo_chameleon.tokenizer import vocabulary_digest
 
 RESULT = "result.json"
@@ -50,6 +51,26 @@ class Job:
         """Where its checkpoints, scalars and result go."""
         return Path(self.config.output) / self.name
 
+    def pretrained(self) -> MegatronSource | None:
+        """The checkpoint whose weights it starts from; the proxy starts from none.
+
+        Raises:
+            UserError: it is not there, or another model's.
+        """
+        place = self.config.checkpoint.pretrained_checkpoint
+        if place is None or self.run is not self.config:
+            return None
+        key = "checkpoint.pretrained_checkpoint"
+        source = megatron_source(key, place, self.run, self.config.data, prefix="")
+        free = {"init_method_std", "use_cpu_initialization"}  # of weights that are replaced
+        if self.run.model.position_embedding_type == "rope":
+            free.add("seq_length")
+        for name, its in dataclasses.asdict(source.run.model).items():
+            own = getattr(self.run.model, name)
+            if own != its and name not in free:
+                raise UserError(f"{key}={source.path} has model.{name}={its}, the run has {own}")
+        return source
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have in common with a run that goes on from it, by key.
 
@@ -73,6 +94,9 @@ class Job:
         # Lists of pairs, for the order of domains counts too.
         same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
         same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
+        if self.run is self.config:
+            start = self.pretrained()
+            same["checkpoint.pretrained_checkpoint"] = start.identity if start else None
         return same
 
 
@@ -106,6 +130,8 @@ class Training:
         self.meter = evaluation.DomainLoss(names)
         vocabulary = datasets.Vocabulary.of(job.config.data)
         self.model: Any = model.build(run, vocabulary.vocab_size)
+        if (start := job.pretrained()) is not None:
+            start.fill(self.model)  # before the optimizer copies its weights
         self.optimizer = optimizer.build(run, self.model)
         self.scheduler = optimizer.build_scheduler(run, self.optimizer)
         self._resume()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_chameleon import Mixture, checkpoint, report, training
+from nemo_chameleon import Mixture, checkpoint, provider, report, training
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config, DatasetConfig
@@ -78,6 +78,44 @@ def test_training_learns(job: training.Job) -> None:
     job.run.train.train_iters = 60
     job.run.checkpoint.save_interval = 0
     assert training.train(job)["loss"] < np.log(512) - 1.0
+
+
+def test_a_run_starts_from_a_pretrained_checkpoint(job: training.Job, tmp_path: Path) -> None:
+    """With a rate of nought it has the checkpoint's losses; the proxy starts from none."""
+    first = training.train(job)
+    again = elsewhere(job, tmp_path / "again")
+    again.config.checkpoint = dataclasses.replace(
+        job.config.checkpoint, pretrained_checkpoint=str(job.directory)
+    )
+    again.run.optimizer = dataclasses.replace(job.run.optimizer, lr=0.0, min_lr=0.0)
+    result = training.train(again)
+    for name, domain in first["domains"].items():
+        assert result["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
+        assert result["domains"][name]["samples"] > 0
+    proxy = dataclasses.replace(again, run=job.config.proxy)
+    assert proxy.pretrained() is None
+    assert "checkpoint.pretrained_checkpoint" not in proxy.identity()
+    again.config.checkpoint.pretrained_checkpoint = None
+    with pytest.raises(UserError, match=r"with checkpoint\.pretrained_checkpoint = "):
+        training.train(again)
+
+
+def test_pretrained_checkpoints_that_are_refused(job: training.Job, tmp_path: Path) -> None:
+    """One that is not there, of another model or another vocabulary, before anything is trained."""
+    training.train(job)
+    job = elsewhere(job, tmp_path / "other")
+    job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "none")
+    with pytest.raises(UserError, match=r"there is no such checkpoint"):
+        provider.prepare(job.config)
+    job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "out" / "base")
+    provider.prepare(job.config)
+    job.run.model.num_query_groups = 2
+    with pytest.raises(UserError, match=r"model\.num_query_groups=None, the run has 2"):
+        provider.prepare(job.config)
+    job.run.model.num_query_groups = None
+    job.config.data.tokenizer, job.config.data.vocab_size = None, 600
+    with pytest.raises(UserError, match=r"needs data\.tokenizer"):
+        provider.prepare(job.config)
 
 
 def test_micro_batches_do_not_change_the_run(job: training.Job, tmp_path: Path) -> None:
