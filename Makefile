@@ -12,6 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 SIZE ?= smoke
+SIZES = $(basename $(notdir $(wildcard benchmarks/mixtures/sizes/$(SIZE)*.yaml)))
 CORPORA ?=
 
 # Two processes on two cores: more threads would only fight. And glibc gives every large buffer
@@ -53,8 +54,9 @@ test: .venv/installed check
 
 # Goes on with what benchmarks/mixtures/results has; can be stopped any time.
 bench-quality: .venv/installed
-	$(BIN)/python -m benchmarks.mixtures.run $(SIZE) $(if $(CORPORA),--corpora $(CORPORA))
-	$(BIN)/python -m benchmarks.mixtures.report $(filter smoke,$(SIZE))
+	set -e; for size in $(SIZES); do \
+	  $(BIN)/python -m benchmarks.mixtures.run $$size $(if $(CORPORA),--corpora $(CORPORA)); done
+	$(BIN)/python -m benchmarks.mixtures.report $(if $(filter smoke,$(SIZE)),$(SIZES))
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu

@@ -1,12 +1,19 @@
 """benchmarks/mixtures: the other methods do what their papers say, in numbers made by hand."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
-from benchmarks.mixtures import cost, online, regmix, report
+from benchmarks.mixtures import cost, elasticity, methods, online, regmix, report
+from benchmarks.mixtures.size import Size
 from conftest import ROOT
-from nemo_chameleon import Mixture, training
+from nemo_chameleon import Mixture, provider, training
+from nemo_chameleon.changes import Computed
+from nemo_chameleon.config import load_config
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.schema import Config, ModelConfig
 
@@ -116,7 +123,73 @@ def test_regmix_finds_the_domains_that_help() -> None:
     weights, predict, _ = regmix.best(x[:32], y[:32], tokens, seed=1)
     assert weights.sum() == pytest.approx(1)
     assert weights.argmax() == 2 and weights[2] > 0.8
-    assert online.spearman(predict(x[32:]), y[32:]) > 0.9
+    assert spearmanr(predict(x[32:]), y[32:]).statistic > 0.9
+
+
+def test_elasticities_are_those_that_the_losses_were_made_of() -> None:
+    """Found again from forty mixtures; the best mixture's shares are as the domains' worths."""
+    generator = np.random.default_rng(0)
+    worth = np.array([[0.4, 0.0, 0.1, 0.0], [0.0, 0.2, 0.0, 0.3]])
+    weights = generator.dirichlet(np.ones(4), 40)
+    losses = elasticity.features(weights) @ worth.T
+    fitted = elasticity.Elasticities.fit(weights, losses)
+    np.testing.assert_allclose(fitted.values, worth, atol=1e-9)
+    best = fitted.best()
+    shares = worth.mean(0) / worth.sum(1).mean() * (1 + 4 * elasticity.SMOOTHING)
+    np.testing.assert_allclose(best, shares - elasticity.SMOOTHING, atol=1e-9)
+    others = generator.dirichlet(best * 50, 200)
+    assert fitted.predicted(best).mean() < fitted.predicted(others).mean(1).min()
+    groups = ["one"] * 20 + ["other"] * 20
+    np.testing.assert_allclose(elasticity.left_out(weights, losses, groups), losses, atol=1e-9)
+
+
+def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
+    """Shares stay above 0 and sum to 1 where a worth is less than the smoothing asks."""
+    best = elasticity.Elasticities(np.array([[1.0, 0.5, 0.0, 1e-3]])).best()
+    assert best[2] == best[3] == 0
+    assert best.sum() == pytest.approx(1)
+
+
+def test_chameleon_with_other_settings(job: training.Job, tmp_path: Path) -> None:
+    """Settings of scores need no model, others embed anew, a proxy's train another one."""
+    config = job.config
+    provider.resolve_mixture(config)
+    computed = Computed.load(config.chameleon.file)
+
+    class Here(Size):
+        """A size in a folder of the test's."""
+
+        folder = tmp_path / "size"
+
+        def configured(self, seed: int, name: str, *_: object) -> Config:
+            """`config`, with the last argument's overrides."""
+            overrides = [*_[-1], f"output={tmp_path / name}"]
+            return load_config(tmp_path / "config.yaml", overrides)
+
+    size = Here("test", "", [*job.domains], [], 1, [1], [], {})
+    (tmp_path / "size" / "seed1").mkdir(parents=True)
+    (tmp_path / "size" / "seed1" / "chameleon").symlink_to(config.output)
+    (tmp_path / "chameleon").symlink_to(config.output)
+    setting = methods.Setting(size, 1, config, job.domains)
+
+    def weights(name: str) -> dict[str, Any]:
+        return methods.method_called(f"chameleon:{name}")(setting)
+
+    flat = weights("exponent=0.25,preset=calibrated")
+    assert flat["weights"] == computed.rescored(exponent=0.25).mixture.weights
+    assert flat["same cost as"] == "chameleon"
+    layer = weights("layer=1")
+    assert layer["weights"] != computed.mixture.weights
+    assert setting.training_cost < layer["operations"]
+    longer = weights("proxy.train.train_iters=9,exponent=0.25")
+    assert longer["operations"] > setting.training_cost
+    (other,) = tmp_path.glob("chameleon:*")
+    assert (other / "proxy" / "iter_0000009").is_dir()
+    both = weights("proxies=2")
+    alone = longer["operations"] - setting.training_cost / 2
+    assert both["operations"] == pytest.approx(2 * alone)
+    assert layer["operations"] < alone
+    assert both["weights"] != computed.mixture.weights
 
 
 def test_report_says_where_a_difference_exceeds_its_spread() -> None:

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mixtures.size import Size
+from benchmarks.mixtures.size import Size, size_called
 from demo import text as demo
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.prepare import read_jsonl, write_dataset
-from nemo_chameleon.tokenizer import train_tokenizer
+from nemo_chameleon.tokenizer import load_tokenizer, train_tokenizer
 
 TOKENIZER_CHARACTERS = 2_000_000  # of each domain
 UNSEEN_CHARACTERS = 2_000_000
@@ -38,12 +38,17 @@ def prepare(size: Size, corpora: Path | None) -> None:
     for name in size.domains:
         if size.characters is not None:
             texts[name]["train"] = list(_up_to(size.characters, texts[name]["train"]))
-    tokenizer = train_tokenizer(
-        itertools.chain.from_iterable(
-            _up_to(TOKENIZER_CHARACTERS, texts[name]["train"]) for name in size.domains
-        ),
-        size.vocab_size,
-    )
+    if size.start is not None:
+        start = size_called(size.start)
+        prepare(start, corpora)
+        tokenizer = load_tokenizer(str(start.data / "tokenizer.json"))
+    else:
+        tokenizer = train_tokenizer(
+            itertools.chain.from_iterable(
+                _up_to(TOKENIZER_CHARACTERS, texts[name]["train"]) for name in size.domains
+            ),
+            size.vocab_size or 0,
+        )
     facts: dict[str, Any] = {"domains": {}, "unseen": {}}
     for name in size.domains:
         for part in ("train", "val"):

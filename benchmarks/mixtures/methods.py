@@ -2,21 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks.mixtures import cost, online, regmix
 from benchmarks.mixtures.size import Size
 from nemo_chameleon import Mixture, checkpoint, parallel, provider, proxy, training
-from nemo_chameleon.changes import Computed
+from nemo_chameleon.changes import Computed, averaged
 from nemo_chameleon.datasets import Vocabulary
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
+from nemo_chameleon.schema import Config, ModelConfig
 from nemo_chameleon.weights import effective_domains
 
 Record = dict[str, Any]
@@ -36,7 +37,14 @@ class Setting:
         """Operations of one proxy's training."""
         run = self.config.proxy
         tokens = run.train.samples * run.model.seq_length
+        if self.size.start is not None:
+            return 0.0  # the model is there
         return tokens * cost.training(run.model, self.vocab_size)
+
+    @property
+    def embedder(self) -> ModelConfig:
+        """The model that domains are embedded with."""
+        return self.config.model if self.size.start is not None else self.config.proxy.model
 
     @property
     def vocab_size(self) -> int:
@@ -58,13 +66,11 @@ def chameleon(setting: Setting) -> Record:
     """The product's, with its defaults."""
     started = time.monotonic()
     mixture = provider.resolve_mixture(setting.config, setting.domains)
-    seconds = time.monotonic() - started
     return {
         "weights": mixture.weights,
         "operations": setting.training_cost
         + _embedding_cost(setting, mixture, len(setting.domains)),
-        "seconds": seconds,
-        "proxy": training_seconds(setting),
+        "seconds": time.monotonic() - started,
         "scores": {name: facts["score"] for name, facts in mixture.domains.items()},
         "intervals": mixture.uncertainty,
         "effective": effective_domains(list(mixture.weights.values())),
@@ -72,7 +78,9 @@ def chameleon(setting: Setting) -> Record:
 
 
 def training_seconds(setting: Setting) -> float:
-    """Of Chameleon's proxy."""
+    """Of Chameleon's proxy; none where the model is there."""
+    if setting.size.start is not None:
+        return 0.0
     job = proxy.job_of(setting.config, setting.domains)
     path = checkpoint.newest(job.directory)
     assert path is not None
@@ -81,13 +89,54 @@ def training_seconds(setting: Setting) -> float:
 
 def paper(setting: Setting) -> Record:
     """The same embeddings weighed by the published formula."""
-    return rescored(setting, preset="paper")
+    return variant(setting, {"preset": "paper"})
 
 
-def rescored(setting: Setting, **settings: Any) -> Record:
-    """Chameleon's embeddings weighed otherwise; costs what they cost."""
-    changed = Computed.load(setting.mixture_file).rescored("pretrain", **settings)
-    return {"weights": changed.mixture.weights, "same cost as": "chameleon"}
+def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
+    """Chameleon with other settings, as far as possible from the embeddings that are there.
+
+    Args:
+        setting: where they are.
+        settings: those of the scores and weights; any other key under `chameleon`; dotted keys of
+            the configuration, `proxy.` among them; `proxies`, how many to average.
+    """
+    rescoring: dict[str, Any] = {
+        key: value if key in ("preset", "objective") else float(value)
+        for key, value in settings.items()
+        if key in _RESCORING
+    }
+    other = {key: value for key, value in settings.items() if key not in _RESCORING}
+    proxies = int(other.pop("proxies", 1))
+    own = [f"{key if '.' in key else f'chameleon.{key}'}={value}" for key, value in other.items()]
+    parts, operations, seconds = [], 0.0, 0.0
+    for i in range(proxies):
+        # Of other seeds than any that the benchmark has.
+        seed = [f"proxy.train.seed={1000 * i + setting.seed}"] if i else []
+        computed, of_this, of_this_in_seconds = _computed(setting, [*own, *seed])
+        parts.append(computed)
+        operations += of_this
+        seconds += of_this_in_seconds
+    whole = parts[0] if proxies == 1 else averaged(parts)
+    record: Record = {"weights": whole.rescored(**rescoring).mixture.weights}
+    if not other and proxies == 1:
+        return record | {"same cost as": "chameleon"}
+    return record | {"operations": operations, "seconds": seconds}
+
+
+def _computed(setting: Setting, overrides: list[str]) -> tuple[Computed, float, float]:
+    """The mixture through other embeddings, its operations and seconds, the proxy's included."""
+    started = time.monotonic()
+    name = ",".join(overrides)
+    own_proxy = any(override.startswith("proxy.") for override in overrides)
+    folder = f"chameleon:{name}" if own_proxy else "chameleon"
+    config = setting.size.configured(setting.seed, folder, "chameleon", (), overrides)
+    if overrides and not own_proxy:
+        config.chameleon.file = str(Path(config.output) / f"{name}.json")
+    mixture = provider.resolve_mixture(config)
+    changed = dataclasses.replace(setting, config=config)
+    operations = changed.training_cost + _embedding_cost(changed, mixture, len(setting.domains))
+    seconds = time.monotonic() - started + (0 if own_proxy else training_seconds(setting))
+    return Computed.load(config.chameleon.file), operations, seconds
 
 
 def added(setting: Setting) -> Record:
@@ -109,7 +158,7 @@ def added(setting: Setting) -> Record:
 def _embedding_cost(setting: Setting, mixture: Mixture, domains: int) -> float:
     tokens = mixture.method["samples"] * mixture.method["sample_length"] * domains
     layer = mixture.method["layer"]
-    return tokens * cost.forward(setting.config.proxy.model, setting.vocab_size, layer)
+    return tokens * cost.forward(setting.embedder, setting.vocab_size, layer)
 
 
 def control(setting: Setting) -> Record:
@@ -179,6 +228,8 @@ def doge(setting: Setting) -> Record:
 def regression(setting: Setting) -> Record:
     """RegMix: many short runs of the proxy."""
     wanted, names = setting.size.regmix, list(setting.domains)
+    if wanted is None:
+        raise UserError(f"SIZE={setting.size.name} does not say how many runs RegMix has")
     tokens = np.array([domain.tokens for domain in setting.domains.values()], dtype=float)
     generator = np.random.default_rng(setting.seed)
     x = regmix.mixtures(tokens, wanted.fit + wanted.held_out, generator)
@@ -205,7 +256,9 @@ def regression(setting: Setting) -> Record:
         "seconds": time.monotonic() - started,
         "check": {
             "regression": name,
-            "rank correlation on held-out mixtures": online.spearman(predict(x[fit:]), y[fit:]),
+            "rank correlation on held-out mixtures": float(
+                spearmanr(predict(x[fit:]), y[fit:]).statistic
+            ),
         },
         "mixtures": x.round(4).tolist(),
         "losses": by_domain,
@@ -226,6 +279,7 @@ _METHODS: dict[str, Callable[[Setting], Record]] = {
 # Those that read what Chameleon's run of the same seed left.
 _AFTER_CHAMELEON = ("chameleon-paper", "control", "doremi")
 _VARIANT = "chameleon:"
+_RESCORING = ("objective", "preset", "ridge", "exponent", "min_effective")
 
 
 def after_chameleon(name: str) -> bool:
@@ -234,17 +288,14 @@ def after_chameleon(name: str) -> bool:
 
 
 def method_called(name: str) -> Callable[[Setting], Record]:
-    """A method by its name; `chameleon:exponent=0.5,ridge=1` is Chameleon with other settings.
+    """A method by its name; `chameleon:exponent=0.5,layer=1` is Chameleon with other settings.
 
     Raises:
         UserError: there is none.
     """
     if name.startswith(_VARIANT):
         pairs = [pair.partition("=") for pair in name.removeprefix(_VARIANT).split(",")]
-        settings: dict[str, Any] = {
-            key: value if key == "preset" else float(value) for key, _, value in pairs
-        }
-        return partial(rescored, **settings)
+        return partial(variant, settings={key: value for key, _, value in pairs})
     if name not in _METHODS:
         raise UserError(f"{name!r} is none of the methods {', '.join(_METHODS)}")
     return _METHODS[name]

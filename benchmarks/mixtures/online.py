@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch.utils.data import default_collate
 
 from nemo_chameleon import checkpoint, evaluation, model, parallel, training
@@ -208,18 +209,12 @@ class DoGE(Online):
                     at += parameter.numel()
                 if sign < 0:
                     gains.append(before - loss_of_others(i))
-        return spearman(alignment.double().cpu().numpy(), np.array(gains))
+        return float(spearmanr(alignment.double().cpu().numpy(), gains).statistic)
 
 
 def _with_others(gradients: torch.Tensor) -> torch.Tensor:
     """(k,) <g_i, Σ g_j>, j other than i."""
     return gradients @ gradients.sum(0) - gradients.square().sum(1)
-
-
-def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Rank correlation, without ties."""
-    first, second = (np.argsort(np.argsort(x)) - (len(x) - 1) / 2 for x in (a, b))
-    return float(first @ second / (first @ first))
 
 
 def doremi(job: training.Job, reference: Path, vocab_size: int) -> DoReMi:

@@ -21,7 +21,7 @@ from benchmarks.mixtures.size import SIZES, Size, size_called
 from nemo_chameleon.console import program
 from nemo_chameleon.errors import UserError
 
-Task = tuple[str, str, int]  # stage, method, seed
+Task = tuple[str, str, int]  # stage ("start", "weights" or "base"), method, seed
 
 
 @program
@@ -35,14 +35,18 @@ def main() -> None:
     arguments = parser.parse_args()
     size = size_called(arguments.size)
     data.prepare(size, arguments.corpora)
-    if size.name == "smoke":  # which is to say whether it runs, not what it gave
+    if size.name.startswith("smoke"):  # which is to say whether it runs, not what it gave
         Results(size.name).path.unlink(missing_ok=True)
     results = Results.going_on(size)
     seeds, methods = arguments.seeds or size.seeds, arguments.methods or size.methods
-    for name in methods:
+    studies = [] if arguments.methods else size.studies
+    for name in [*methods, *studies]:
         method_called(name)
     wanted = [(stage, m, s) for s in seeds for m in methods for stage in ("weights", "base")]
-    run(size, results, [task for task in wanted if results.get(*task) is None])
+    wanted += [("weights", m, s) for s in seeds for m in studies]
+    missing = [task for task in wanted if results.get(*task) is None]
+    starts = dict.fromkeys(("start", "uniform", seed) for _, _, seed in missing)
+    run(size, results, [task for task in starts if not _started(size, task[2])] + missing)
 
 
 def run(size: Size, results: Results, missing: list[Task]) -> None:
@@ -56,7 +60,7 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
     total = len(missing)
     with ThreadPoolExecutor(size.workers) as pool:
         while missing or running:
-            for task in [task for task in missing if _ready(task, results)]:
+            for task in [task for task in missing if _ready(size, task, results)]:
                 if len(running) < size.workers:
                     missing.remove(task)
                     running[pool.submit(_in_a_process, size.name, task)] = task
@@ -67,7 +71,9 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 task = running.pop(future)
-                results.add(*task, future.result())
+                record = future.result()
+                if task[0] != "start":
+                    results.add(*task, record)
                 left = len(missing) + len(running)
                 print(
                     f"{time.monotonic() - started:6.0f} s  {total - left}/{total}  "
@@ -76,8 +82,18 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
                 )
 
 
-def _ready(task: Task, results: Results) -> bool:
+def _started(size: Size, seed: int) -> bool:
+    """Whether what a finetuning starts from is there, or nothing has to be."""
+    folder = size.start_folder(seed)
+    return folder is None or (folder / "latest_checkpointed_iteration.txt").is_file()
+
+
+def _ready(size: Size, task: Task, results: Results) -> bool:
     stage, method, seed = task
+    if stage == "start":
+        return True
+    if not _started(size, seed):
+        return False
     if stage == "base":
         return results.get("weights", method, seed) is not None
     return not after_chameleon(method) or results.get("weights", "chameleon", seed) is not None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,32 +37,38 @@ class Size:
         corpora: folder of the texts under the corpora's root; demo: the demo's.
         domains: that are mixed.
         unseen: that no method sees, and models are evaluated on.
-        vocab_size: of the tokenizer, trained on the domains.
-        characters: of each domain's training text, at most.
         workers: runs at once.
         seeds: of proxies, windows and base models.
         methods: in the order of the tables.
-        regmix: its runs.
         config: the product's, without data.
+        studies: methods of which the weights alone are computed.
+        characters: of each domain's training text, at most.
+        vocab_size: of the tokenizer, trained on the domains; of the start's if there is one.
+        regmix: its runs.
+        start: the size whose model on uniform weights is finetuned, and embeds the domains.
     """
 
     name: str
     corpora: str
     domains: list[str]
     unseen: list[str]
-    vocab_size: int
-    characters: int | None  # None: all
     workers: int
     seeds: list[int]
     methods: list[str]
-    regmix: RegMix
     config: dict[str, Any]
+    studies: list[str] = field(default_factory=list)
+    characters: int | None = None
+    vocab_size: int | None = None
+    regmix: RegMix | None = None
+    start: str | None = None
 
     @classmethod
     def load(cls, name: str) -> "Size":
         """Read a size by its name."""
         settings: Any = OmegaConf.to_container(OmegaConf.load(HERE / "sizes" / f"{name}.yaml"))
-        return cls(**{**settings, "name": name, "regmix": RegMix(**settings["regmix"])})
+        if "regmix" in settings:
+            settings["regmix"] = RegMix(**settings["regmix"])
+        return cls(name=name, **settings)
 
     @property
     def folder(self) -> Path:
@@ -74,6 +80,12 @@ class Size:
         """Tokenizer and datasets."""
         return self.folder / "data"
 
+    def start_folder(self, seed: int) -> Path | None:
+        """Where the checkpoint lies that a finetuning starts from."""
+        if self.start is None:
+            return None
+        return size_called(self.start).folder / f"seed{seed}" / "start" / "uniform"
+
     def training_path(self, domain: str) -> str:
         """Prefix of a domain's dataset."""
         return str(self.data / f"{domain}.train")
@@ -82,8 +94,12 @@ class Size:
     def settings(self) -> str:
         """A digest of all that a result follows from, but for the code, the seed and the method."""
         # How much text there is shows in the data's fingerprints.
-        apart = ("workers", "seeds", "methods", "characters")
-        facts = {key: value for key, value in asdict(self).items() if key not in apart}
+        apart = ("workers", "seeds", "methods", "studies", "characters")
+        facts = {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in apart and value is not None
+        }
         return digest({**facts, "data": self.data_facts})
 
     @cached_property
@@ -92,7 +108,14 @@ class Size:
         facts: dict[str, Any] = json.loads((self.data / "data.json").read_text())
         return facts
 
-    def configured(self, seed: int, name: str, mixture: str, domains: Sequence[str] = ()) -> Config:
+    def configured(
+        self,
+        seed: int,
+        name: str,
+        mixture: str,
+        domains: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+    ) -> Config:
         """The product's configuration for one run.
 
         Args:
@@ -100,6 +123,7 @@ class Size:
             name: of its folder.
             mixture: data.mixture.
             domains: to mix, where not all.
+            overrides: KEY=VALUE.
         """
         data = {
             "mixture": mixture,
@@ -115,7 +139,7 @@ class Size:
             },
             "cache": str(self.data / "cache"),
         }
-        own = {
+        own: dict[str, Any] = {
             "output": str(self.folder / f"seed{seed}" / name),
             "data": data,
             "train": {"seed": seed},
@@ -123,11 +147,14 @@ class Size:
             "checkpoint": {"save_interval": 0},
             "logging": {"progress": False, "tensorboard": False, "log_interval": 20},
         }
+        if (start := self.start_folder(seed)) is not None:
+            own["checkpoint"]["pretrained_checkpoint"] = str(start)
+            own["proxy"] = {"load": str(start)}
         merged = OmegaConf.merge(self.config, own)
         file = self.folder / f"seed{seed}" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(merged, file)
-        return load_config(file)
+        return load_config(file, overrides)
 
 
 def size_called(name: str) -> Size:

@@ -1,6 +1,6 @@
-"""One piece of the benchmark in a process of its own: a method's weights, or a base model.
+"""One piece of the benchmark in a process of its own.
 
-    python -m benchmarks.mixtures.task SIZE weights|base METHOD SEED FILE
+    python -m benchmarks.mixtures.task SIZE start|weights|base METHOD SEED FILE
 
 Writes its record to FILE. A base model's weights are read from what `run` has of its method.
 """
@@ -24,8 +24,21 @@ def main() -> None:
     name, stage, method, seed, file = sys.argv[1:]
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
-    work = weights if stage == "weights" else base
+    work = {"start": start, "weights": weights, "base": base}[stage]
     write_atomically(Path(file), json.dumps(work(size_called(name), method, int(seed))))
+
+
+def start(size: Size, mixture: str, seed: int) -> dict[str, Any]:
+    """The model that a finetuning starts from: of the size that it names."""
+    from nemo_chameleon import parallel, provider, training
+
+    assert size.start is not None, "run asks for it where there is one"
+    config = size_called(size.start).configured(seed, "start", mixture)
+    domains = provider.prepare(config)
+    with parallel.processes():
+        weights = provider.resolve_mixture(config, domains)
+        training.train(provider.base_job(config, domains, weights))
+    return {}
 
 
 def weights(size: Size, name: str, seed: int) -> dict[str, Any]:

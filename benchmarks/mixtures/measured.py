@@ -1,0 +1,111 @@
+"""A size's records as differences to uniform weights, with their intervals over seeds."""
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.mixtures.results import Record, Results
+from benchmarks.mixtures.size import size_called
+from nemo_chameleon.uncertainty import students_t
+
+Array = NDArray[np.float64]
+
+
+class Measured:
+    """A size's records.
+
+    Attributes:
+        size: what was run.
+        methods: that have a base model on the same seed as the uniform one, in the size's order.
+    """
+
+    def __init__(self, name: str, results: Results | None = None) -> None:
+        self.size = size_called(name)
+        self._results = results or Results(name)
+        self.uniform = self._results.of("base", "uniform")
+        methods = dict.fromkeys([*self.size.methods, *self._results.methods()])
+        self.methods = [method for method in methods if self.seeds(method)]
+
+    @property
+    def data(self) -> Record:
+        """Tokens and fingerprints, and what unseen domains share with the others."""
+        facts: Record = self._results.facts["data"]
+        return facts
+
+    @cached_property
+    def all_seeds(self) -> list[int]:
+        """Of any method."""
+        return sorted({seed for method in self.methods for seed in self.seeds(method)})
+
+    def seeds(self, method: str) -> list[int]:
+        """Seeds of which both the method's base model and the uniform one are there."""
+        return [seed for seed in self._results.of("base", method) if seed in self.uniform]
+
+    def losses(self, method: str, part: str) -> Array:
+        """(seeds, domains) nats a token; `part` is loss (the domains') or unseen."""
+        records = self._results.of("base", method)
+        names = self.size.domains if part == "loss" else self.size.unseen
+        return np.array([[records[s][part][name] for name in names] for s in self.seeds(method)])
+
+    def differences(self, method: str, part: str) -> Array:
+        """(seeds, domains) to uniform weights at the same seed; negative is better."""
+        names = self.size.domains if part == "loss" else self.size.unseen
+        same = [[self.uniform[s][part][name] for name in names] for s in self.seeds(method)]
+        return self.losses(method, part) - np.array(same)
+
+    def weights(self, method: str) -> Array:
+        """(seeds, domains) of every seed that the weights were computed for."""
+        records = self.records(method).values()
+        return np.array([[record["weights"][n] for n in self.size.domains] for record in records])
+
+    @property
+    def studied(self) -> list[str]:
+        """Chameleon, and it with other settings: all that there are weights of."""
+        return [
+            m for m in self._results.methods() if m.startswith("chameleon:") or m == "chameleon"
+        ]
+
+    def weights_of_runs(self, method: str) -> Array:
+        """(seeds, domains) of the seeds that `differences` is of."""
+        records = self.records(method)
+        return np.array(
+            [[records[s]["weights"][n] for n in self.size.domains] for s in self.seeds(method)]
+        )
+
+    def records(self, method: str) -> dict[int, Record]:
+        """Of a method's weights, by seed."""
+        return self._results.of("weights", method)
+
+    def cost(self, method: str, what: str) -> float:
+        """Mean operations or seconds of a method's weights."""
+        records = self.records(method)
+        records = self.records(records[min(records)].get("same cost as", method))
+        return float(np.mean([record[what] for record in records.values()]))
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """Mean over seeds and half-width of its 95 % interval; infinite for one seed."""
+    if len(values) < 2:
+        return float(values.mean()), math.inf
+    spread = values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(students_t(len(values) - 1) * spread)
+
+
+def moved(weights: Array, others: Array) -> Array:
+    """Total variation (seeds,) between mixtures (seeds, domains)."""
+    result: Array = np.abs(weights - others).sum(1) / 2
+    return result
+
+
+def between_seeds(weights: Array) -> float:
+    """Mean total variation between the mixtures of any two seeds; nan for one."""
+    pairs = [moved(weights[:i], weights[i]) for i in range(1, len(weights))]
+    return float(np.concatenate(pairs).mean()) if pairs else math.nan
+
+
+def versions(created: dict[str, Any]) -> str:
+    """What a record was made with."""
+    return ", ".join(f"{key} {value}" for key, value in created.items())
