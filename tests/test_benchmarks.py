@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.mixtures import cost, elasticity, methods, online, regmix, report
+from benchmarks.mixtures import cost, elasticity, methods, online, regmix, report, tables
 from benchmarks.mixtures.size import Size
 from conftest import ROOT
 from nemo_chameleon import Mixture, provider, training
@@ -194,9 +194,9 @@ def test_chameleon_with_other_settings(job: training.Job, tmp_path: Path) -> Non
 
 def test_report_says_where_a_difference_exceeds_its_spread() -> None:
     """Mean and Student's t over seeds; one seed tells nothing."""
-    assert report.verdict(np.array([-0.10, -0.11, -0.12])) == "-0.110 ± 0.025 **better**"
-    assert report.verdict(np.array([-0.10, 0.11, -0.12])).endswith("0.317")
-    assert report.verdict(np.array([0.1])) == "+0.100 (one seed)"
+    assert tables.verdict(np.array([-0.10, -0.11, -0.12])) == "-0.110 ± 0.025 **better**"
+    assert tables.verdict(np.array([-0.10, 0.11, -0.12])).endswith("0.317")
+    assert tables.verdict(np.array([0.1])) == "+0.100 (one seed)"
 
 
 def test_page_is_what_the_results_say() -> None:
