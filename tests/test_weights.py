@@ -28,14 +28,16 @@ def test_the_papers_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("objective", weights.OBJECTIVES)
 def test_near_the_paper_on_its_own_affinity(objective: str) -> None:
-    """On the published affinity calibrated weights are within 0.08 of the paper's."""
+    """On the published affinity odds to the power of 0.75 are within 0.08 of the paper's weights."""
     published = GOLDEN["published_affinity"]
     scores = leverage.scores_from_affinity(published["affinity"], ridge=10.0)
     paper = weights.weights_from_scores(scores, objective, "paper")
     if objective == "pretrain":
         np.testing.assert_allclose(paper, published["pretrain_T5"], rtol=0, atol=1e-10)
     calibrated = weights.weights_from_scores(
-        leverage.scores_from_affinity(published["affinity"], relative_ridge=0.3), objective
+        leverage.scores_from_affinity(published["affinity"], relative_ridge=0.3),
+        objective,
+        weights.choose_preset(exponent=0.75),
     )
     assert np.abs(calibrated - paper).sum() / 2 < 0.08
 
@@ -152,7 +154,7 @@ def test_a_domain_in_two_identical_halves_gets_more_than_as_one() -> None:
                 assert halves[0] == pytest.approx(halves[k], rel=1e-9)
                 times.setdefault((k, objective), []).append((halves[0] + halves[k]) / whole)
     for (k, objective), expected in (
-        *(((7, "pretrain"), 2.5), ((7, "finetune"), 1.2)),
+        *(((7, "pretrain"), 2.2), ((7, "finetune"), 1.35)),
         *(((200, "pretrain"), 2.0), ((200, "finetune"), 1.95)),
     ):
         assert np.mean(times[k, objective]) == pytest.approx(expected, abs=0.07)
