@@ -28,7 +28,7 @@ def test_the_papers_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("objective", weights.OBJECTIVES)
 def test_near_the_paper_on_its_own_affinity(objective: str) -> None:
-    """On the published affinity odds to the power of 0.75 are within 0.08 of the paper's weights."""
+    """On the published affinity weights at γ = 0.75 are within 0.08 of the paper's."""
     published = GOLDEN["published_affinity"]
     scores = leverage.scores_from_affinity(published["affinity"], ridge=10.0)
     paper = weights.weights_from_scores(scores, objective, "paper")

@@ -1,6 +1,7 @@
 """What the records of a size say beyond each method's losses: parts of docs/results.md."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -54,27 +55,49 @@ The weights with the new domains embedded lie {moved(*both).mean():.3f} from tho
 (total variation, mean over seeds)."""
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What shares are worth, fitted to all base models of a size but those on uniform weights.
+
+    Attributes:
+        own: to the domains.
+        unseen: to unseen ones.
+        errors: of the mean losses of both that a fit without a method's runs predicts for them.
+        runs: how many there are.
+    """
+
+    own: Elasticities
+    unseen: Elasticities
+    errors: tuple[float, float]
+    runs: int
+
+
+def fit(measured: Measured) -> Fit | None:
+    """None where there are too few base models."""
+    methods = [method for method in measured.methods if method != "uniform"]
+    # Chameleon with other settings is no other method: its mixtures are too much alike.
+    families = [m.partition(":")[0] for m in methods for _ in measured.seeds(m)]
+    if len(families) < _FEW:
+        return None
+    weights = np.concatenate([measured.weights_of_runs(m) for m in methods])
+    both = [[measured.differences(m, part) for m in methods] for part in ("loss", "unseen")]
+    differences = np.hstack([np.concatenate(part) for part in both])
+    wrong = left_out(weights, differences, families) - differences
+    fitted, k = Elasticities.fit(weights, differences).values, len(measured.size.domains)
+    of_domains, of_unseen = (
+        float(np.sqrt(np.mean(part.mean(1) ** 2))) for part in (wrong[:, :k], wrong[:, k:])
+    )
+    own, unseen = Elasticities(fitted[:k]), Elasticities(fitted[k:])
+    return Fit(own, unseen, (of_domains, of_unseen), len(families))
+
+
 def worth(measured: Measured) -> str:
     """Where Chameleon loses, and why."""
-    size = measured.size
-    runs = [(m, s) for m in measured.methods if m != "uniform" for s in measured.seeds(m)]
-    if len(runs) < _FEW:
+    fitted = fit(measured)
+    if fitted is None:
         return ""
-    weights = np.concatenate([measured.weights_of_runs(m) for m in measured.methods[1:]])
-    differences = np.concatenate(
-        [
-            np.hstack([measured.differences(m, part) for part in ("loss", "unseen")])
-            for m in measured.methods[1:]
-        ]
-    )
-    k = len(size.domains)
-    fitted = Elasticities.fit(weights, differences)
-    own, unseen = Elasticities(fitted.values[:k]), Elasticities(fitted.values[k:])
-    predicted = left_out(weights, differences, [method for method, _ in runs])
-    errors = [
-        np.sqrt(np.mean((predicted - differences)[:, part].mean(1) ** 2))
-        for part in (slice(k), slice(k, None))
-    ]
+    size, k = measured.size, len(measured.size.domains)
+    own, unseen = fitted.own, fitted.unseen
     ours = measured.weights("chameleon").mean(0)
     change = measured.differences("chameleon", "loss").mean(0)
     scores = np.mean(
@@ -125,19 +148,19 @@ def worth(measured: Measured) -> str:
 
 {found}
 
-What a domain's share is worth, in nats a factor of e, is fitted to all {len(runs)} base models of
-other than uniform weights (`elasticity.py`); without a method's own runs it predicts that method's
-mean loss to {errors[0]:.3f} (domains) and {errors[1]:.3f} (unseen). A loss follows its own domain's
-share: rank correlation of Chameleon's shares and the changes {follows:+.2f}. The leverage score's
-rank correlation with what a domain is worth to itself is {alone:+.2f}, to the other domains
-{to_others:+.2f}, to unseen domains {to_unseen:+.2f}.
+What a domain's share is worth, in nats a factor of e, is fitted to all {fitted.runs} base models
+of other than uniform weights (`elasticity.py`). Without a method's own runs the fit predicts that
+method's mean loss to {fitted.errors[0]:.3f} (domains) and {fitted.errors[1]:.3f} (unseen), root mean
+square. A loss follows its own domain's share: rank correlation of Chameleon's shares and the changes
+{follows:+.2f}. The leverage score's rank correlation with what a domain is worth to itself is
+{alone:+.2f}, to the other domains {to_others:+.2f}, to unseen domains {to_unseen:+.2f}.
 
 The mixtures that the fit would have chosen, had it known all these runs, promise: {promised}."""
 
 
 def studies(measured: Measured) -> str:
-    """How far other settings move the weights."""
-    ours, rows = measured.records("chameleon"), []
+    """What moves the weights, and with them the losses."""
+    fitted, ours, rows = fit(measured), measured.records("chameleon"), []
     cost = measured.cost("chameleon", "operations")
     for method in measured.studied:
         records = measured.records(method)
@@ -149,13 +172,19 @@ def studies(measured: Measured) -> str:
         )
         mean, half = interval(moved(these, default))
         within = f" ± {half:.3f}" if math.isfinite(half) else ""
+        predicted = []
+        for worth in (fitted.own, fitted.unseen) if fitted else ():
+            mean_loss, width = interval(worth.predicted(these).mean(1))
+            spread = f" ± {width:.3f}" if math.isfinite(width) else ""
+            predicted.append(f"{mean_loss:+.3f}{spread}")
         rows.append(
             [
                 method.removeprefix("chameleon:") if method != "chameleon" else "the defaults",
                 str(len(seeds)),
                 f"{np.mean([effective_domains(w) for w in these]):.1f}",
                 f"{mean:.3f}{within}" if method != "chameleon" else "",
-                f"{between_seeds(these):.3f}",
+                f"{between_seeds(these):.3f}" if len(these) > 1 else "",
+                *predicted,
                 f"{measured.cost(method, 'operations') / cost:.2f}",
             ]
         )
@@ -167,12 +196,16 @@ def studies(measured: Measured) -> str:
         "effective domains",
         "moves the weights by",
         "between seeds",
+        *(["predicted loss on the domains", "on unseen ones"] if fitted else []),
         "cost",
     ]
+    told = (
+        " Losses are those that what shares are worth predicts, less uniform's." if fitted else ""
+    )
     return f"""### What moves the weights
 
 {table(head, rows)}
 
 Distances between mixtures are total variations: the share of samples that would be drawn from
 another domain. "Between seeds" is the mean distance of the mixtures of two seeds, each with its own
-proxy, its own order of data and its own windows."""
+proxy, its own order of data and its own windows.{told}"""
