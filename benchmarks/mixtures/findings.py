@@ -150,9 +150,9 @@ def worth(measured: Measured) -> str:
 
 What a domain's share is worth, in nats a factor of e, is fitted to all {fitted.runs} base models
 of other than uniform weights (`elasticity.py`). Without a method's own runs the fit predicts that
-method's mean loss to {fitted.errors[0]:.3f} (domains) and {fitted.errors[1]:.3f} (unseen), root mean
-square. A loss follows its own domain's share: rank correlation of Chameleon's shares and the changes
-{follows:+.2f}. The leverage score's rank correlation with what a domain is worth to itself is
+method's mean loss to {fitted.errors[0]:.3f} (domains) and {fitted.errors[1]:.3f} (unseen), root
+mean square. A loss follows its own domain's share: rank correlation of Chameleon's shares and the
+changes {follows:+.2f}. The leverage score's rank correlation with what a domain is worth to itself is
 {alone:+.2f}, to the other domains {to_others:+.2f}, to unseen domains {to_unseen:+.2f}.
 
 The mixtures that the fit would have chosen, had it known all these runs, promise: {promised}."""
