@@ -12,7 +12,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 SIZE ?= smoke
-SIZES = $(basename $(notdir $(wildcard benchmarks/mixtures/sizes/$(SIZE)*.yaml)))
+# The size itself, and those that finetune its model.
+SIZES = $(SIZE) $(basename $(notdir $(wildcard benchmarks/mixtures/sizes/$(SIZE)-*.yaml)))
 CORPORA ?=
 
 # Two processes on two cores: more threads would only fight. And glibc gives every large buffer
@@ -56,7 +57,7 @@ test: .venv/installed check
 bench-quality: .venv/installed
 	set -e; for size in $(SIZES); do \
 	  $(BIN)/python -m benchmarks.mixtures.run $$size $(if $(CORPORA),--corpora $(CORPORA)); done
-	$(BIN)/python -m benchmarks.mixtures.report $(if $(filter smoke,$(SIZE)),$(SIZES))
+	$(BIN)/python -m benchmarks.mixtures.report $(if $(filter smoke%,$(SIZE)),$(SIZES))
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu

@@ -6,7 +6,7 @@ PyTorch's attention kernels, and with apex's fused layer norm where NVIDIA's ape
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -77,6 +77,17 @@ def of_identity(identity: Mapping[str, Any]) -> ModelConfig | None:
     if names - shape.keys():
         return None
     return ModelConfig(**{name: shape[name] for name in names})
+
+
+def shape(model: ModelConfig) -> dict[str, Any]:
+    """All that two models with the same weights have in common, spelt out."""
+    free = {"init_method_std", "use_cpu_initialization", "make_vocab_size_divisible_by"}
+    if model.position_embedding_type == "rope":
+        free.add("seq_length")
+    given = {key: value for key, value in asdict(model).items() if key not in free}
+    given["num_query_groups"] = model.num_query_groups or model.num_attention_heads
+    given["ffn_hidden_size"] = model.ffn_hidden_size or 4 * model.hidden_size
+    return given
 
 
 def unwrap(model: Any) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ParallelConfig, Run
 
 T = TypeVar("T")
+_deciding = ContextVar("_deciding", default=False)  # in on_first_rank, on the first rank
 
 # While one rank indexes a large dataset the others wait in a barrier, longer than NCCL's default of
 # ten minutes. A process that dies is torchrun's to notice, not this timeout's.
@@ -122,9 +124,14 @@ def layout(parallel: ParallelConfig, seed: int) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def pipeline_stages() -> int:
-    """Of the layout that is in force."""
-    return int(parallel_state.get_pipeline_model_parallel_world_size())
+def over_stages(names: set[str]) -> set[str]:
+    """The union of every pipeline stage's; all ranks of the layout must call it."""
+    stages = parallel_state.get_pipeline_model_parallel_world_size()
+    of_all: list[Any] = [names] * stages
+    if stages > 1:
+        group = parallel_state.get_pipeline_model_parallel_group()
+        dist.all_gather_object(of_all, names, group=group)
+    return set().union(*of_all)
 
 
 def is_first_rank() -> bool:
@@ -143,12 +150,14 @@ def on_first_rank(compute: Callable[[], T]) -> T:
 
     For what is decided by looking at files: a slow file system, or another job at work in the same
     folder, may show other things to other ranks, and then some would wait for the rest for ever.
-    Before the processes have met it is computed where it is asked for.
+    Before the processes have met it is computed where it is asked for; so it is within another one,
+    which the other ranks have no part in.
     """
-    if not dist.is_initialized():
+    if _deciding.get() or not dist.is_initialized():
         return compute()
     box: list[Any] = [None, None]
     if is_first_rank():
+        before = _deciding.set(True)
         try:
             box[0] = compute()
         except UserError as error:
@@ -156,6 +165,8 @@ def on_first_rank(compute: Callable[[], T]) -> T:
         except BaseException:
             dist.broadcast_object_list([None, "the first rank failed"], src=0, device=device())
             raise
+        finally:
+            _deciding.reset(before)
     dist.broadcast_object_list(box, src=0, device=device())
     if box[1] is not None:
         raise UserError(box[1])

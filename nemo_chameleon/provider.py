@@ -31,14 +31,14 @@ def prepare(config: Config) -> dict[str, Domain]:
         datasets.check_validation(config.data, domains, config.model.seq_length)
     mixture = existing_mixture(config, domains)
     if mixture is None:
-        uniform = bounded(
-            config, domains, Mixture.uniform(domains)
-        )  # as impossible for any weights
-        base_job(config, domains, uniform).pretrained()  # to know before the proxy is trained
+        # Bounds that uniform weights cannot keep, no weights can.
+        uniform = bounded(config, domains, Mixture.uniform(domains))
+        base_job(config, domains, uniform).pretrained()
         _prepare_proxy(config, domains)
     else:
         job = base_job(config, domains, bounded(config, domains, mixture))
-        checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
+        if job.resumable() is None:
+            job.pretrained()
     return domains
 
 
@@ -49,7 +49,7 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
         parallel.check_device(config.proxy, "proxy.")
         if config.proxy.train.eval_iters:
             datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
-        checkpoint.resumable(job.directory, config.checkpoint.resume, job.identity())
+        job.resumable()
     else:
         source = proxy.existing(config)
         parallel.check_device(config.proxy, "proxy.")

@@ -102,14 +102,18 @@ class MegatronSource:
             with megatron_extractor(gpt) as extractor:
                 yield extractor
 
-    def fill(self, gpt: torch.nn.Module) -> None:
+    def fill(self, gpt: torch.nn.Module, *, whole: bool = False) -> None:
         """Load its weights into a model; every rank of a layout must call it.
+
+        Args:
+            gpt: the model.
+            whole: with the output layer, which embedding has no use for.
 
         Raises:
             UserError: they are another model's.
         """
         try:
-            self._require_the_same(gpt)
+            self._require_the_same(gpt, whole)
             checkpoint.load(self.path, gpt)
         except (CheckpointException, CheckpointingException, KeyError) as error:
             cause = " ".join(str(error).split())[-200:]
@@ -117,7 +121,7 @@ class MegatronSource:
                 f"{self.path} is no checkpoint of {self.prefix}model: {cause}"
             ) from error
 
-    def _require_the_same(self, gpt: torch.nn.Module) -> None:
+    def _require_the_same(self, gpt: torch.nn.Module, whole: bool) -> None:
         """Refuse what loading lets pass: weights that the model has not, and other vocabularies."""
         there = dist_checkpointing.load_tensors_metadata(str(self.path))
         wanted = {
@@ -125,12 +129,12 @@ class MegatronSource:
             for part in nested_values(model.unwrap(gpt).sharded_state_dict())
             if isinstance(part, ShardedTensor | ShardedTensorFactory)  # the latter of SwiGLU
         }
-        if parallel.pipeline_stages() == 1:
-            own = (key for key in there if key.startswith(("decoder.", "embedding.")))
-            if more := sorted(set(own) - wanted):
-                raise UserError(
-                    f"{self.path} is no checkpoint of {self.prefix}model: it has {more[0]} too"
-                )
+        parts = ("decoder.", "embedding.", *(["output_layer."] if whole else []))
+        own = {key for key in there if key.startswith(parts)}
+        if more := sorted(own - parallel.over_stages(wanted)):
+            raise UserError(
+                f"{self.path} is no checkpoint of {self.prefix}model: it has {more[0]} too"
+            )
         rows = there[_TABLE].global_shape[0] if _TABLE in there else self.vocab_size
         # Padded, by this package or another, to a multiple for the tensor parallel ranks.
         if not self.vocab_size <= rows < self.vocab_size + _PADDING:
@@ -233,6 +237,8 @@ def megatron_source(
     path = parallel.on_first_rank(lambda: checkpoint.tracked(folder)) or folder
     if not path.is_dir():
         raise UserError(f"{key}={place}: there is no such checkpoint")
+    if not dist_checkpointing.check_is_distributed_checkpoint(str(path)):
+        raise UserError(f"{key}={path} holds no checkpoint that dist_checkpointing wrote")
     run, vocab_size = replace(run), Vocabulary.of(data).vocab_size
     if (path / "state.json").is_file():
         identity = checkpoint.read_state(path)["identity"]

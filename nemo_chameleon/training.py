@@ -62,13 +62,13 @@ class Job:
             return None
         key = "checkpoint.pretrained_checkpoint"
         source = megatron_source(key, place, self.run, self.config.data, prefix="")
-        free = {"init_method_std", "use_cpu_initialization"}  # of weights that are replaced
-        if self.run.model.position_embedding_type == "rope":
-            free.add("seq_length")
-        for name, its in dataclasses.asdict(source.run.model).items():
-            own = getattr(self.run.model, name)
-            if own != its and name not in free:
-                raise UserError(f"{key}={source.path} has model.{name}={its}, the run has {own}")
+        own, its = model.shape(self.run.model), model.shape(source.run.model)
+        for name, value in its.items():
+            if own[name] != value:
+                raise UserError(
+                    f"{key}={source.path} has model.{name}={value}, the run has {own[name]}: set "
+                    f"model.{name}={value}"
+                )
         return source
 
     def identity(self) -> dict[str, Any]:
@@ -95,9 +95,17 @@ class Job:
         same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
         same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
         if self.run is self.config:
-            start = self.pretrained()
-            same["checkpoint.pretrained_checkpoint"] = start.identity if start else None
+            key = "checkpoint.pretrained_checkpoint"
+            same[key] = self.config.checkpoint.pretrained_checkpoint
         return same
+
+    def resumable(self) -> tuple[Path, dict[str, Any]] | None:
+        """The checkpoint that it goes on from and its state, if there is one.
+
+        Raises:
+            UserError: it is another run's, or must not be used.
+        """
+        return checkpoint.resumable(self.directory, self.config.checkpoint.resume, self.identity())
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -130,11 +138,13 @@ class Training:
         self.meter = evaluation.DomainLoss(names)
         vocabulary = datasets.Vocabulary.of(job.config.data)
         self.model: Any = model.build(run, vocabulary.vocab_size)
-        if (start := job.pretrained()) is not None:
-            start.fill(self.model)  # before the optimizer copies its weights
+        resumed = parallel.on_first_rank(job.resumable)
+        if resumed is None and (start := job.pretrained()) is not None:
+            start.fill(self.model, whole=True)  # before the optimizer copies its weights
         self.optimizer = optimizer.build(run, self.model)
         self.scheduler = optimizer.build_scheduler(run, self.optimizer)
-        self._resume()
+        if resumed is not None:
+            self._resume(*resumed)
         sizes = {"seq_length": run.model.seq_length, "seed": run.train.seed}
         self.dataset = datasets.training_dataset(
             job.config.data, job.domains, job.mixture, samples=run.train.samples, **sizes
@@ -272,22 +282,13 @@ class Training:
             self.job.config.checkpoint.keep,
         )
 
-    def _resume(self) -> None:
-        job = self.job
-        resumed = parallel.on_first_rank(
-            lambda: checkpoint.resumable(
-                job.directory, job.config.checkpoint.resume, job.identity()
-            )
-        )
-        if resumed is None:
-            return
-        path, state = resumed
+    def _resume(self, path: Path, state: dict[str, Any]) -> None:
         checkpoint.load(path, self.model, self.optimizer, self.scheduler)
         self.iteration = state["iteration"]
         self.drawn = state["samples"]
         self.loss = state["loss"]
         self.seconds = state["seconds"]
-        parallel.say(f"{job.name}: going on from {path}")
+        parallel.say(f"{self.job.name}: going on from {path}")
 
     def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
         job = self.job

@@ -1,5 +1,6 @@
 """benchmarks/mixtures: the other methods do what their papers say, in numbers made by hand."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,19 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.mixtures import cost, elasticity, methods, online, regmix, report, tables
+from benchmarks.mixtures import (
+    cost,
+    elasticity,
+    findings,
+    measured,
+    methods,
+    online,
+    pictures,
+    regmix,
+    report,
+    results,
+    tables,
+)
 from benchmarks.mixtures.size import Size
 from conftest import ROOT
 from nemo_chameleon import Mixture, provider, training
@@ -139,12 +152,22 @@ def test_elasticities_are_those_that_the_losses_were_made_of() -> None:
     np.testing.assert_allclose(best, shares - elasticity.SMOOTHING, atol=1e-9)
     others = generator.dirichlet(best * 50, 200)
     assert fitted.predicted(best).mean() < fitted.predicted(others).mean(1).min()
-    groups = ["one"] * 20 + ["other"] * 20
-    np.testing.assert_allclose(elasticity.left_out(weights, losses, groups), losses, atol=1e-9)
+
+
+def test_a_method_is_predicted_from_all_others() -> None:
+    """Runs that follow another law are predicted by the others' law, and they by theirs."""
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    features = elasticity.features(weights)
+    one, other = np.array([[0.4, 0.0, 0.1]]), np.array([[0.0, 0.5, 0.0]])
+    losses = np.concatenate([features[:10] @ one.T, features[10:] @ other.T])
+    swapped = np.concatenate([features[:10] @ other.T, features[10:] @ one.T])
+    predicted = elasticity.left_out(weights, losses, ["one"] * 10 + ["other"] * 10)
+    np.testing.assert_allclose(predicted, swapped, atol=1e-9)
 
 
 def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
-    """Shares stay above 0 and sum to 1 where a worth is less than the smoothing asks."""
+    """Shares stay above 0 and sum to 1; where none is worth anything they are equal."""
+    assert elasticity.Elasticities(np.zeros((2, 4))).best().tolist() == [0.25] * 4
     best = elasticity.Elasticities(np.array([[1.0, 0.5, 0.0, 1e-3]])).best()
     assert best[2] == best[3] == 0
     assert best.sum() == pytest.approx(1)
@@ -190,6 +213,66 @@ def test_chameleon_with_other_settings(job: training.Job, tmp_path: Path) -> Non
     assert both["operations"] == pytest.approx(2 * alone)
     assert layer["operations"] < alone
     assert both["weights"] != computed.mixture.weights
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Records of SIZE=smoke with losses made of known worths; written on `save`."""
+    size = Size.load("smoke")
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    worth = np.array([[0.3, 0, 0, 0.1], [0, 0.3, 0, 0], [0, 0, 0.2, 0], [0, 0, 0, 0.2]])
+    worth = np.concatenate([worth, [[0.1, 0.2, 0, 0], [0, 0.2, 0.2, 0]]])
+    generator, made = np.random.default_rng(0), {}
+    for method in ("uniform", "chameleon", "chameleon-added", "doremi", "doge", "regmix", "other"):
+        for seed in (1, 2, 3):
+            weights = np.full(4, 0.25) if method == "uniform" else generator.dirichlet([4.0] * 4)
+            losses = 5 + 0.1 * seed + elasticity.features(weights) @ worth.T
+            where = {"created": {"torch": "2"}, "machine": "here"}
+            named = dict(zip(size.domains, weights.tolist(), strict=True))
+            cost = {"operations": 1.0 + len(method), "seconds": 1.0}
+            scores = dict(zip(size.domains, (0.1, 0.2, 0.3, 0.4), strict=True))
+            made[f"weights/{method}/{seed}"] = {"weights": named, "scores": scores, **cost} | where
+            made[f"base/{method}/{seed}"] = {
+                "loss": dict(zip(size.domains, losses[:4].tolist(), strict=True)),
+                "unseen": dict(zip(size.unseen, losses[4:].tolist(), strict=True)),
+                "parameters": 1e6,
+                "tokens": 1e6,
+            } | where
+        made[f"weights/{method}/1"]["first"] = size.domains[::2]
+    return made
+
+
+def written(records: dict[str, Any], tmp_path: Path) -> measured.Measured:
+    """Records as a size that was measured."""
+    facts = {"records": records, "data": {"unseen": {}}}
+    (tmp_path / "smoke.json").write_text(json.dumps(facts))
+    return measured.Measured("smoke")
+
+
+def test_findings(records: dict[str, Any], tmp_path: Path) -> None:
+    """Worths are those that the losses were made of; a page names methods, costs and domains."""
+    size = written(records, tmp_path)
+    fitted = findings.fit(size)
+    assert fitted is not None
+    np.testing.assert_allclose(np.diag(fitted.own.values), [0.3, 0.3, 0.2, 0.2], atol=1e-9)
+    assert max(fitted.errors) < 1e-9 < min(fitted.spreads)
+    page = report.section(size)
+    assert "| python | 0.100 |" in page
+    assert "| worth to itself |" in page
+    assert "A mixture of python, docs; then cpp, shakespeare come" in page
+    assert "| DoReMi anew | 0.4 |" in page  # 7 operations for 16
+    pictures.write(size, tmp_path / "picture.svg")
+    assert "doremi" in (tmp_path / "picture.svg").read_text()
+
+
+def test_findings_of_a_benchmark_that_was_stopped(records: dict[str, Any], tmp_path: Path) -> None:
+    """Too few methods say nothing of worths, and one without a base model yet is left out."""
+    few = {key: record for key, record in records.items() if "uniform" in key or "/chamel" in key}
+    del few["base/chameleon-added/1"], few["base/chameleon-added/2"], few["base/chameleon-added/3"]
+    page = report.section(written(few, tmp_path))
+    assert "leverage score" in page
+    assert "worth to itself" not in page
+    assert "come later" not in page
 
 
 def test_report_says_where_a_difference_exceeds_its_spread() -> None:

@@ -133,6 +133,27 @@ def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:
         assert other["macro"]["loss"] == pytest.approx(single["macro"]["loss"], abs=1e-5)
 
 
+def test_a_pretrained_checkpoint_embeds_and_starts_a_run_at_any_layout(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """With a rate of nought tensor and pipeline parallel runs keep its losses; one is resumed."""
+    launch("data.mixture=uniform")
+    first = result(tmp_path / "out" / "uniform")
+    there = str(tmp_path / "out" / "uniform")
+    settings = [f"checkpoint.pretrained_checkpoint={there}"]
+    settings += ["optimizer.lr=0", "optimizer.min_lr=0"]
+    for name, run, *layout in (
+        ("TP", "chameleon", f"proxy.load={there}", "parallel.tensor_model_parallel_size=2"),
+        ("PP", "uniform", "parallel.pipeline_model_parallel_size=2"),
+    ):
+        same = (*settings, f"data.mixture={run}", f"output={tmp_path / name}", *layout)
+        launch(*same, processes=2)
+        if name == "TP":
+            assert "going on from" in launch(*same, processes=2).stdout
+        for domain, facts in result(tmp_path / name / run)["domains"].items():
+            assert facts["loss"] == pytest.approx(first["domains"][domain]["loss"], abs=1e-5)
+
+
 def test_killed_run_ends_as_if_never_killed(
     launch: Launch, config_file: Path, tmp_path: Path
 ) -> None:

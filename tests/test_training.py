@@ -101,18 +101,28 @@ def test_a_run_starts_from_a_pretrained_checkpoint(job: training.Job, tmp_path: 
 
 
 def test_pretrained_checkpoints_that_are_refused(job: training.Job, tmp_path: Path) -> None:
-    """One that is not there, of another model or another vocabulary, before anything is trained."""
+    """Not there, no checkpoint, of another model or vocabulary: known before any training."""
     training.train(job)
     job = elsewhere(job, tmp_path / "other")
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "none")
     with pytest.raises(UserError, match=r"there is no such checkpoint"):
         provider.prepare(job.config)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        provider.prepare(job.config)
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "out" / "base")
+    job.run.model.num_query_groups = 4  # as many as heads, which is what null says
     provider.prepare(job.config)
     job.run.model.num_query_groups = 2
-    with pytest.raises(UserError, match=r"model\.num_query_groups=None, the run has 2"):
+    with pytest.raises(UserError, match=r"the run has 2: set model\.num_query_groups=4"):
         provider.prepare(job.config)
     job.run.model.num_query_groups = None
+    mine = job.config.data.tokenizer
+    other = json.loads(Path(mine).read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other).replace("<|endoftext|>", "<|end|>"))
+    job.config.data.tokenizer = str(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="has another vocabulary than the domains"):
+        provider.prepare(job.config)
     job.config.data.tokenizer, job.config.data.vocab_size = None, 600
     with pytest.raises(UserError, match=r"needs data\.tokenizer"):
         provider.prepare(job.config)

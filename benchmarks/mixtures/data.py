@@ -42,12 +42,14 @@ def prepare(size: Size, corpora: Path | None) -> None:
         start = size_called(size.start)
         prepare(start, corpora)
         tokenizer = load_tokenizer(str(start.data / "tokenizer.json"))
+    elif size.vocab_size is None:
+        raise UserError(f"sizes/{size.name}.yaml: set vocab_size, or start")
     else:
         tokenizer = train_tokenizer(
             itertools.chain.from_iterable(
                 _up_to(TOKENIZER_CHARACTERS, texts[name]["train"]) for name in size.domains
             ),
-            size.vocab_size or 0,
+            size.vocab_size,
         )
     facts: dict[str, Any] = {"domains": {}, "unseen": {}}
     for name in size.domains:
@@ -60,7 +62,11 @@ def prepare(size: Size, corpora: Path | None) -> None:
         name: list(_up_to(UNSEEN_CHARACTERS, texts[name]["val"] + texts[name]["train"]))
         for name in size.unseen
     }
-    copied = _shared_with({name: texts[name]["train"] for name in size.domains}, unseen)
+    training = {name: texts[name]["train"] for name in size.domains}
+    if size.start is not None:
+        start = size_called(size.start)
+        training |= {name: _texts(start, corpora, name)["train"] for name in start.domains}
+    copied = _shared_with(training, unseen)
     for name, documents in unseen.items():
         kept = [text for text, share in zip(documents, copied[name], strict=True) if share <= 0.5]
         write_dataset(kept, tokenizer, size.data / f"{name}.val")

@@ -4,7 +4,8 @@ Of every loss, domains' and unseen ones', on every mixture:
 
     L_i(w) - L_i(uniform) = - sum_j c_ij (log(w_j + s) - log(1/k + s)),    c_ij >= 0
 
-c_ij is an elasticity: the nats that i gains when j's share grows by a factor of e. On the diagonal
+c_ij is an elasticity, and none is negative: what one domain costs another beyond the share it takes
+cannot be told. It is the nats that i gains when j's share grows by a factor of e. On the diagonal
 stands what a domain's own tokens are worth to it, elsewhere what it gets from others'. s keeps a
 share of nothing from costing infinitely much. The mixture with the least mean loss is w_j + s in
 proportion to the sum of c_ij over i, as far as shares stay above 0: so the fit also says what there
@@ -42,6 +43,8 @@ class Elasticities:
     def best(self) -> Array:
         """The weights (domains,) with the least mean loss over the targets."""
         worth = self.values.mean(0)
+        if not worth.max() > 0:
+            return np.full(len(worth), 1 / len(worth))
         low, high = 0.0, worth.max() / SMOOTHING
         while (middle := (low + high) / 2) not in (low, high):
             # Shares fall as the price of a share rises.

@@ -7,17 +7,17 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.mixtures.elasticity import Elasticities, left_out
-from benchmarks.mixtures.measured import Measured, between_seeds, interval, moved
+from benchmarks.mixtures.measured import Array, Measured, between_seeds, interval, moved
 from benchmarks.mixtures.tables import table, verdict
 from nemo_chameleon.weights import effective_domains
 
-_FEW = 12  # base models that are too few to say what shares are worth
+_FEW = 5  # methods that are too few to say what shares are worth
 
 
 def added(measured: Measured) -> str:
-    """Claim two: domains that come later."""
+    """Domains that come later: by embedding alone, and by every method anew."""
     added = measured.records("chameleon-added")
-    if not added:
+    if "chameleon-added" not in measured.methods or "chameleon" not in measured.methods:
         return ""
     first = added[min(added)]["first"]
     later = [name for name in measured.size.domains if name not in first]
@@ -62,100 +62,95 @@ class Fit:
     Attributes:
         own: to the domains.
         unseen: to unseen ones.
-        errors: of the mean losses of both that a fit without a method's runs predicts for them.
+        errors: of the mean losses of both that a fit to all other methods' runs predicts.
+        spreads: of those mean losses about uniform's, which is the error of predicting no change.
         runs: how many there are.
     """
 
     own: Elasticities
     unseen: Elasticities
-    errors: tuple[float, float]
+    errors: list[float]
+    spreads: list[float]
     runs: int
 
 
 def fit(measured: Measured) -> Fit | None:
-    """None where there are too few base models."""
+    """None where the base models are too few or too much alike to tell."""
+    k = len(measured.size.domains)
     methods = [method for method in measured.methods if method != "uniform"]
-    # Chameleon with other settings is no other method: its mixtures are too much alike.
-    families = [m.partition(":")[0] for m in methods for _ in measured.seeds(m)]
-    if len(families) < _FEW:
+    # What is made of the same scores is one method, whatever its settings.
+    families = [
+        "chameleon" if m.startswith(("chameleon", "control")) else m
+        for m in methods
+        for _ in measured.seeds(m)
+    ]
+    if len(families) < 2 * k or len(set(families)) < _FEW:
         return None
     weights = np.concatenate([measured.weights_of_runs(m) for m in methods])
     both = [[measured.differences(m, part) for m in methods] for part in ("loss", "unseen")]
     differences = np.hstack([np.concatenate(part) for part in both])
     wrong = left_out(weights, differences, families) - differences
-    fitted, k = Elasticities.fit(weights, differences).values, len(measured.size.domains)
-    of_domains, of_unseen = (
-        float(np.sqrt(np.mean(part.mean(1) ** 2))) for part in (wrong[:, :k], wrong[:, k:])
+    errors, spreads = (
+        [float(np.sqrt(np.mean(part.mean(1) ** 2))) for part in (of[:, :k], of[:, k:])]
+        for of in (wrong, differences)
     )
-    own, unseen = Elasticities(fitted[:k]), Elasticities(fitted[k:])
-    return Fit(own, unseen, (of_domains, of_unseen), len(families))
+    if any(error >= spread for error, spread in zip(errors, spreads, strict=True)):
+        return None
+    fitted = Elasticities.fit(weights, differences).values
+    return Fit(Elasticities(fitted[:k]), Elasticities(fitted[k:]), errors, spreads, len(families))
 
 
-def worth(measured: Measured) -> str:
+def where(measured: Measured) -> str:
     """Where Chameleon loses, and why."""
-    fitted = fit(measured)
-    if fitted is None:
-        return ""
     size, k = measured.size, len(measured.size.domains)
-    own, unseen = fitted.own, fitted.unseen
-    ours = measured.weights("chameleon").mean(0)
+    of_seeds = measured.records("chameleon")
+    records = [of_seeds[seed] for seed in measured.seeds("chameleon")]
+    scores, shares = (
+        np.mean([[record[what][n] for n in size.domains] for record in records], axis=0)
+        for what in ("scores", "weights")
+    )
     change = measured.differences("chameleon", "loss").mean(0)
-    scores = np.mean(
-        [
-            [record["scores"][name] for name in size.domains]
-            for record in measured.records("chameleon").values()
-        ],
-        axis=0,
-    )
-    best = {"the domains": own.best(), "unseen domains": unseen.best()}
-    rows = [
-        [
-            name,
-            f"{scores[i]:.3f}",
-            f"{ours[i] * k:.2f}",
-            f"{change[i]:+.3f}",
-            f"{own.values[i, i]:.2f}",
-            f"{own.values[:, i].sum() - own.values[i, i]:.2f}",
-            f"{unseen.values[:, i].mean():.2f}",
-            *(f"{weights[i]:.3f}" for weights in best.values()),
-        ]
-        for i, name in enumerate(size.domains)
-    ]
-    others = own.values.sum(0) - np.diag(own.values)
-    follows = spearmanr(np.log(ours), change).statistic
-    to_unseen = spearmanr(scores, unseen.values.mean(0)).statistic
-    to_others = spearmanr(scores, others).statistic
-    alone = spearmanr(scores, np.diag(own.values)).statistic
-    found = table(
-        [
-            "domain",
-            "leverage score",
-            "share, uniform = 1",
-            "change of its loss",
-            "worth to itself",
-            "to the other domains",
-            "to unseen ones",
-            *(f"best for {what}" for what in best),
-        ],
-        rows,
-    )
-    promised = "; ".join(
-        f"{what}: {own.predicted(w).mean():+.3f} in domain, {unseen.predicted(w).mean():+.3f} "
-        "unseen"
-        for what, w in best.items()
-    )
-    return f"""### Where Chameleon loses, and why
-
-{found}
+    columns = {
+        "domain": size.domains,
+        "leverage score": [f"{score:.3f}" for score in scores],
+        "share, uniform = 1": [f"{share * k:.2f}" for share in shares],
+        "change of its loss": [f"{nats:+.3f}" for nats in change],
+    }
+    said = f"""Rank correlation of the leverage scores and the changes: {_ranks(scores, change)}. A
+domain of a high score is one that the others do not make up: where it is drawn less, they replace
+little of what it misses."""
+    fitted = fit(measured)
+    if fitted is not None:
+        own, unseen = fitted.own.values, fitted.unseen.values.mean(0)
+        alone, others = np.diag(own), own.sum(0) - np.diag(own)
+        best = {"the domains": fitted.own.best(), "unseen domains": fitted.unseen.best()}
+        columns |= {
+            "worth to itself": [f"{value:.2f}" for value in alone],
+            "to the other domains": [f"{value:.2f}" for value in others],
+            "to unseen ones": [f"{value:.2f}" for value in unseen],
+        }
+        columns |= {f"best for {what}": [f"{w:.3f}" for w in best[what]] for what in best}
+        predicted = "; ".join(
+            f"for {what} {fitted.own.predicted(w).mean():+.3f} in domain and "
+            f"{fitted.unseen.predicted(w).mean():+.3f} unseen"
+            for what, w in best.items()
+        )
+        said += f"""
 
 What a domain's share is worth, in nats a factor of e, is fitted to all {fitted.runs} base models
-of other than uniform weights (`elasticity.py`). Without a method's own runs the fit predicts that
-method's mean loss to {fitted.errors[0]:.3f} (domains) and {fitted.errors[1]:.3f} (unseen), root
-mean square. A loss follows its own domain's share: rank correlation of Chameleon's shares and the
-changes {follows:+.2f}. The leverage score's rank correlation with what a domain is worth to itself is
-{alone:+.2f}, to the other domains {to_others:+.2f}, to unseen domains {to_unseen:+.2f}.
+of other than uniform weights (`elasticity.py`). A fit to all other methods' runs predicts a
+method's mean loss to {fitted.errors[0]:.3f} where it is {fitted.spreads[0]:.3f} from uniform's
+(domains), and to {fitted.errors[1]:.3f} where it is {fitted.spreads[1]:.3f} (unseen). Rank
+correlation of the leverage score with what a domain is worth to itself {_ranks(scores, alone)}, to
+the other domains {_ranks(scores, others)}, to unseen ones {_ranks(scores, unseen)}. The best
+mixtures are the fit's, with all runs known; it predicts {predicted}."""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return f"### Where Chameleon loses, and why\n\n{table(list(columns), rows)}\n\n{said}"
 
-The mixtures that the fit would have chosen, had it known all these runs, promise: {promised}."""
+
+def _ranks(a: Array, b: Array) -> str:
+    found = spearmanr(a, b)
+    return f"{found.statistic:+.2f} (p = {found.pvalue:.2f})"
 
 
 def studies(measured: Measured) -> str:
@@ -174,9 +169,7 @@ def studies(measured: Measured) -> str:
         within = f" ± {half:.3f}" if math.isfinite(half) else ""
         predicted = []
         for worth in (fitted.own, fitted.unseen) if fitted else ():
-            mean_loss, width = interval(worth.predicted(these).mean(1))
-            spread = f" ± {width:.3f}" if math.isfinite(width) else ""
-            predicted.append(f"{mean_loss:+.3f}{spread}")
+            predicted.append(f"{worth.predicted(these).mean():+.3f}")
         rows.append(
             [
                 method.removeprefix("chameleon:") if method != "chameleon" else "the defaults",

@@ -22,9 +22,9 @@ class Measured:
         methods: that have a base model on the same seed as the uniform one, in the size's order.
     """
 
-    def __init__(self, name: str, results: Results | None = None) -> None:
+    def __init__(self, name: str) -> None:
         self.size = size_called(name)
-        self._results = results or Results(name)
+        self._results = Results(name)
         self.uniform = self._results.of("base", "uniform")
         methods = dict.fromkeys([*self.size.methods, *self._results.methods()])
         self.methods = [method for method in methods if self.seeds(method)]

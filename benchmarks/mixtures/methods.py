@@ -71,6 +71,7 @@ def chameleon(setting: Setting) -> Record:
         "operations": setting.training_cost
         + _embedding_cost(setting, mixture, len(setting.domains)),
         "seconds": time.monotonic() - started,
+        "settings": Computed.load(setting.config.chameleon.file).preset().settings(),
         "scores": {name: facts["score"] for name, facts in mixture.domains.items()},
         "intervals": mixture.uncertainty,
         "effective": effective_domains(list(mixture.weights.values())),

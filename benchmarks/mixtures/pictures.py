@@ -1,5 +1,6 @@
 """Pictures of docs/results.md: what each method wins and loses."""
 
+import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -7,18 +8,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.mixtures.measured import Measured, interval
+from nemo_chameleon.files import write_atomically
 
 
 def write(measured: Measured, path: Path) -> None:
     """Change of the loss on the domains against that on unseen ones, a point a method, as SVG.
 
-    Bars are 95 % intervals over seeds, left out where they are wider than the picture.
+    Bars are 95 % intervals over seeds, cut off at the picture's edge; a hollow point is one seed.
     """
     with mpl.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(0, color="0.8", linewidth=1)
         axes.axvline(0, color="0.8", linewidth=1)
+        bars: list[tuple[list[float], list[float], str]] = []
         for method in measured.methods:
             if method == "uniform":
                 continue
@@ -26,13 +29,21 @@ def write(measured: Measured, path: Path) -> None:
                 interval(measured.differences(method, part).mean(1)) for part in ("loss", "unseen")
             )
             ours = method.startswith("chameleon")
-            half = [h if np.isfinite(h) and h < 0.2 else np.nan for h in (x_half, y_half)]
             color = "tab:green" if ours else "tab:gray"
-            axes.errorbar(x, y, xerr=half[0], yerr=half[1], fmt="o", color=color, linewidth=0.8)
+            # One seed: a hollow point without bars.
+            axes.plot(x, y, "o", color=color, fillstyle="full" if np.isfinite(x_half) else "none")
+            bars += [([x - x_half, x + x_half], [y, y], color)]
+            bars += [([x, x], [y - y_half, y + y_half], color)]
             label = method.removeprefix("chameleon:")
             axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", color=color)
+        axes.margins(0.15)
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # of the points, not of their bars
+        for xs, ys, color in bars:
+            if np.isfinite([*xs, *ys]).all():
+                axes.plot(xs, ys, color=color, linewidth=0.8)
         axes.set_xlabel("loss on the domains, nats less uniform's (left is better)")
         axes.set_ylabel("loss on unseen domains (down is better)")
         axes.set_title(f"SIZE={measured.size.name}")
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        write_atomically(path, drawn.getvalue())

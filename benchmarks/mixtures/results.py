@@ -8,6 +8,7 @@ from benchmarks.mixtures.size import HERE, Size
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import created
+from nemo_chameleon.weights import choose_preset
 
 Record = dict[str, Any]
 FOLDER = HERE / "results"
@@ -37,6 +38,13 @@ class Results:
                 f"{results.path} is of other settings or data: move it away to measure anew"
             )
         results.facts.update(own)
+        now = choose_preset().settings()
+        for seed, record in results.of("weights", "chameleon").items():
+            if record.get("settings") != now:
+                raise UserError(
+                    f"{results.path}: chameleon, seed {seed}, is of {record.get('settings')}, the "
+                    f"defaults are {now}: rename or remove its records"
+                )
         return results
 
     def get(self, stage: str, method: str, seed: int) -> Record | None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from nemo_chameleon.config import load_config
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import digest
+from nemo_chameleon.files import digest, write_atomically
 from nemo_chameleon.schema import Config
 
 HERE = Path(__file__).parent
@@ -46,6 +46,7 @@ class Size:
         vocab_size: of the tokenizer, trained on the domains; of the start's if there is one.
         regmix: its runs.
         start: the size whose model on uniform weights is finetuned, and embeds the domains.
+        chosen_on: seeds that the product's defaults were chosen by.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Size:
     vocab_size: int | None = None
     regmix: RegMix | None = None
     start: str | None = None
+    chosen_on: list[int] = field(default_factory=list)
 
     @classmethod
     def load(cls, name: str) -> "Size":
@@ -94,13 +96,14 @@ class Size:
     def settings(self) -> str:
         """A digest of all that a result follows from, but for the code, the seed and the method."""
         # How much text there is shows in the data's fingerprints.
-        apart = ("workers", "seeds", "methods", "studies", "characters")
+        apart = ("workers", "seeds", "methods", "studies", "characters", "chosen_on")
         facts = {
             key: value
             for key, value in asdict(self).items()
             if key not in apart and value is not None
         }
-        return digest({**facts, "data": self.data_facts})
+        start = {} if self.start is None else {"start": size_called(self.start).settings}
+        return digest({**facts, **start, "data": self.data_facts})
 
     @cached_property
     def data_facts(self) -> dict[str, Any]:
@@ -151,9 +154,9 @@ class Size:
             own["checkpoint"]["pretrained_checkpoint"] = str(start)
             own["proxy"] = {"load": str(start)}
         merged = OmegaConf.merge(self.config, own)
-        file = self.folder / f"seed{seed}" / f"{name}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(merged, file)
+        # Methods of one seed run side by side, and some differ in data.mixture alone.
+        file = self.folder / f"seed{seed}" / f"{name}-{Path(mixture).stem}.yaml"
+        write_atomically(file, OmegaConf.to_yaml(merged))
         return load_config(file, overrides)
 
 

@@ -7,11 +7,12 @@ from benchmarks.mixtures.measured import Array, interval
 
 
 def verdict(values: Array) -> str:
-    """A difference with its interval, and in words where it exceeds it."""
+    """A difference with its interval, and in words where three seeds or more exceed it."""
     mean, half = interval(values)
     if not math.isfinite(half):
         return f"{mean:+.3f} (one seed)"
-    word = "" if abs(mean) <= half else " **better**" if mean < 0 else " **worse**"
+    told = len(values) > 2 and abs(mean) > half
+    word = "" if not told else " **better**" if mean < 0 else " **worse**"
     return f"{mean:+.3f} ± {half:.3f}{word}"
 
 
