@@ -116,9 +116,10 @@ def where(measured: Measured) -> str:
         "share, uniform = 1": [f"{share * k:.2f}" for share in shares],
         "change of its loss": [f"{nats:+.3f}" for nats in change],
     }
-    said = f"""Rank correlation of the leverage scores and the changes: {_ranks(scores, change)}. A
-domain of a high score is one that the others do not make up: where it is drawn less, they replace
-little of what it misses."""
+    said = f"Rank correlation of the leverage scores and the changes: {_ranks(scores, change)}."
+    if size.config.get("chameleon", {}).get("objective", "pretrain") == "pretrain":
+        said += """ A domain of
+a high score is one that the others do not make up: drawn less, it loses what they cannot replace."""
     fitted = fit(measured)
     if fitted is not None:
         own, unseen = fitted.own.values, fitted.unseen.values.mean(0)
