@@ -119,7 +119,7 @@ def where(measured: Measured) -> str:
     said = f"Rank correlation of the leverage scores and the changes: {_ranks(scores, change)}."
     if size.config.get("chameleon", {}).get("objective", "pretrain") == "pretrain":
         said += """ A domain of
-a high score is one that the others do not make up: drawn less, it loses what they cannot replace."""
+a high score is one that the others do not make up: drawn less, it loses what they cannot give."""
     fitted = fit(measured)
     if fitted is not None:
         own, unseen = fitted.own.values, fitted.unseen.values.mean(0)
