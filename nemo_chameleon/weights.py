@@ -19,8 +19,8 @@ scale of the embeddings matter (what is left, a fifth less for seven, is geometr
 made of themselves); a relative error in L is multiplied by γ, where softmax(1/S / T)
 multiplies one in S by 1/(T·S), without bound. On the affinity matrix that the paper published,
 γ = 0.5 lies .012 in total variation from its finetuning weights and .111 from its pretraining
-weights, which are steeper (γ = 1: .040): they win more on unseen domains, and lose on those trained
-on, where γ = 0.5 does not (docs/results.md).
+weights, which are steeper (γ = 1: .040) and lose more on the domains than they win on unseen ones
+(docs/results.md).
 
 numpy alone, float64 throughout.
 """
