@@ -23,10 +23,7 @@ def added(measured: Measured) -> str:
     later = [name for name in measured.size.domains if name not in first]
     ours, anew = "chameleon-added", measured.records("chameleon")
     seeds = [seed for seed in added if seed in anew]
-    both = (
-        np.array([[of[s]["weights"][n] for n in measured.size.domains] for s in seeds])
-        for of in (added, anew)
-    )
+    both = (measured.weights(method, seeds) for method in (ours, "chameleon"))
     rows = [
         [
             what,
@@ -86,7 +83,7 @@ def fit(measured: Measured) -> Fit | None:
     ]
     if len(families) < 2 * k or len(set(families)) < _FEW:
         return None
-    weights = np.concatenate([measured.weights_of_runs(m) for m in methods])
+    weights = np.concatenate([measured.weights(m, measured.seeds(m)) for m in methods])
     both = [[measured.differences(m, part) for m in methods] for part in ("loss", "unseen")]
     differences = np.hstack([np.concatenate(part) for part in both])
     wrong = left_out(weights, differences, families) - differences
@@ -100,7 +97,7 @@ def fit(measured: Measured) -> Fit | None:
     return Fit(Elasticities(fitted[:k]), Elasticities(fitted[k:]), errors, spreads, len(families))
 
 
-def where(measured: Measured) -> str:
+def where(measured: Measured, fitted: Fit | None) -> str:
     """Where Chameleon loses, and why."""
     size, k = measured.size, len(measured.size.domains)
     of_seeds = measured.records("chameleon")
@@ -120,7 +117,6 @@ def where(measured: Measured) -> str:
     if size.config.get("chameleon", {}).get("objective", "pretrain") == "pretrain":
         said += """ A domain of
 a high score is one that the others do not make up: drawn less, it loses what they cannot give."""
-    fitted = fit(measured)
     if fitted is not None:
         own, unseen = fitted.own.values, fitted.unseen.values.mean(0)
         alone, others = np.diag(own), own.sum(0) - np.diag(own)
@@ -154,23 +150,17 @@ def _ranks(a: Array, b: Array) -> str:
     return f"{found.statistic:+.2f} (p = {found.pvalue:.2f})"
 
 
-def studies(measured: Measured) -> str:
+def studies(measured: Measured, fitted: Fit | None) -> str:
     """What moves the weights, and with them the losses."""
-    fitted, ours, rows = fit(measured), measured.records("chameleon"), []
+    ours, rows = measured.records("chameleon"), []
     cost = measured.cost("chameleon", "operations")
     for method in measured.studied:
-        records = measured.records(method)
-        seeds = [seed for seed in records if seed in ours]
-        names = measured.size.domains
-        these, default = (
-            np.array([[of[s]["weights"][name] for name in names] for s in seeds])
-            for of in (records, ours)
-        )
+        seeds = [seed for seed in measured.records(method) if seed in ours]
+        these, default = (measured.weights(name, seeds) for name in (method, "chameleon"))
         mean, half = interval(moved(these, default))
         within = f" ± {half:.3f}" if math.isfinite(half) else ""
-        predicted = []
-        for worth in (fitted.own, fitted.unseen) if fitted else ():
-            predicted.append(f"{worth.predicted(these).mean():+.3f}")
+        worths = (fitted.own, fitted.unseen) if fitted else ()
+        predicted = [f"{worth.predicted(these).mean():+.3f}" for worth in worths]
         rows.append(
             [
                 method.removeprefix("chameleon:") if method != "chameleon" else "the defaults",

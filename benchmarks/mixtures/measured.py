@@ -1,6 +1,7 @@
 """A size's records as differences to uniform weights, with their intervals over seeds."""
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -56,10 +57,11 @@ class Measured:
         same = [[self.uniform[s][part][name] for name in names] for s in self.seeds(method)]
         return self.losses(method, part) - np.array(same)
 
-    def weights(self, method: str) -> Array:
-        """(seeds, domains) of every seed that the weights were computed for."""
-        records = self.records(method).values()
-        return np.array([[record["weights"][n] for n in self.size.domains] for record in records])
+    def weights(self, method: str, seeds: Iterable[int] | None = None) -> Array:
+        """(seeds, domains) of some seeds, or of all that the weights were computed for."""
+        records, names = self.records(method), self.size.domains
+        wanted = records if seeds is None else seeds
+        return np.array([[records[seed]["weights"][name] for name in names] for seed in wanted])
 
     @property
     def studied(self) -> list[str]:
@@ -67,13 +69,6 @@ class Measured:
         return [
             m for m in self._results.methods() if m.startswith("chameleon:") or m == "chameleon"
         ]
-
-    def weights_of_runs(self, method: str) -> Array:
-        """(seeds, domains) of the seeds that `differences` is of."""
-        records = self.records(method)
-        return np.array(
-            [[records[s]["weights"][n] for n in self.size.domains] for s in self.seeds(method)]
-        )
 
     def records(self, method: str) -> dict[int, Record]:
         """Of a method's weights, by seed."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.mixtures import pictures
-from benchmarks.mixtures.findings import added, studies, where
+from benchmarks.mixtures.findings import added, fit, studies, where
 from benchmarks.mixtures.measured import Measured, versions
 from benchmarks.mixtures.results import FOLDER, Record
 from benchmarks.mixtures.size import SIZES
@@ -25,7 +25,7 @@ PAGE = Path("docs/results.md")
 
 def section(measured: Measured) -> str:
     """A size's part of the page."""
-    first = measured.uniform[min(measured.uniform)]
+    first, fitted = measured.uniform[min(measured.uniform)], fit(measured)
     parts = [
         f"## SIZE={measured.size.name}",
         f"{_setup(measured, first)} {first['machine']}, {versions(first['created'])}.",
@@ -38,8 +38,8 @@ operations of all proxies, embedding included; seconds are of runs side by side 
 Effective domains are exp(entropy of the weights).""",
         _chosen(measured),
         added(measured),
-        where(measured),
-        studies(measured),
+        where(measured, fitted),
+        studies(measured, fitted),
         "Weights, mean over seeds (and standard deviation between them):",
         _by_weight(measured),
         "Loss by domain, less uniform's, mean over seeds:",
