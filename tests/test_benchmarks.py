@@ -13,6 +13,7 @@ from benchmarks.mixtures import (
     cost,
     elasticity,
     findings,
+    forecasts,
     measured,
     methods,
     online,
@@ -29,6 +30,7 @@ from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import load_config
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.schema import Config, ModelConfig
+from nemo_chameleon.weights import effective_domains
 
 
 @pytest.fixture
@@ -165,6 +167,25 @@ def test_a_method_is_predicted_from_all_others() -> None:
     np.testing.assert_allclose(predicted, swapped, atol=1e-9)
 
 
+def test_a_forecast_goes_on_from_the_curves_that_it_was_fitted_to() -> None:
+    """Curves come back from their points; the best weights equalise what a token more saves."""
+    made = forecasts.Forecast(
+        np.array([[2.0, 1.0, 0.3], [3.0, 0.5, 0.5], [1.0, 2.0, 0.2]]),
+        forecasts.transfer(np.array([[1.0, 0.5, -1.0], [0.5, 4.0, 0.0], [-1.0, 0.0, 1.0]])),
+    )
+    np.testing.assert_allclose(made.passed, [[1, 0.25, 0], [0.25, 1, 0], [0, 0, 1]])
+    tokens = np.linspace(1e5, 3e6, 40)
+    points = np.array([made.losses(np.full(3, 1 / 3), n) for n in tokens])
+    fitted = forecasts.Forecast.fit(tokens, points, made.passed)
+    np.testing.assert_allclose(
+        fitted.losses(np.eye(3) + 0.1, 1e8), made.losses(np.eye(3) + 0.1, 1e8), rtol=1e-3
+    )
+    best = made.best(1e7, 0.5)
+    saved = [made.losses(best + 1e-5 * step, 1e7).mean() for step in np.eye(3)]
+    np.testing.assert_allclose(saved, saved[0], rtol=0, atol=1e-9)
+    assert effective_domains(made.best(1e7, 0.999)) >= 2.996
+
+
 def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
     """Shares stay above 0 and sum to 1; where none is worth anything they are equal."""
     assert elasticity.Elasticities(np.zeros((2, 4))).best().tolist() == [0.25] * 4
@@ -251,6 +272,10 @@ def written(records: dict[str, Any], tmp_path: Path) -> measured.Measured:
 
 def test_findings(records: dict[str, Any], tmp_path: Path) -> None:
     """Worths are those that the losses were made of; a page names methods, costs and domains."""
+    for stage in ("weights", "base"):
+        records[f"{stage}/chameleon-forecast/1"] = dict(records[f"{stage}/chameleon/1"])
+    curves = {"curves": [[4.0, 1.0, 0.3]] * 4, "passed": np.eye(4).tolist()}
+    records["weights/chameleon-forecast/1"] |= curves
     size = written(records, tmp_path)
     fitted = findings.fit(size)
     assert fitted is not None
@@ -261,6 +286,7 @@ def test_findings(records: dict[str, Any], tmp_path: Path) -> None:
     assert "| worth to itself |" in page
     assert "A mixture of python, docs; then cpp, shakespeare come" in page
     assert "| DoReMi anew | 0.4 |" in page  # 7 operations for 16
+    assert "base\nmodels: seed 1: +0." in page
     pictures.write(size, tmp_path / "picture.svg")
     assert "doremi" in (tmp_path / "picture.svg").read_text()
 

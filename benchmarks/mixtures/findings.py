@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.mixtures.elasticity import Elasticities, left_out
+from benchmarks.mixtures.forecasts import Forecast
 from benchmarks.mixtures.measured import Array, Measured, between_seeds, interval, moved
 from benchmarks.mixtures.tables import table, verdict
 from nemo_chameleon.weights import effective_domains
@@ -148,6 +149,28 @@ mixtures are the fit's, with all runs known; it predicts {predicted}."""
 def _ranks(a: Array, b: Array) -> str:
     found = spearmanr(a, b)
     return f"{found.statistic:+.2f} (p = {found.pvalue:.2f})"
+
+
+def forecast(measured: Measured) -> str:
+    """Whether the loss curves of Chameleon's proxy tell what the base models came to."""
+    records, name = measured.records("chameleon-forecast"), "chameleon-forecast"
+    said = []
+    for seed, record in records.items():
+        others = [m for m in measured.methods if m != name and seed in measured.seeds(m)]
+        if len(others) < _FEW:
+            continue
+        known = Forecast(np.array(record["curves"]), np.array(record["passed"]))
+        weights = np.concatenate([measured.weights(method, [seed]) for method in others])
+        predicted = known.losses(weights, measured.uniform[seed]["tokens"]).mean(1)
+        came = [measured.losses(m, "loss")[measured.seeds(m).index(seed)].mean() for m in others]
+        said.append(f"seed {seed}: {_ranks(predicted, np.array(came))} over {len(others)}")
+    if not said:
+        return ""
+    return f"""### A forecast from loss curves
+
+chameleon-forecast fits the proxy's loss curves and minimises the mean loss that they promise
+(`forecasts.py`). Rank correlation of the mean loss forecast with that of the other methods' base
+models: {"; ".join(said)}."""
 
 
 def studies(measured: Measured, fitted: Fit | None) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.mixtures import cost, online, regmix
+from benchmarks.mixtures import cost, forecasts, online, regmix
 from benchmarks.mixtures.size import Size
 from nemo_chameleon import Mixture, checkpoint, parallel, provider, proxy, training
 from nemo_chameleon.changes import Computed, averaged
 from nemo_chameleon.datasets import Vocabulary
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.leverage import affinity_matrix
 from nemo_chameleon.schema import Config, ModelConfig
 from nemo_chameleon.weights import effective_domains
 
@@ -138,6 +139,31 @@ def _computed(setting: Setting, overrides: list[str]) -> tuple[Computed, float, 
     operations = changed.training_cost + _embedding_cost(changed, mixture, len(setting.domains))
     seconds = time.monotonic() - started + (0 if own_proxy else training_seconds(setting))
     return Computed.load(config.chameleon.file), operations, seconds
+
+
+def forecast(setting: Setting) -> Record:
+    """The least mean loss that the loss curves of Chameleon's proxy promise."""
+    run, names = setting.config.proxy, list(setting.domains)
+    computed = Computed.load(setting.mixture_file)
+    embeddings = [computed.embeddings[0][name].embedding for name in names]
+    job = setting.job("curves")
+    logging = dataclasses.replace(job.config.logging, tensorboard=True, log_interval=5)
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, logging=logging))
+    training.train(job)
+    iterations, losses = forecasts.loss_curves(job.directory, names)
+    tokens = iterations * run.train.global_batch_size * run.model.seq_length
+    warm = iterations > run.optimizer.lr_warmup_iters
+    passed = forecasts.transfer(affinity_matrix(embeddings))
+    fitted = forecasts.Forecast.fit(tokens[warm], losses[warm], passed)
+    base = setting.config
+    aim = base.train.samples * base.model.seq_length
+    weights = fitted.best(aim, computed.preset().min_effective)
+    return {
+        "weights": dict(zip(names, weights.tolist(), strict=True)),
+        "same cost as": "chameleon",  # whose run has these curves
+        "curves": fitted.curves.tolist(),
+        "passed": fitted.passed.tolist(),
+    }
 
 
 def added(setting: Setting) -> Record:
@@ -272,13 +298,14 @@ _METHODS: dict[str, Callable[[Setting], Record]] = {
     "chameleon": chameleon,
     "chameleon-paper": paper,
     "chameleon-added": added,
+    "chameleon-forecast": forecast,
     "control": control,
     "doremi": doremi,
     "doge": doge,
     "regmix": regression,
 }
 # Those that read what Chameleon's run of the same seed left.
-_AFTER_CHAMELEON = ("chameleon-paper", "control", "doremi")
+_AFTER_CHAMELEON = ("chameleon-paper", "chameleon-forecast", "control", "doremi")
 _VARIANT = "chameleon:"
 _RESCORING = ("objective", "preset", "ridge", "exponent", "min_effective")
 

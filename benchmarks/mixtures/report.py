@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.mixtures import pictures
-from benchmarks.mixtures.findings import added, fit, studies, where
+from benchmarks.mixtures.findings import added, fit, forecast, studies, where
 from benchmarks.mixtures.measured import Measured, versions
 from benchmarks.mixtures.results import FOLDER, Record
 from benchmarks.mixtures.size import SIZES
@@ -39,6 +39,7 @@ Effective domains are exp(entropy of the weights).""",
         _chosen(measured),
         added(measured),
         where(measured, fitted),
+        forecast(measured),
         studies(measured, fitted),
         "Weights, mean over seeds (and standard deviation between them):",
         _by_weight(measured),
