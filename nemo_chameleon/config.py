@@ -7,8 +7,9 @@ checked here, in `check`, before anything runs.
 
 import argparse
 import difflib
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,8 +31,9 @@ from nemo_chameleon.schema import (
     Run,
 )
 
-# OmegaConf 2.4 renames it; NeMo holds OmegaConf at 2.3.
-_register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+# OmegaConf 2.4 calls it register_resolver, which in 2.3, where NeMo holds it, is another one.
+_takes = inspect.signature(OmegaConf.register_resolver).parameters
+_register = OmegaConf.register_resolver if "replace" in _takes else OmegaConf.register_new_resolver
 _register("gcd", math.gcd, replace=True)
 
 
@@ -91,7 +93,16 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     return config
 
 
-def parse_command_line(arguments: Sequence[str] | None = None) -> Config:
+def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """`load_config` where the base model is not this package's to train: its keys are not used."""
+    base = ("train.train_iters=1", "train.global_batch_size=1", "train.eval_iters=0")
+    return load_config(file, [*overrides, *base])
+
+
+def parse_command_line(
+    arguments: Sequence[str] | None = None,
+    load: Callable[[str | None, Sequence[str]], Config] = load_config,
+) -> Config:
     """`[--config FILE] key=value ...` to a configuration.
 
     Raises:
@@ -101,7 +112,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> Config:
     parser.add_argument("--config", metavar="FILE", help="YAML")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
     parsed = parser.parse_intermixed_args(arguments)
-    return load_config(parsed.config, parsed.overrides)
+    return load(parsed.config, parsed.overrides)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,6 +126,16 @@ def check(config: Config, world_size: int) -> None:
     Raises:
         UserError: naming the key and what it would have to be.
     """
+    check_mixture(config)
+    check_run(config, world_size, "")
+    _at_least(1, "checkpoint.keep", config.checkpoint.keep)
+    _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))
+    _at_least(0, "checkpoint.save_interval", config.checkpoint.save_interval)
+    _at_least(1, "logging.log_interval", config.logging.log_interval)
+
+
+def check_mixture(config: Config) -> None:
+    """`check` for the data and how its mixture is computed, whatever trains on it."""
     if len(config.data.domains) < 2:
         raise UserError(
             f"data.domains has {len(config.data.domains)} domain(s): a mixture needs at least two"
@@ -127,7 +148,7 @@ def check(config: Config, world_size: int) -> None:
         )
     if (config.data.tokenizer is None) == (config.data.vocab_size is None):
         raise UserError("set one of data.tokenizer and data.vocab_size")
-    check_run(config, world_size, "")
+    _choice("data.on_mixture_change", config.data.on_mixture_change, ("refuse", "accept"))
     if config.data.mixture == "chameleon":
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":
@@ -138,10 +159,6 @@ def check(config: Config, world_size: int) -> None:
         )
     _at_least(1, "data.vocab_size", config.data.vocab_size)
     _at_least(0, "data.num_workers", config.data.num_workers)
-    _at_least(1, "checkpoint.keep", config.checkpoint.keep)
-    _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))
-    _at_least(0, "checkpoint.save_interval", config.checkpoint.save_interval)
-    _at_least(1, "logging.log_interval", config.logging.log_interval)
 
 
 def check_proxy(config: Config, world_size: int) -> None:

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
-from nemo_chameleon.config import check, check_model, check_proxy, check_windows, preset_of
+from nemo_chameleon.config import (
+    check,
+    check_mixture,
+    check_model,
+    check_proxy,
+    check_windows,
+    preset_of,
+)
 from nemo_chameleon.domains import Domain, open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
@@ -25,20 +32,29 @@ def prepare(config: Config) -> dict[str, Domain]:
     """
     check(config, parallel.world_size())
     parallel.check_device(config)
-    vocabulary = datasets.Vocabulary.of(config.data)
-    domains = open_domains(config.data.domains, config.data.split, vocabulary.vocab_size)
+    domains = prepare_mixture(config)
     if config.train.eval_iters:
         datasets.check_validation(config.data, domains, config.model.seq_length)
     mixture = existing_mixture(config, domains)
     if mixture is None:
         # Bounds that uniform weights cannot keep, no weights can.
-        uniform = bounded(config, domains, Mixture.uniform(domains))
-        base_job(config, domains, uniform).pretrained()
-        _prepare_proxy(config, domains)
+        job = base_job(config, domains, bounded(config, domains, Mixture.uniform(domains)))
+        job.pretrained()
+        _refuse_a_run_without_its_mixture(job)
     else:
         job = base_job(config, domains, bounded(config, domains, mixture))
         if job.resumable() is None:
             job.pretrained()
+    return domains
+
+
+def prepare_mixture(config: Config) -> dict[str, Domain]:
+    """The part of `prepare` that is not about the base model's run."""
+    check_mixture(config)
+    vocabulary = datasets.Vocabulary.of(config.data)
+    domains = open_domains(config.data.domains, config.data.split, vocabulary.vocab_size)
+    if existing_mixture(config, domains) is None:
+        _prepare_proxy(config, domains)
     return domains
 
 
@@ -56,13 +72,16 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
         if isinstance(source, MegatronSource):
             check_model(source.run, parallel.world_size(), "proxy.")
         check_windows(config.chameleon, source.num_layers, source.seq_length)
-    folder = base_job(config, domains, job.mixture).directory
+
+
+def _refuse_a_run_without_its_mixture(job: training.Job) -> None:
+    folder, file = job.directory, job.config.chameleon.file
     if checkpoint.newest(folder) is not None:
         copy = folder / "mixture.json"
         whole = copy.is_file() and "bound" not in Mixture.load(copy).method
         remedy = f"put it back from {copy}, " if whole else ""
         raise UserError(
-            f"{folder} holds a run whose mixture, {config.chameleon.file}, is gone: {remedy}remove "
+            f"{folder} holds a run whose mixture, {file}, is gone: {remedy}remove "
             "the run, or set another output"
         )
 
@@ -82,28 +101,40 @@ def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None)
     """
     if domains is None:
         domains = prepare(config)
-    opened = domains
+    return bounded(config, domains, unbounded_mixture(config, domains))
+
+
+def unbounded_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
+    """`resolve_mixture`, with the weights as they were given or computed."""
 
     def find() -> str | None:
-        mixture = existing_mixture(config, opened)
+        mixture = existing_mixture(config, domains)
         return None if mixture is None else mixture.to_json()
 
     text = parallel.on_first_rank(find)
     if text is None:
-        return bounded(config, domains, proxy.compute_mixture(config, domains))
+        return proxy.compute_mixture(config, domains)
     if config.data.mixture == "chameleon":
         parallel.say(f"weights from {config.chameleon.file}")
-    return bounded(config, domains, Mixture.from_json(text))
+    return Mixture.from_json(text)
 
 
-def bounded(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> Mixture:
+def bounded(
+    config: Config, domains: Mapping[str, Domain], mixture: Mixture, budget: int | None = None
+) -> Mixture:
     """A mixture within data.max_epochs, data.pin and data.floor for the base model's run.
 
     The mixture file keeps the weights as they were computed: the bounds are the run's.
+
+    Args:
+        config: with the bounds.
+        domains: opened.
+        mixture: what it is within them.
+        budget: tokens that the run draws; None for those of the configured base model's.
     """
     return mixture.cap_epochs(
         {name: domain.tokens for name, domain in domains.items()},
-        config.train.samples * config.model.seq_length,
+        config.train.samples * config.model.seq_length if budget is None else budget,
         config.data.max_epochs,
         pin=config.data.pin,
         floor=config.data.floor,

@@ -39,6 +39,8 @@ class DataConfig:
     validation: dict[str, DatasetConfig] = field(default_factory=dict)
     """Datasets to evaluate on and never to draw from, by name: one of a domain's name takes the
     place of its validation split, any other is evaluated beside the domains."""
+    on_mixture_change: str = "refuse"
+    """What a run does that goes on from a checkpoint of another mixture: refuse or accept."""
     max_epochs: float | None = None
     """Passes over any one domain, at most; the weight that it frees goes to the others."""
     pin: dict[str, float] = field(default_factory=dict)

@@ -105,7 +105,10 @@ class Job:
         Raises:
             UserError: it is another run's, or must not be used.
         """
-        return checkpoint.resumable(self.directory, self.config.checkpoint.resume, self.identity())
+        identity = self.identity()
+        if self.config.data.on_mixture_change == "accept":
+            del identity["weights"]
+        return checkpoint.resumable(self.directory, self.config.checkpoint.resume, identity)
 
 
 def train(job: Job) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Megatron-Bridge: a GPT dataset configuration with a `mixture`.
+
+from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
+
+cfg.dataset = MixtureDatasetConfig(mixture="chameleon", mixture_config="mine.yaml", ...)
+process_config_with_overrides(cfg, cli_overrides=["dataset.mixture=uniform"])
+pretrain(apply_mixture(cfg), forward_step)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.bridge.training import config as bridge
+from megatron.bridge.training.config import ConfigContainer, GPTDatasetConfig
+
+from nemo_chameleon.engines import host
+from nemo_chameleon.errors import UserError
+
+# Until 0.5 Bridge asks a subclass of GPTDatasetConfig to build its own datasets.
+_Provider: type = getattr(bridge, "DatasetProvider", object)
+
+
+@dataclass(init=False)
+class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
+    """Bridge's GPTDatasetConfig whose training set follows a mixture; `apply_mixture` says which.
+
+    Attributes:
+        mixture: chameleon, uniform, proportional, static (the blend's own weights), or the path of
+            a mixture file.
+        mixture_config: file of this package's configuration, which says how it is computed.
+        on_mixture_change: what is done when a run goes on from checkpoints of another mixture:
+            refuse or accept. The mixture of a run is saved with them.
+    """
+
+    mixture: str | None = None
+    mixture_config: str | None = None
+    on_mixture_change: str = "refuse"
+
+    def __init__(
+        self,
+        *args: Any,
+        mixture: str | None = None,
+        mixture_config: str | None = None,
+        on_mixture_change: str = "refuse",
+        **kwargs: Any,
+    ) -> None:
+        self.mixture, self.mixture_config = mixture, mixture_config
+        self.on_mixture_change = on_mixture_change
+        self._applied: str | None = None
+        super().__init__(*args, **kwargs)
+
+    def finalize(self) -> None:
+        """As Bridge's.
+
+        Raises:
+            UserError: the mixture was asked for and not applied.
+        """
+        if self.mixture != self._applied:
+            raise UserError(
+                f"dataset.mixture={self.mixture} is not applied yet: call "
+                "nemo_chameleon.engines.bridge.apply_mixture(cfg) before pretrain"
+            )
+        super().finalize()
+
+    def build_datasets(self, context: Any) -> Any:
+        """Bridge's own provider for GPT datasets."""
+        from megatron.bridge.data.utils import pretrain_train_valid_test_datasets_provider
+
+        sizes = [context.train_samples, context.valid_samples, context.test_samples]
+        return pretrain_train_valid_test_datasets_provider(sizes, self)
+
+
+def apply_mixture(
+    cfg: ConfigContainer,
+    mixture: str | None = None,
+    mixture_config: str | None = None,
+    on_mixture_change: str = "refuse",
+) -> ConfigContainer:
+    """Set the weights of a run's blend, before Bridge finalizes its configuration.
+
+    Args:
+        cfg: the run's; its `dataset` is changed in place. Where that has a `mixture` of its own,
+            nothing else need be given.
+        mixture: as `MixtureDatasetConfig`, for a dataset configuration of Bridge's own; so the
+            following.
+        mixture_config: see there.
+        on_mixture_change: see there.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    data = cfg.dataset
+    if isinstance(data, MixtureDatasetConfig):
+        mixture = mixture or data.mixture
+        mixture_config = mixture_config or data.mixture_config
+        on_mixture_change = data.on_mixture_change
+        data.mixture = data._applied = mixture
+    if mixture is None:
+        return cfg
+    paths, weights = (data.blend_per_split or [data.blend])[0] or (None, None)
+    save, load = cfg.checkpoint.save, None if cfg.checkpoint.finetune else cfg.checkpoint.load
+    saved = host.saved_in(save, load)
+    draw = host.resolve(mixture, paths, weights, config=mixture_config, saved=saved)
+    samples = cfg.train.train_samples or cfg.train.train_iters * cfg.train.global_batch_size
+    draw = draw.within(samples, data.seq_length)
+    blend = draw.kept(save, load, on_mixture_change).blend
+    if data.blend_per_split:
+        data.blend_per_split[0] = blend
+    else:
+        data.blend = blend
+    return cfg

@@ -1,0 +1,220 @@
+"""What a host's run draws by: its own datasets, and the weights that a mixture gives them.
+
+A host builds its datasets itself, and all that an adapter changes is their blend. What is asked
+for is settled here, the same for every host, before the host builds anything:
+
+    resolve     a mixture's name or file, and the host's datasets, to a Draw
+    within      data.max_epochs, pin and floor, for as much as the host is going to draw
+    kept        that a run that goes on draws by what it has drawn by
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch.distributed as dist
+
+from nemo_chameleon import parallel, provider
+from nemo_chameleon.config import load_mixture_config
+from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.report import diff_mixtures
+from nemo_chameleon.schema import MIXTURES, Config
+
+Source = str | os.PathLike[str]
+Prefixes = Sequence[str] | Mapping[str, str]
+FILE = "mixture.json"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A mixture, and where its domains lie.
+
+    Attributes:
+        mixture: weights by domain name.
+        paths: prefix of each domain, in the order of the host's datasets.
+        config: of this package, where its bounds are to be kept.
+        domains: opened, where there is a configuration.
+    """
+
+    mixture: Mixture
+    paths: Mapping[str, str]
+    config: Config | None = None
+    domains: Mapping[str, Domain] | None = None
+
+    @property
+    def blend(self) -> tuple[list[str], list[float]]:
+        """Prefixes, and weights in their order: Megatron's `blend`."""
+        return self.mixture.blend(self.paths)
+
+    @property
+    def pairs(self) -> list[str]:
+        """Weight, prefix, weight, prefix, ...: what `--data-path` and `data_prefix` take."""
+        return [
+            part for path, weight in zip(*self.blend, strict=True) for part in (repr(weight), path)
+        ]
+
+    def within(self, samples: int, seq_length: int) -> "Draw":
+        """Within the bounds of the configuration, for so many samples; the same without one.
+
+        Raises:
+            UserError: bounds that cannot be kept.
+        """
+        if self.config is None or self.domains is None:
+            return self
+        budget = samples * seq_length
+        bounded = provider.bounded(self.config, self.domains, self.mixture, budget)
+        return replace(self, mixture=bounded)
+
+    def kept(
+        self, save: Source | None, load: Source | None = None, on_change: str = "refuse"
+    ) -> "Draw":
+        """Compared with the mixture of the run that this one goes on from, and saved.
+
+        Args:
+            save: where this run's checkpoints go; None where the host saves none.
+            load: where those of the run that it goes on from lie.
+            on_change: what is done about another mixture than the saved one: "refuse" or "accept".
+
+        Raises:
+            UserError: another mixture, and it is refused; with both.
+        """
+        if on_change not in ("refuse", "accept"):
+            raise UserError(f"on_mixture_change={on_change!r} is not one of refuse, accept")
+        file = saved_in(save, load)
+        if file is not None and on_change == "refuse":
+            saved = Mixture.load(file)
+            if saved.weights != self.mixture.weights:
+                raise UserError(
+                    f"{file} is what the run has drawn by so far, and another mixture is asked "
+                    "for: ask for that one, or on_mixture_change=accept\n"
+                    + diff_mixtures(saved, self.mixture)
+                )
+        if save is not None and _is_first():
+            self.mixture.save(Path(save) / FILE)
+        return self
+
+
+def saved_in(*folders: Source | None) -> Path | None:
+    """The mixture that a run saved with its checkpoints, if it did."""
+    files = [Path(folder) / FILE for folder in folders if folder is not None]
+    return next((file for file in files if file.is_file()), None)
+
+
+def resolve(
+    mixture: Source | Mixture,
+    paths: Prefixes | None = None,
+    weights: Sequence[float] | None = None,
+    *,
+    config: Source | Config | None = None,
+    saved: Path | None = None,
+) -> Draw:
+    """What a host is to draw by.
+
+    A mixture that has to be computed is computed here, by all ranks, if their processes have not
+    met in the host yet.
+
+    Args:
+        mixture: "chameleon", "uniform", "proportional", "static", the path of a mixture file, or a
+            Mixture.
+        paths: the host's prefixes, by name or in their order; None for those of the configuration
+            or of the mixture file.
+        weights: the host's own, in the order of `paths`, for "static".
+        config: this package's configuration, or its file: `data.domains` and, for "chameleon",
+            how it is computed. Its base model's keys are not used.
+        saved: what `saved_in` gave: used again where the file of a computed mixture is gone.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    if isinstance(mixture, Mixture):
+        return _at(mixture, paths)
+    wanted = os.fspath(mixture)
+    if wanted == "static":
+        if not paths or not weights:
+            raise UserError("mixture=static takes the host's own weights, and it has none")
+        named = paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
+        return Draw(Mixture.static(dict(zip(named, weights, strict=True))), named)
+    if config is not None:
+        return _configured(wanted, config, paths, saved)
+    if wanted == "uniform" and paths:
+        named = paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
+        return Draw(Mixture.uniform(named), named)
+    if wanted in MIXTURES:
+        raise UserError(
+            f"mixture={wanted} needs the configuration that says how: give its file as well (its "
+            "keys: nemo_chameleon/schema.py)"
+        )
+    return _at(Mixture.load(wanted), paths)
+
+
+def _configured(
+    wanted: str, config: Source | Config, paths: Prefixes | None, saved: Path | None
+) -> Draw:
+    if not isinstance(config, Config):
+        config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
+    gone = wanted == "chameleon" and not Path(config.chameleon.file).is_file()
+    if gone and saved is not None:
+        own = {name: domain.path for name, domain in config.data.domains.items()}
+        return Draw(Mixture.load(saved), _paths(own, paths))
+    domains = provider.prepare_mixture(config)
+    own = {name: domain.path for name, domain in domains.items()}
+    return Draw(_computed(config, domains), _paths(own, paths), config, domains)
+
+
+def _computed(config: Config, domains: Mapping[str, Domain]) -> Mixture:
+    """The configuration's mixture, from its file or computed by all ranks."""
+    several = parallel.world_size() > 1
+    launched = several and "RANK" in os.environ and not dist.is_initialized()
+    found = None if launched else provider.existing_mixture(config, domains)
+    if found is not None:
+        return found
+    if dist.is_initialized() or (several and not launched):
+        raise UserError(
+            f"there is no {config.chameleon.file} yet, and the host starts the processes: compute "
+            "it first, with torchrun recipes/compute_mixture.py"
+        )
+    # Under torchrun the ranks agree on whether the file is there.
+    with parallel.processes():
+        return provider.unbounded_mixture(config, domains)
+
+
+def _at(mixture: Mixture, paths: Prefixes | None) -> Draw:
+    """A mixture of a file, over the host's paths or its own."""
+    own = {name: mixture.domains.get(name, {}).get("path", "") for name in mixture.weights}
+    if paths is None and not all(own.values()):
+        raise UserError("the mixture does not say where its domains lie: give the paths by name")
+    named = _paths(own, paths)
+    mixture.require_domains(named)
+    return Draw(mixture, named)
+
+
+def _paths(own: Mapping[str, str], paths: Prefixes | None) -> dict[str, str]:
+    """Prefixes by domain name: of a list, those of the domains that lie there.
+
+    Raises:
+        UserError: a prefix that is no domain's, or given twice.
+    """
+    if paths is None:
+        return dict(own)
+    if isinstance(paths, Mapping):
+        return dict(paths)
+    lie = {os.path.realpath(path): name for name, path in own.items() if path}
+    named: dict[str, str] = {}
+    for path in paths:
+        name = lie.get(os.path.realpath(path), path if path in own else None)
+        if name is None:
+            raise UserError(
+                f"no domain of the mixture lies at {path}; they lie at "
+                f"{', '.join(lie) or 'places that it does not name'}: give the paths by name"
+            )
+        if name in named:
+            raise UserError(f"{path}: domain {name!r} stands there twice")
+        named[name] = path
+    return named
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0

@@ -1,0 +1,88 @@
+"""Megatron-LM: its own datasets provider, drawing by a mixture.
+
+In a copy of pretrain_gpt.py, where it calls `pretrain`:
+
+    from nemo_chameleon.engines.megatron_lm import add_arguments, with_mixture
+
+    pretrain(
+        with_mixture(train_valid_test_datasets_provider),
+        ...,
+        extra_args_provider=add_arguments,
+    )
+
+and on its command line `--mixture chameleon --mixture-config mine.yaml`, or `--mixture FILE`.
+"""
+
+import argparse
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from megatron.core.datasets.utils import get_blend_from_list
+
+from nemo_chameleon.engines import host
+
+Provider = Callable[..., Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Megatron-LM's `extra_args_provider`."""
+    group = parser.add_argument_group("nemo_chameleon")
+    group.add_argument("--mixture", help="static: --data-path's own; chameleon; a mixture file")
+    group.add_argument("--mixture-config", help="says how the mixture is computed")
+    group.add_argument("--on-mixture-change", choices=("refuse", "accept"), default="refuse")
+    return parser
+
+
+def with_mixture(provider: Provider) -> Provider:
+    """A `train_valid_test_datasets_provider` whose training set follows `--mixture`.
+
+    The provider's own work is left to it: what changes is the weights in the arguments that it
+    reads, of `--train-data-path` where that is given, else of `--data-path`, whose validation and
+    test sets then follow the mixture too.
+    """
+
+    @functools.wraps(provider)
+    def drawing(train_val_test_num_samples: Any, *args: Any, **kwargs: Any) -> Any:
+        from megatron.training import get_args
+
+        apply(get_args(), train_val_test_num_samples[0])
+        return provider(train_val_test_num_samples, *args, **kwargs)
+
+    drawing.is_distributed = True  # type: ignore[attr-defined]  # Megatron-LM asks it for this
+    return drawing
+
+
+def apply(args: argparse.Namespace, samples: int) -> None:
+    """Put a mixture's weights into Megatron-LM's parsed arguments.
+
+    Args:
+        args: with `mixture`; where it is None nothing happens.
+        samples: that the run trains on.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    if args.mixture is None:
+        return
+    if args.per_split_data_args_path is not None:
+        of_split = json.loads(Path(args.per_split_data_args_path).read_text())
+        for split in ("train", "valid", "test"):
+            setattr(args, f"{split}_data_path", of_split[split])
+        args.per_split_data_args_path = None
+    if args.data_args_path is not None:
+        args.data_path, args.data_args_path = Path(args.data_args_path).read_text().split(), None
+    key = "train_data_path" if args.train_data_path else "data_path"
+    paths, weights = get_blend_from_list(getattr(args, key) or None) or (None, None)
+    load = None if args.finetune else args.load
+    draw = host.resolve(
+        args.mixture,
+        paths,
+        weights,
+        config=args.mixture_config,
+        saved=host.saved_in(args.save, load),
+    )
+    draw = draw.within(samples, args.seq_length).kept(args.save, load, args.on_mixture_change)
+    setattr(args, key, draw.pairs)

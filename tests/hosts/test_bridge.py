@@ -1,0 +1,136 @@
+"""Megatron-Bridge's own `pretrain` draws by a mixture. Needs its environment: make test-bridge."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nemo_chameleon import Mixture
+
+if importlib.util.find_spec("megatron.bridge") is None:
+    pytest.skip("make test-bridge runs these", allow_module_level=True)
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def mixture(corpus: Path, tmp_path: Path) -> Path:
+    """A mixture file of .25 and .75."""
+    facts = {name: {"path": str(corpus / name)} for name in ("code", "prose")}
+    Mixture({"code": 0.25, "prose": 0.75}, domains=facts).save(tmp_path / "mine.json")
+    return tmp_path / "mine.json"
+
+
+def bridge(
+    corpus: Path,
+    folder: Path,
+    *overrides: str,
+    train_iters: int = 10,
+    save: str | None = None,
+    **dataset: object,
+) -> subprocess.CompletedProcess[str]:
+    """A run of `bridge_run.py`; the blend's own weights are .7 and .3."""
+    blend = [[str(corpus / "code"), str(corpus / "prose")], [0.7, 0.3]]
+    checkpoint = {"save": save, "load": save, "save_interval": 1000}
+    given = {"blend": blend, "split": "90,10,0", "path_to_cache": str(folder / "cache"), **dataset}
+    settings = {"dataset": given, "checkpoint": checkpoint, "train_iters": train_iters}
+    file = folder / "settings.json"
+    file.write_text(json.dumps(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # One process that torchrun did not start, as Bridge takes it.
+    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    return subprocess.run(
+        [sys.executable, str(HERE / "bridge_run.py"), str(file), *overrides],
+        env={**os.environ, **alone, "LOCAL_RANK": "0", "TORCHDYNAMO_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def drawn(run: subprocess.CompletedProcess[str]) -> list[int]:
+    """Samples of each dataset that a run trained on."""
+    lines = [line for line in run.stdout.splitlines() if line.startswith("DRAWN ")]
+    assert run.returncode == 0 and lines, run.stderr[-3000:]
+    counts: list[int] = json.loads(lines[0].removeprefix("DRAWN "))
+    return counts
+
+
+def test_the_samples_drawn_and_nothing_else(corpus: Path, tmp_path: Path, mixture: Path) -> None:
+    """.7/.3 without and .25/.75 with `dataset.mixture=FILE`; the configurations differ in that."""
+    without = bridge(corpus, tmp_path, save=str(tmp_path / "without"))
+    override = f"dataset.mixture={mixture}"
+    with_it = bridge(corpus, tmp_path, override, save=str(tmp_path / "with"))
+    assert drawn(without) == [28, 12]
+    assert drawn(with_it) == [10, 30]
+    first, second = (
+        yaml.safe_load((tmp_path / name / "iter_0000010" / "run_config.yaml").read_text())
+        for name in ("without", "with")
+    )
+    changed = {
+        f"{section}.{key}"
+        for section in first
+        if isinstance(first[section], dict)
+        for key in first[section]
+        if first[section][key] != second[section][key]
+    }
+    assert changed - {"checkpoint.save", "checkpoint.load"} == {"dataset.blend", "dataset.mixture"}
+    assert not (tmp_path / "without" / "mixture.json").exists()
+
+
+def test_a_run_goes_on_by_the_mixture_that_it_began_with(
+    corpus: Path, tmp_path: Path, mixture: Path
+) -> None:
+    """It lies beside the checkpoints; another one is refused with both shown, unless accepted."""
+    save = str(tmp_path / "run")
+    drawn(bridge(corpus, tmp_path, f"dataset.mixture={mixture}", save=save))
+    assert Mixture.load(tmp_path / "run" / "mixture.json").weights == {"code": 0.25, "prose": 0.75}
+    other = tmp_path / "other.json"
+    other.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
+    asked = f"dataset.mixture={other}"
+    refused = bridge(corpus, tmp_path, asked, save=save, train_iters=20)
+    assert refused.returncode != 0
+    last = refused.stderr[-2000:]
+    assert "another mixture is asked for" in last
+    assert "0.2500" in last and "0.5000" in last
+    accept = "dataset.on_mixture_change=accept"
+    assert drawn(bridge(corpus, tmp_path, asked, accept, save=save, train_iters=20)) == [40, 40]
+
+
+def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> None:
+    """compute_mixture.py, then `dataset.mixture=chameleon`: Bridge draws by what was computed."""
+    from conftest import ROOT
+
+    recipe = ROOT / "recipes" / "compute_mixture.py"
+    command = [sys.executable, str(recipe), "--config", str(config_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = Mixture.load(config_file.parent / "out" / "mixture.json").weights
+    run = bridge(
+        corpus,
+        tmp_path,
+        "dataset.mixture=chameleon",
+        f"dataset.mixture_config={config_file}",
+        blend=None,
+    )
+    for count, weight in zip(drawn(run), weights.values(), strict=True):
+        assert abs(count - 40 * weight) <= 1
+
+
+def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:
+    """Bridge finalizes the configuration: by then the mixture has to be in the blend."""
+    import stand_in
+
+    stand_in.without_transformer_engine()
+    from nemo_chameleon.engines.bridge import MixtureDatasetConfig
+
+    config = MixtureDatasetConfig(seq_length=32, random_seed=1, mixture="chameleon")
+    with pytest.raises(ValueError, match="apply_mixture"):
+        config.finalize()
