@@ -17,6 +17,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from conftest import RECIPE, Launch
+from nemo_chameleon import Mixture
 
 
 def weights_text(mixture: Path) -> str:
@@ -88,6 +89,25 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
     after = json.loads(file.read_text())["weights"]
     assert after == pytest.approx(weights[two], abs=1e-4)
     assert list(after) == ["code", "legal", "prose"]
+
+
+def test_a_mixture_computed_apart_serves_the_run(launch: Launch, config_file: Path) -> None:
+    """compute_mixture.py needs nothing of the base model; a run then takes what it wrote."""
+    settings = yaml.safe_load(config_file.read_text())
+    base = {key: settings.pop(key) for key in ("model", "train", "optimizer")}
+    config_file.write_text(yaml.safe_dump(settings))
+    recipe = [sys.executable, str(RECIPE.with_name("compute_mixture.py"))]
+    done = subprocess.run(
+        [*recipe, "--config", str(config_file)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = config_file.parent / "out" / "mixture.json"
+    text = written.read_text()
+    assert f"{Mixture.load(written).weights['code']:.4f}" in done.stdout
+    assert not (config_file.parent / "out" / "chameleon").exists()
+    config_file.write_text(yaml.safe_dump(settings | base))
+    assert f"weights from {written}" in launch("data.mixture=chameleon").stdout
+    assert written.read_text() == text
 
 
 def test_killed_while_embedding(launch: Launch, config_file: Path, tmp_path: Path) -> None:

@@ -184,6 +184,8 @@ def test_other_order_of_samples_is_refused(job: training.Job) -> None:
     other = dataclasses.replace(job, mixture=Mixture.uniform(job.domains))
     with pytest.raises(UserError, match=r"with weights = .*0\.5.*0\.333"):
         training.train(other)
+    job.config.data.on_mixture_change = "accept"
+    assert training.train(other)["domains"]["code"]["weight"] == pytest.approx(1 / 3)
     job.run.train.train_iters = 12
     with pytest.raises(UserError, match=r"train\.train_iters = 6, now it is 12"):
         training.train(job)

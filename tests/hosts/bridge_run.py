@@ -73,10 +73,21 @@ def main() -> None:
             micro_batch_size=4,
         ),
         optimizer=bridge.OptimizerConfig(
-            optimizer="adam", lr=1e-3, min_lr=1e-4, use_distributed_optimizer=False, **fp32
+            optimizer="adam",
+            clip_grad=0.0,
+            lr=1e-3,
+            min_lr=1e-4,
+            use_distributed_optimizer=False,
+            **fp32,
         ),
         scheduler=bridge.SchedulerConfig(
-            lr_decay_style="constant", lr_warmup_iters=0, lr_decay_iters=40
+            lr_decay_style="constant",
+            lr_warmup_iters=0,
+            lr_decay_iters=40,
+            start_weight_decay=0.0,
+            end_weight_decay=0.0,
+            weight_decay_incr_style="constant",
+            override_opt_param_scheduler=True,
         ),
         ddp=bridge.DistributedDataParallelConfig(
             use_distributed_optimizer=False, overlap_grad_reduce=False, overlap_param_gather=False

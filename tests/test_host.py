@@ -1,0 +1,120 @@
+"""engines/host.py: what a host asks for becomes a blend over its own datasets."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_chameleon import Mixture, UserError
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.engines import host
+from nemo_chameleon.schema import Config
+
+NAMES = ("code", "prose", "legal")
+
+
+@pytest.fixture
+def mixture(corpus: Path) -> Mixture:
+    """Weights over `corpus`, with where its domains lie."""
+    facts = {name: {"path": str(corpus / name)} for name in NAMES}
+    return Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, domains=facts)
+
+
+def test_a_hosts_datasets_are_found_by_where_they_lie(corpus: Path, mixture: Mixture) -> None:
+    """However a path is written; weights come in the host's order, prefixes as it wrote them."""
+    relative = os.path.relpath(corpus / "code")
+    paths = [str(corpus / "legal"), relative, str(corpus / ".." / corpus.name / "prose")]
+    assert host.resolve(mixture, paths).blend == (paths, [0.2, 0.5, 0.3])
+    own = host.resolve(mixture)
+    assert own.pairs[:2] == ["0.5", str(corpus / "code")]
+
+
+def test_a_hosts_datasets_by_name(mixture: Mixture, tmp_path: Path) -> None:
+    """Where the data lies elsewhere, names say which is which."""
+    mixture.save(tmp_path / "mine.json")
+    elsewhere = {"legal": "/data/l", "prose": "/data/p", "code": "/data/c"}
+    draw = host.resolve(tmp_path / "mine.json", elsewhere)
+    assert draw.blend == (["/data/l", "/data/p", "/data/c"], [0.2, 0.3, 0.5])
+    typed = Mixture({"a": 0.25, "b": 0.75})
+    assert host.resolve(typed, ["b", "a"]).blend == (["b", "a"], [0.75, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["/data/c"], "no domain of the mixture lies at /data/c; they lie at"),
+        (["code", "code"], "code: domain 'code' stands there twice"),
+        (["code", "prose"], "it has weights for legal"),
+        ({"code": "/data/c"}, "it has weights for legal, prose"),
+    ],
+)
+def test_other_datasets_than_the_mixtures(mixture: Mixture, paths: Any, message: str) -> None:
+    """None is left out, and none made up."""
+    with pytest.raises(UserError, match=message):
+        host.resolve(mixture, paths)
+
+
+def test_mixtures_of_no_file() -> None:
+    """Static is the host's own weights, uniform needs none; what takes more says so."""
+    assert host.resolve("static", ["a", "b"], [3, 1]).blend == (["a", "b"], [0.75, 0.25])
+    assert host.resolve("uniform", ["a", "b"]).blend == (["a", "b"], [0.5, 0.5])
+    with pytest.raises(UserError, match="static takes the host's own weights"):
+        host.resolve("static", ["a", "b"])
+    with pytest.raises(UserError, match="mixture=chameleon needs the configuration"):
+        host.resolve("chameleon", ["a", "b"])
+    with pytest.raises(UserError, match="does not say where its domains lie"):
+        host.resolve(Mixture({"a": 0.25, "b": 0.75}))
+    with pytest.raises(UserError, match=r"cannot read the mixture file .*gone\.json"):
+        host.resolve("gone.json")
+
+
+def test_bounds_are_kept_for_what_the_host_draws(corpus: Path, config_file: Path) -> None:
+    """data.max_epochs counts the host's samples, not those of the configuration."""
+    config_file.write_text(config_file.read_text().replace("split:", "max_epochs: 1\n  split:"))
+    draw = host.resolve("uniform", [str(corpus / n) for n in NAMES], config=config_file)
+    assert draw.domains is not None
+    tokens = {name: domain.tokens for name, domain in draw.domains.items()}
+    assert draw.within(8, 32).blend[1] == pytest.approx([1 / 3] * 3)
+    samples = sum(tokens.values()) // 32 - 8
+    bounded = draw.within(samples, 32).mixture.weights
+    for name in NAMES:
+        assert bounded[name] * samples * 32 <= tokens[name] * (1 + 1e-9)
+
+
+def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_path: Path) -> None:
+    """It is saved with the checkpoints; another one is refused with both shown, or accepted."""
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    run.mkdir()
+    first = host.resolve(mixture)
+    assert host.saved_in(None, run) is None
+    first.kept(run)
+    assert host.saved_in(None, run) == run / "mixture.json"
+    host.resolve(run / "mixture.json").kept(run)
+    other = host.Draw(Mixture.uniform(NAMES), first.paths)
+    with pytest.raises(UserError, match="is what the run has drawn by") as refused:
+        other.kept(copy, run)
+    assert "0.5000" in str(refused.value)
+    assert "0.3333" in str(refused.value)
+    assert not copy.exists()
+    other.kept(copy, run, "accept")
+    assert Mixture.load(copy / "mixture.json").weights == other.mixture.weights
+    assert Mixture.load(run / "mixture.json").weights == mixture.weights
+    with pytest.raises(UserError, match="on_mixture_change='maybe' is not one of"):
+        first.kept(run, on_change="maybe")
+
+
+def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
+    config: Config, mixture: Mixture, tmp_path: Path
+) -> None:
+    """A run that goes on computes nothing again."""
+    mixture.save(tmp_path / "mixture.json")
+    draw = host.resolve("chameleon", config=config, saved=host.saved_in(tmp_path))
+    assert draw.mixture.weights == mixture.weights
+
+
+def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None) -> None:
+    """Where they have met already, the mixture has to be there."""
+    with pytest.raises(UserError, match=r"compute it first, with torchrun .*compute_mixture\.py"):
+        host.resolve("chameleon", config=config)
+    assert set(open_domains(config.data.domains, config.data.split)) == set(NAMES)
