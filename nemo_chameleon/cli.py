@@ -3,6 +3,7 @@
 prepare   text to Megatron datasets
 mixture   show, compare and check mixture files; change computed ones; export and import
 report    a table of one finished run, or of several side by side
+doctor    what is installed, what works with it, what to install for the rest
 """
 
 import argparse
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="what runs drew from each domain and got for it")
     report.add_argument("runs", nargs="+", metavar="FOLDER", help="of a finished run")
     report.set_defaults(command=_report)
+
+    doctor = commands.add_parser("doctor", help="what is installed, and what works with it")
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -107,6 +111,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     print(compare([read_result(folder) for folder in arguments.runs]))
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    from nemo_chameleon import doctor
+
+    print(doctor.table(doctor.examine()))
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.M
     config = transformer_config(run)
     model: torch.nn.Module = GPTModel(
         config,
-        _layers(config),
+        layers(config),
         vocab_size=padded_vocab_size(vocab_size, run),
         max_sequence_length=run.model.seq_length,
         position_embedding_type=run.model.position_embedding_type,
@@ -125,34 +125,39 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
 
 def transformer_config(run: Run) -> TransformerConfig:
     """megatron-core's own configuration of the model."""
+    return TransformerConfig(**transformer_settings(run))
+
+
+def transformer_settings(run: Run) -> dict[str, Any]:
+    """What `TransformerConfig`, and what hosts derive from it, are made of."""
     model, layout = run.model, run.parallel
     dtype = parallel.precision(run.train.precision)
     cuda = torch.cuda.is_available()
     activation = F.silu if model.gated_linear_unit else F.gelu
-    return TransformerConfig(
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.num_query_groups,
-        ffn_hidden_size=model.ffn_hidden_size or 4 * model.hidden_size,
-        normalization=model.normalization,
-        gated_linear_unit=model.gated_linear_unit,
-        activation_func=activation,
-        add_bias_linear=model.add_bias_linear,
-        init_method_std=model.init_method_std,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        tensor_model_parallel_size=layout.tensor_model_parallel_size,
-        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
-        sequence_parallel=layout.sequence_parallel,
-        use_cpu_initialization=model.use_cpu_initialization or not cuda,
-        bf16=dtype == torch.bfloat16,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bias_activation_fusion=cuda and (model.gated_linear_unit or model.add_bias_linear),
-        bias_dropout_fusion=cuda,
-        masked_softmax_fusion=False,
-    )
+    return {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups,
+        "ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
+        "normalization": model.normalization,
+        "gated_linear_unit": model.gated_linear_unit,
+        "activation_func": activation,
+        "add_bias_linear": model.add_bias_linear,
+        "init_method_std": model.init_method_std,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "tensor_model_parallel_size": layout.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": layout.pipeline_model_parallel_size,
+        "sequence_parallel": layout.sequence_parallel,
+        "use_cpu_initialization": model.use_cpu_initialization or not cuda,
+        "bf16": dtype == torch.bfloat16,
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bias_activation_fusion": cuda and (model.gated_linear_unit or model.add_bias_linear),
+        "bias_dropout_fusion": cuda,
+        "masked_softmax_fusion": False,
+    }
 
 
 class TorchAttention(MegatronModule):
@@ -195,7 +200,8 @@ class TorchNorm:
         return norm
 
 
-def _layers(config: TransformerConfig, **stage: int) -> Any:
+def layers(config: TransformerConfig, **stage: int) -> Any:
+    """The spec of the layers, of the best kernels that are there."""
     if torch.cuda.is_available() and HAVE_TE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization=config.normalization)

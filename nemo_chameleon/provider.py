@@ -179,6 +179,15 @@ def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture |
 
 def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> training.Job:
     """The base model's training, in a folder under `output` that the mixture's name gives."""
+    return training.Job(run_name(config), config, config, domains, mixture)
+
+
+def run_name(config: Config) -> str:
+    """What the base model's run is called, after its mixture.
+
+    Raises:
+        UserError: the name of a mixture file is taken.
+    """
     wanted = config.data.mixture
     name = wanted if wanted in MIXTURES else Path(wanted).stem
     if wanted not in MIXTURES and name in (*MIXTURES, "proxy", Path(config.data.cache).name):
@@ -186,7 +195,7 @@ def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) ->
             f"data.mixture={wanted}: the run's folder would be {config.output}/{name}, which has "
             "another use; rename the file"
         )
-    return training.Job(name, config, config, domains, mixture)
+    return name
 
 
 def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Domain]) -> None:

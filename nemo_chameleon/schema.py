@@ -9,6 +9,12 @@ from dataclasses import dataclass, field
 from omegaconf import II, MISSING
 
 AUTO, ALL = "auto", "all"
+ENGINES = {
+    "megatron": ("megatron.core", "megatron-core"),
+    "nemo": ("nemo.collections.llm", "NeMo 2"),
+    "bridge": ("megatron.bridge", "Megatron-Bridge"),
+}
+"""What trains the base model: the module that it takes, and what that is called."""
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
 
 
@@ -258,6 +264,9 @@ class Config(Run):
 
     output: str = MISSING
     """Folder that everything the run makes goes under."""
+    engine: str = "megatron"
+    """What trains the base model: megatron (this package, on megatron-core), nemo (NeMo 2) or
+    bridge (Megatron-Bridge), by their own training entries."""
     data: DataConfig = field(default_factory=DataConfig)
     chameleon: ChameleonConfig = field(default_factory=ChameleonConfig)
     proxy: ProxyConfig = field(default_factory=_proxy)

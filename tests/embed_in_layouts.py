@@ -80,7 +80,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
         ends = {"ignore_virtual": not stage, **stage}
         chunk = GPTModel(
             settings,
-            model._layers(settings, **stage),
+            model.layers(settings, **stage),
             vocab_size=512,
             max_sequence_length=run.model.seq_length,
             position_embedding_type=run.model.position_embedding_type,

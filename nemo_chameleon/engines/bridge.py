@@ -72,7 +72,7 @@ class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
 
 def apply_mixture(
     cfg: ConfigContainer,
-    mixture: str | None = None,
+    mixture: str | host.Draw | None = None,
     mixture_config: str | None = None,
     on_mixture_change: str = "refuse",
 ) -> ConfigContainer:
@@ -80,7 +80,7 @@ def apply_mixture(
 
     Args:
         cfg: the run's; its `dataset` is changed in place. Where that has a `mixture` of its own,
-            nothing else need be given.
+            nothing else need be given; what is given wins.
         mixture: as `MixtureDatasetConfig`, for a dataset configuration of Bridge's own; so the
             following.
         mixture_config: see there.
@@ -91,10 +91,10 @@ def apply_mixture(
     """
     data = cfg.dataset
     if isinstance(data, MixtureDatasetConfig):
-        mixture = mixture or data.mixture
-        mixture_config = mixture_config or data.mixture_config
+        data._applied = data.mixture
+    if isinstance(data, MixtureDatasetConfig) and mixture is None:
+        mixture, mixture_config = data.mixture, data.mixture_config
         on_mixture_change = data.on_mixture_change
-        data.mixture = data._applied = mixture
     if mixture is None:
         return cfg
     paths, weights = (data.blend_per_split or [data.blend])[0] or (None, None)

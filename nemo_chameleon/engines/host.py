@@ -97,6 +97,11 @@ class Draw:
         return self
 
 
+def run_folder(config: Config) -> Path:
+    """Of a run that a host does: apart from those of this package's own engine."""
+    return Path(config.output) / f"{provider.run_name(config)}-{config.engine}"
+
+
 def saved_in(*folders: Source | None) -> Path | None:
     """The mixture that a run saved with its checkpoints, if it did."""
     files = [Path(folder) / FILE for folder in folders if folder is not None]
@@ -104,7 +109,7 @@ def saved_in(*folders: Source | None) -> Path | None:
 
 
 def resolve(
-    mixture: Source | Mixture,
+    mixture: "Source | Mixture | Draw",
     paths: Prefixes | None = None,
     weights: Sequence[float] | None = None,
     *,
@@ -118,7 +123,7 @@ def resolve(
 
     Args:
         mixture: "chameleon", "uniform", "proportional", "static", the path of a mixture file, or a
-            Mixture.
+            Mixture; what was resolved before stays as it is.
         paths: the host's prefixes, by name or in their order; None for those of the configuration
             or of the mixture file.
         weights: the host's own, in the order of `paths`, for "static".
@@ -129,6 +134,8 @@ def resolve(
     Raises:
         UserError: naming the culprit and the next step.
     """
+    if isinstance(mixture, Draw):
+        return mixture
     if isinstance(mixture, Mixture):
         return _at(mixture, paths)
     wanted = os.fspath(mixture)

@@ -100,8 +100,20 @@ def install() -> None:
     torch.cuda.random.get_rng_state = claims["get_rng_state"]
     torch.cuda.random.set_rng_state = claims["set_rng_state"]
     torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None
+    for name in ("init_process_group", "new_group"):
+        setattr(torch.distributed, name, _over_gloo(getattr(torch.distributed, name)))
     torch.nn.Module.cuda = lambda module, *_, **__: module  # type: ignore[assignment]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
+
+
+def _over_gloo(begin: Any) -> Any:
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        kwargs = {key: value for key, value in kwargs.items() if key != "device_id"}
+        if kwargs.get("backend") is not None:
+            kwargs["backend"] = "gloo"
+        return begin(*("gloo" if arg == "nccl" else arg for arg in args), **kwargs)
+
+    return begun
 
 
 def _maker(dtype: torch.dtype) -> Any:

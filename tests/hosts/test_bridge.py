@@ -41,13 +41,17 @@ def bridge(
     settings = {"dataset": given, "checkpoint": checkpoint, "train_iters": train_iters}
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
+    return started(str(HERE / "bridge_run.py"), str(file), *overrides)
+
+
+def started(*command: str) -> subprocess.CompletedProcess[str]:
+    """A script in one process that torchrun did not start, as Bridge takes it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    # One process that torchrun did not start, as Bridge takes it.
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
     return subprocess.run(
-        [sys.executable, str(HERE / "bridge_run.py"), str(file), *overrides],
+        [sys.executable, *command],
         env={**os.environ, **alone, "LOCAL_RANK": "0", "TORCHDYNAMO_DISABLE": "1"},
         capture_output=True,
         text=True,
@@ -122,6 +126,28 @@ def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> No
     )
     for count, weight in zip(drawn(run), weights.values(), strict=True):
         assert abs(count - 40 * weight) <= 1
+
+
+def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
+    """The recipe with engine=bridge trains in Bridge by the mixture, saves it, and goes on."""
+    mixture.write_text(mixture.read_text().replace("prose", "legal"))
+    settings = yaml.safe_load(config_file.read_text())
+    del settings["data"]["domains"]["prose"]
+    settings["train"] |= {"train_iters": 5, "eval_iters": 0}
+    config_file.write_text(yaml.safe_dump(settings))
+    recipe = [str(HERE / "on_cpu.py"), "recipes/pretrain_chameleon.py", "--config"]
+    recipe += [str(config_file), "engine=bridge", "train.precision=fp32", "optimizer.clip_grad=0"]
+    run = started(*recipe, f"data.mixture={mixture}")
+    assert run.returncode == 0, run.stderr[-3000:]
+    folder = config_file.parent / "out" / "mine-bridge"
+    assert Mixture.load(folder / "mixture.json").weights == {"code": 0.25, "legal": 0.75}
+    kept = yaml.safe_load((folder / "iter_0000005" / "run_config.yaml").read_text())
+    assert kept["dataset"]["blend"][1] == [0.25, 0.75]
+    assert kept["model"]["hidden_size"] == 32
+    mixture.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
+    refused = started(*recipe, f"data.mixture={mixture}")
+    assert refused.returncode == 2
+    assert "another mixture is asked for" in refused.stderr
 
 
 def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:

@@ -1,0 +1,38 @@
+"""Who trains the base model: this package, or a host by its own training entry.
+
+megatron.py        `training.py`, the default
+train_nemo.py      engine=nemo: this package's configuration in NeMo 2's terms
+train_bridge.py    engine=bridge: the same for Megatron-Bridge
+nemo.py, bridge.py, megatron_lm.py    what users of a host put into their own scripts
+host.py            what all of these ask: which datasets, by which weights
+"""
+
+from importlib import import_module, util
+
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import ENGINES, Config
+
+
+def train(config: Config) -> None:
+    """Resolve the mixture and train the base model on it, with `config.engine`.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    if config.engine not in ENGINES:
+        raise UserError(f"engine={config.engine} is not one of {', '.join(ENGINES)}")
+    needed, package = ENGINES[config.engine]
+    if not _is_there(needed):
+        raise UserError(
+            f"engine={config.engine} needs {package}, which is not installed here; "
+            "`nemo-chameleon doctor` says what to install"
+        )
+    module = "megatron" if config.engine == "megatron" else f"train_{config.engine}"
+    import_module(f"nemo_chameleon.engines.{module}").train(config)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False

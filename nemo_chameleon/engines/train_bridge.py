@@ -1,0 +1,118 @@
+"""engine=bridge: this package's configuration in Megatron-Bridge's terms, and its `pretrain`."""
+
+import torch
+from megatron.bridge.models.gpt_provider import GPTModelProvider
+from megatron.bridge.training import config as bridge
+from megatron.bridge.training.gpt_step import forward_step
+from megatron.bridge.training.pretrain import pretrain
+from megatron.bridge.training.tokenizers.config import TokenizerConfig
+
+from nemo_chameleon import datasets, model, parallel
+from nemo_chameleon.config import check
+from nemo_chameleon.engines import host
+from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
+from nemo_chameleon.schema import Config
+
+
+def train(config: Config) -> None:
+    """Resolve the mixture and hand the run to Bridge, which logs, saves and resumes as it does."""
+    check(config, parallel.world_size())
+    pretrain(container(config), forward_step)
+
+
+def container(config: Config) -> bridge.ConfigContainer:
+    """The run as Bridge has it, its mixture applied.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    train, wanted = config.train, config.optimizer
+    precision = parallel.precision(train.precision)
+    mixed = {"bf16": precision == torch.bfloat16, "fp16": False}
+    run = host.run_folder(config)
+    draw = host.resolve(config.data.mixture, config=config, saved=host.saved_in(run))
+    cfg = bridge.ConfigContainer(
+        model=_model(config),
+        train=bridge.TrainingConfig(
+            train_iters=train.train_iters,
+            global_batch_size=train.global_batch_size,
+            micro_batch_size=train.micro_batch_size,
+            eval_interval=train.eval_interval or train.train_iters,
+            eval_iters=train.eval_iters,
+        ),
+        optimizer=bridge.OptimizerConfig(
+            optimizer="adam",
+            lr=wanted.lr,
+            min_lr=wanted.min_lr,
+            weight_decay=wanted.weight_decay,
+            adam_beta1=wanted.adam_beta1,
+            adam_beta2=wanted.adam_beta2,
+            adam_eps=wanted.adam_eps,
+            clip_grad=wanted.clip_grad,
+            use_distributed_optimizer=wanted.use_distributed_optimizer,
+            **mixed,
+        ),
+        scheduler=bridge.SchedulerConfig(
+            lr_decay_style=wanted.lr_decay_style,
+            lr_warmup_iters=wanted.lr_warmup_iters,
+            lr_decay_iters=train.train_iters,
+            start_weight_decay=wanted.weight_decay,
+            end_weight_decay=wanted.weight_decay,
+            weight_decay_incr_style="constant",
+        ),
+        ddp=bridge.DistributedDataParallelConfig(
+            use_distributed_optimizer=wanted.use_distributed_optimizer,
+            grad_reduce_in_fp32=mixed["bf16"],
+        ),
+        dataset=MixtureDatasetConfig(
+            blend=draw.blend,
+            split=config.data.split,
+            path_to_cache=config.data.cache,
+            seq_length=config.model.seq_length,
+            random_seed=train.seed,
+            num_workers=config.data.num_workers,
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            dataloader_type="single",
+        ),
+        logger=bridge.LoggerConfig(
+            log_interval=config.logging.log_interval,
+            tensorboard_dir=str(run / "tensorboard") if config.logging.tensorboard else None,
+        ),
+        # The data is tokenised: Bridge asks for the vocabulary's size alone.
+        tokenizer=TokenizerConfig(
+            tokenizer_type="NullTokenizer", vocab_size=_vocabulary(config) - 1
+        ),
+        checkpoint=bridge.CheckpointConfig(
+            save=str(run),
+            load=str(run),
+            save_interval=config.checkpoint.save_interval or train.train_iters,
+            pretrained_checkpoint=config.checkpoint.pretrained_checkpoint,
+            ckpt_format="torch_dist",
+        ),
+        rng=bridge.RNGConfig(seed=train.seed),
+        mixed_precision="bf16_mixed" if mixed["bf16"] else None,
+    )
+    return apply_mixture(cfg, draw, on_mixture_change=config.data.on_mixture_change)
+
+
+def _model(config: Config) -> GPTModelProvider:
+    gpt = config.model
+    return GPTModelProvider(
+        **model.transformer_settings(config),
+        seq_length=gpt.seq_length,
+        position_embedding_type=gpt.position_embedding_type,
+        rotary_base=gpt.rotary_base,
+        share_embeddings_and_output_weights=gpt.share_embeddings_and_output_weights,
+        # Padded here, so that it is this package's rule that holds.
+        vocab_size=_vocabulary(config),
+        make_vocab_size_divisible_by=1,
+        transformer_layer_spec=model.layers,
+        gradient_accumulation_fusion=False,
+        cross_entropy_loss_fusion=False,
+    )
+
+
+def _vocabulary(config: Config) -> int:
+    return model.padded_vocab_size(datasets.Vocabulary.of(config.data).vocab_size, config)

@@ -1,0 +1,48 @@
+"""nemo-chameleon doctor: one line for all that matters, and no other project taken for apex."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_chameleon import doctor
+
+
+def lines() -> dict[str, str]:
+    """What it says, by what it looked for."""
+    return {f.what: f"{f.found}: {f.advice}" for f in doctor.examine()}
+
+
+def test_all_that_matters_has_a_line() -> None:
+    """What is there has its version, what is not has the command that installs it."""
+    found = lines()
+    looked_for = "torch CUDA NCCL gloo megatron-core transformer_engine apex nemo_toolkit"
+    assert list(found) == [*looked_for.split(), "megatron-bridge", "SLURM"]
+    assert found["megatron-core"].endswith("engine=megatron")
+    assert doctor.table(doctor.examine()).count("\n") == len(found) - 1
+
+
+def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Untested versions are named, and a megatron-core that NeMo does not train on."""
+    versions = {"megatron-core": "0.16.1", "nemo_toolkit": "2.7.3", "megatron-bridge": "0.2.0"}
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    found = lines()
+    assert found["nemo_toolkit"] == "2.7.3: its training fails on megatron-core 0.16.1: 0.15.3"
+    assert found["megatron-bridge"].startswith("0.2.0: not one of >=0.3,<0.7")
+    versions.clear()
+    assert "pip install --no-deps megatron-bridge" in lines()["megatron-bridge"]
+    assert "pip install 'nemo_toolkit" in lines()["nemo_toolkit"]
+
+
+def test_the_other_apex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package called apex on PyPI is told from NVIDIA's without being imported."""
+    package = tmp_path / "apex"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert doctor.is_nvidias_apex() is False
+    assert "pip uninstall apex" in lines()["apex"]
+    (package / "multi_tensor_apply").mkdir()
+    assert doctor.is_nvidias_apex() is True
+    (package / "__init__.py").unlink()
+    monkeypatch.undo()
+    assert doctor.is_nvidias_apex() is None
