@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-# What the hosts were tested with: docs/hosts.md.
+# docs/hosts/ says which of these were run.
 _SUPPORTED = {
     "megatron-core": ">=0.15,<0.20",
     "nemo_toolkit": ">=2.4,<3",
@@ -101,7 +101,7 @@ def _kernels() -> list[Finding]:
 
 
 def _nemo() -> Finding:
-    install = "pip install 'nemo_toolkit[nlp]>=2.4,<3'; docs/hosts.md has pins that work"
+    install = "pip install 'nemo_toolkit[nlp]>=2.4,<3', pins: docs/hosts/nemo.md"
     finding = _judged("nemo_toolkit", "engine=nemo, MixtureDataModule", install)
     core = _version("megatron-core")
     if finding.found == _NONE or core is None or core in SpecifierSet("<0.16"):
@@ -112,7 +112,7 @@ def _nemo() -> Finding:
 
 
 def _bridge() -> Finding:
-    install = "pip install --no-deps megatron-bridge; docs/hosts.md has pins that work"
+    install = "pip install --no-deps megatron-bridge, pins: docs/hosts/bridge.md"
     return _judged("megatron-bridge", "engine=bridge, MixtureDatasetConfig", install)
 
 

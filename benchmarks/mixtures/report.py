@@ -33,7 +33,8 @@ def section(measured: Measured) -> str:
         f"![what each method wins and loses]({_picture(measured).name})",
         """Losses are nats a token less uniform's at the same seed, averaged over domains: mean and
 95 % interval over seeds; bold where three seeds or more exceed it, of
-some twenty comparisons. Cost counts floating point
+some twenty comparisons. Macro perplexity is over all seeds of a method, its change at the same
+seeds. Cost counts floating point
 operations of all proxies, embedding included; seconds are of runs side by side on a shared machine.
 Effective domains are exp(entropy of the weights).""",
         _chosen(measured),
@@ -74,8 +75,10 @@ def _setup(measured: Measured, first: Record) -> str:
 def _summary(measured: Measured) -> str:
     ours, rows = measured.cost("chameleon", "operations"), []
     for method in measured.methods:
-        loss = measured.losses(method, "loss")
-        compared = []
+        loss, compared = measured.losses(method, "loss"), []
+        perplexity = np.exp(loss).mean(1)
+        uniforms = np.exp(loss - measured.differences(method, "loss")).mean(1)
+        change = f" ({np.mean(perplexity / uniforms) - 1:+.1%})" if method != "uniform" else ""
         for part in ("loss", "unseen"):
             differences = measured.differences(method, part)
             count = f"{(differences.mean(0) < 0).sum()} of {differences.shape[1]}"
@@ -85,7 +88,7 @@ def _summary(measured: Measured) -> str:
                 method,
                 str(len(loss)),
                 f"{np.mean([effective_domains(w) for w in measured.weights(method)]):.1f}",
-                f"{np.exp(loss).mean():.1f}",
+                f"{perplexity.mean():.1f}{change}",
                 *(compared if method != "uniform" else [""] * 4),
                 f"{measured.cost(method, 'operations') / ours:.2f}",
                 f"{measured.cost(method, 'seconds'):,.0f}",
@@ -174,9 +177,10 @@ def _picture(measured: Measured) -> Path:
 
 
 def all_measured() -> list[Measured]:
-    """Sizes that have results of more than a miniature."""
+    """Sizes that have results of more than a miniature, and by now of Chameleon."""
     names = [name for name in sorted(SIZES) if (FOLDER / f"{name}.json").is_file()]
-    return [Measured(name) for name in names if not name.startswith("smoke")]
+    measured = [Measured(name) for name in names if not name.startswith("smoke")]
+    return [one for one in measured if "chameleon" in one.methods]
 
 
 def page() -> str:
