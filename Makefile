@@ -3,10 +3,11 @@
 # make test      everything that needs no GPU
 # make test-gpu  what does
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
+# make test-nemo, make test-bridge   the hosts' own training, each in an environment of its own
 # make check     ruff and mypy
 
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-gpu bench-quality check clean
+.PHONY: install demo test test-gpu test-nemo test-bridge bench-quality check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -61,6 +62,19 @@ bench-quality: .venv/installed
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu
+
+# torch first, for its dependencies; the rest is pinned whole, for the hosts ask for packages that
+# need CUDA, or for versions that do not go together.
+.venv-%/installed: tests/hosts/requirements-%.txt setup.cfg
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		$$(grep '^torch==' $<) pytest hypothesis
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+test-nemo test-bridge: test-%: .venv-%/installed
+	.venv-$*/bin/python -m pytest tests/hosts/test_$*.py
 
 check: .venv/installed
 	$(BIN)/ruff format --check --quiet .
