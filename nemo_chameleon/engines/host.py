@@ -92,7 +92,7 @@ class Draw:
                     "for: ask for that one, or on_mixture_change=accept\n"
                     + diff_mixtures(saved, self.mixture)
                 )
-        if save is not None and _is_first():
+        if save is not None and is_first():
             self.mixture.save(Path(save) / FILE)
         return self
 
@@ -223,5 +223,6 @@ def _paths(own: Mapping[str, str], paths: Prefixes | None) -> dict[str, str]:
     return named
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
+    """Whether this process is the one that writes, also before the processes have met."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0

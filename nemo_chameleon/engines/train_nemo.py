@@ -1,0 +1,177 @@
+"""engine=nemo: this package's configuration in NeMo 2's terms, and its `llm.train`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig
+from nemo import lightning as nl
+from nemo.collections import llm
+from nemo.lightning import io
+from omegaconf import OmegaConf
+
+from nemo_chameleon import datasets, model, parallel
+from nemo_chameleon.config import check
+from nemo_chameleon.engines import host
+from nemo_chameleon.engines.nemo import MixtureDataModule
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import write_atomically
+from nemo_chameleon.schema import Config
+
+
+@dataclass(frozen=True)
+class Vocabulary(datasets.Vocabulary):
+    """As much of a tokenizer as NeMo asks of a run whose tokens are there already."""
+
+    additional_special_tokens_ids: tuple[int, ...] = ()
+
+    @property
+    def eos_id(self) -> int:
+        """NeMo's name for it."""
+        return self.eod
+
+
+io.track_io(Vocabulary)
+
+
+def train(config: Config) -> None:
+    """Resolve the mixture and hand the run to NeMo, which logs, saves and resumes as it does."""
+    check(config, parallel.world_size())
+    if config.optimizer.lr_decay_style == "linear":
+        raise UserError("optimizer.lr_decay_style=linear: engine=nemo has cosine and constant")
+    run = host.run_folder(config)
+    data = _data(config, run)
+    llm.train(
+        model=_model(config, data.tokenizer),
+        data=data,
+        trainer=_trainer(config),
+        log=nl.NeMoLogger(
+            name=run.name,
+            log_dir=str(run.parent),
+            use_datetime_version=False,
+            ckpt=nl.ModelCheckpoint(
+                every_n_train_steps=config.checkpoint.save_interval or config.train.train_iters,
+                save_top_k=config.checkpoint.keep or -1,
+                save_last=True,
+                monitor="reduced_train_loss",
+                save_optim_on_train_end=True,
+            ),
+            tensorboard=_tensorboard(run) if config.logging.tensorboard else None,
+        ),
+        resume=nl.AutoResume(resume_if_exists=True, resume_ignore_no_checkpoint=True),
+        optim=_optimizer(config),
+    )
+
+
+def _data(config: Config, run: Path) -> MixtureDataModule:
+    # By its file, so that the context that NeMo saves with a checkpoint says how it was made.
+    file = run / "config.yaml"
+    if host.is_first():
+        write_atomically(file, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    vocabulary = datasets.Vocabulary.of(config.data)
+    return MixtureDataModule(
+        mixture=config.data.mixture,
+        mixture_config=str(file),
+        on_mixture_change=config.data.on_mixture_change,
+        seq_length=config.model.seq_length,
+        micro_batch_size=config.train.micro_batch_size,
+        global_batch_size=config.train.global_batch_size,
+        num_workers=config.data.num_workers,
+        split=config.data.split,
+        seed=config.train.seed,
+        index_mapping_dir=config.data.cache,
+        tokenizer=Vocabulary(
+            vocabulary.vocab_size, vocabulary.eod, {"vocab_size": vocabulary.vocab_size}
+        ),
+    )
+
+
+def _model(config: Config, tokenizer: Vocabulary) -> Any:
+    gpt = config.model
+    return llm.GPTModel(
+        llm.GPTConfig(
+            **model.transformer_settings(config),
+            seq_length=gpt.seq_length,
+            position_embedding_type=gpt.position_embedding_type,
+            rotary_base=gpt.rotary_base,
+            share_embeddings_and_output_weights=gpt.share_embeddings_and_output_weights,
+            # Padded here, so that it is this package's rule that holds.
+            vocab_size=model.padded_vocab_size(tokenizer.vocab_size, config),
+            make_vocab_size_divisible_by=1,
+            transformer_layer_spec=model.layers,
+            gradient_accumulation_fusion=False,
+            cross_entropy_loss_fusion=False,
+        ),
+        tokenizer=tokenizer,
+    )
+
+
+def _trainer(config: Config) -> Any:
+    train, layout = config.train, config.parallel
+    precision = parallel.precision(train.precision)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    iterations = train.train_iters
+    return nl.Trainer(
+        devices=here,
+        num_nodes=parallel.world_size() // here,
+        max_steps=iterations,
+        accelerator="auto",
+        strategy=nl.MegatronStrategy(
+            tensor_model_parallel_size=layout.tensor_model_parallel_size,
+            pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+            sequence_parallel=layout.sequence_parallel,
+            pipeline_dtype=precision,
+            ddp=DistributedDataParallelConfig(
+                use_distributed_optimizer=config.optimizer.use_distributed_optimizer,
+                grad_reduce_in_fp32=precision == torch.bfloat16,
+            ),
+        ),
+        plugins=_precision(precision),
+        val_check_interval=min(train.eval_interval or iterations, iterations),
+        limit_val_batches=train.eval_iters,
+        limit_test_batches=0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.logging.log_interval,
+        enable_progress_bar=config.logging.progress,
+    )
+
+
+def _precision(dtype: torch.dtype) -> Any:
+    if dtype == torch.bfloat16:
+        return nl.MegatronMixedPrecision(precision="bf16-mixed")
+    return None
+
+
+def _optimizer(config: Config) -> Any:
+    wanted = config.optimizer
+    constant = wanted.lr_decay_style == "constant"
+    precision = parallel.precision(config.train.precision)
+    return nl.MegatronOptimizerModule(
+        config=OptimizerConfig(
+            optimizer="adam",
+            lr=wanted.lr,
+            weight_decay=wanted.weight_decay,
+            adam_beta1=wanted.adam_beta1,
+            adam_beta2=wanted.adam_beta2,
+            adam_eps=wanted.adam_eps,
+            clip_grad=wanted.clip_grad,
+            use_distributed_optimizer=wanted.use_distributed_optimizer,
+            bf16=precision == torch.bfloat16,
+            params_dtype=precision,
+        ),
+        lr_scheduler=nl.lr_scheduler.CosineAnnealingScheduler(
+            max_steps=config.train.train_iters,
+            warmup_steps=wanted.lr_warmup_iters,
+            constant_steps=0,
+            min_lr=wanted.lr if constant else wanted.min_lr,
+        ),
+    )
+
+
+def _tensorboard(run: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(save_dir=str(run / "tensorboard"))
