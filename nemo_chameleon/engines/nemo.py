@@ -1,4 +1,4 @@
-"""NeMo 2: its pretraining data module, drawing by a mixture; and NeMo 1's `data_prefix`.
+"""NeMo 2: its pretraining data module, drawing by a mixture.
 
 from nemo_chameleon.engines.nemo import MixtureDataModule
 
@@ -9,10 +9,11 @@ llm.pretrain(model=model, data=data, trainer=trainer, ...)
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from megatron.core.datasets.utils import get_blend_from_list
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+from nemo.lightning.resume import AutoResume
 
 from nemo_chameleon.engines import host
 
@@ -21,10 +22,11 @@ class MixtureDataModule(PreTrainingDataModule):
     """NeMo's PreTrainingDataModule whose training set follows a mixture.
 
     Args:
-        paths: as PreTrainingDataModule; None for those of the mixture. Its weights are used by
-            mixture=static alone; where it is a dictionary, the mixture is of its "train".
-        mixture: chameleon, uniform, proportional, static, or the path of a mixture file. One that
-            has to be computed is computed here, where torchrun's processes have not met yet.
+        paths: as PreTrainingDataModule; None for those of the mixture. Where it is a dictionary,
+            the mixture is of its "train".
+        mixture: chameleon, uniform, proportional, static (the weights of `paths`), or the path of a
+            mixture file; None for NeMo's own way. One that has to be computed is computed here,
+            where torchrun's processes have not met yet.
         mixture_config: file of this package's configuration, which says how.
         on_mixture_change: what is done when a run goes on from checkpoints of another mixture:
             refuse or accept. The mixture of a run is saved with them.
@@ -38,18 +40,18 @@ class MixtureDataModule(PreTrainingDataModule):
         self,
         paths: Any = None,
         *,
-        mixture: str = "static",
-        mixture_config: str | None = None,
+        # NeMo-Run's command line does not parse `str | None`.
+        mixture: Optional[str] = None,  # noqa: UP045
+        mixture_config: Optional[str] = None,  # noqa: UP045
         on_mixture_change: str = "refuse",
         **kwargs: Any,
     ) -> None:
-        training = paths.get("train") if isinstance(paths, Mapping) else paths
-        if isinstance(training, str | Path):
-            training = [training]
-        prefixes, weights = get_blend_from_list(training) or (None, None)
         self.draw = None
-        # One dataset, or several drawn by their sizes: NeMo's own business.
-        if mixture != "static" or weights is not None:
+        if mixture is not None:
+            training = paths.get("train") if isinstance(paths, Mapping) else paths
+            if isinstance(training, str | Path):
+                training = [training]
+            prefixes, weights = get_blend_from_list(training) or (None, None)
             self.draw = host.resolve(mixture, prefixes, weights, config=mixture_config)
             if paths is None:
                 paths = self.draw.pairs
@@ -86,46 +88,12 @@ def _with_nemos_parameters() -> inspect.Signature:
 MixtureDataModule.__init__.__signature__ = _with_nemos_parameters()  # type: ignore[attr-defined]
 
 
-def use_mixture(cfg: Any) -> Any:
-    """Write a mixture's weights into NeMo 1's `model.data.data_prefix`.
-
-        @hydra_runner(config_path="conf", config_name="megatron_gpt_config")
-        def main(cfg):
-            use_mixture(cfg)
-
-    Reads `model.data.mixture` (and `mixture_config`, `on_mixture_change`), which the command line
-    adds as `+model.data.mixture=chameleon`; without it nothing happens.
-
-    Args:
-        cfg: the OmegaConf configuration; it is changed in place.
-
-    Raises:
-        UserError: naming the culprit and the next step.
-    """
-    from omegaconf import OmegaConf
-
-    data = cfg.model.data
-    wanted = data.get("mixture")
-    if wanted is None:
-        return cfg
-    given = OmegaConf.to_container(data.data_prefix) if data.get("data_prefix") else None
-    training = given.get("train") if isinstance(given, dict) else given
-    prefixes, weights = get_blend_from_list(training) or (None, None)
-    logs = (cfg.get("exp_manager") or {}).get("explicit_log_dir")
-    save = Path(logs) / "checkpoints" if logs else None
-    draw = host.resolve(
-        wanted, prefixes, weights, config=data.get("mixture_config"), saved=host.saved_in(save)
-    )
-    samples = cfg.trainer.max_steps * cfg.model.global_batch_size
-    draw = draw.within(samples, cfg.model.encoder_seq_length)
-    pairs = draw.kept(save, on_change=data.get("on_mixture_change", "refuse")).pairs
-    data.data_prefix = {**given, "train": pairs} if isinstance(given, dict) else pairs
-    return cfg
-
-
 def _checkpoints(trainer: Any) -> Sequence[Path | None]:
     """Where a trainer saves checkpoints, and where it goes on from."""
     callback = getattr(trainer, "checkpoint_callback", None)
     save = Path(callback.dirpath) if callback is not None and callback.dirpath else None
-    start = getattr(trainer, "ckpt_path", None)
-    return save, Path(start).parent if start else None
+    if not getattr(trainer, "ckpt_path", None):
+        return save, None
+    start = Path(trainer.ckpt_path)
+    # A checkpoint is a folder, and AutoResume names the weights in it.
+    return save, start.parents[1] if start.name == AutoResume.WEIGHTS_PATH else start.parent

@@ -34,14 +34,14 @@ def bridge(
     save: str | None = None,
     **dataset: object,
 ) -> subprocess.CompletedProcess[str]:
-    """A run of `bridge_run.py`; the blend's own weights are .7 and .3."""
+    """A run of `bridge_train.py`; the blend's own weights are .7 and .3."""
     blend = [[str(corpus / "code"), str(corpus / "prose")], [0.7, 0.3]]
     checkpoint = {"save": save, "load": save, "save_interval": 1000}
     given = {"blend": blend, "split": "90,10,0", "path_to_cache": str(folder / "cache"), **dataset}
     settings = {"dataset": given, "checkpoint": checkpoint, "train_iters": train_iters}
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
-    return started(str(HERE / "bridge_run.py"), str(file), *overrides)
+    return started(str(HERE / "bridge_train.py"), str(file), *overrides)
 
 
 def started(*command: str) -> subprocess.CompletedProcess[str]:

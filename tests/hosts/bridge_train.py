@@ -1,6 +1,6 @@
 """Megatron-Bridge's own `pretrain` on a tiny GPT, on CPUs; prints what it drew as JSON.
 
-python bridge_run.py SETTINGS.json [dataset.mixture=... ...]
+python bridge_train.py SETTINGS.json [dataset.mixture=... ...]
 """
 
 import json

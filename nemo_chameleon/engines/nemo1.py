@@ -1,0 +1,48 @@
+"""NeMo 1: a mixture's weights in `model.data.data_prefix`, which its GPT models blend by.
+
+from nemo_chameleon.engines.nemo1 import use_mixture
+
+@hydra_runner(config_path="conf", config_name="megatron_gpt_config")
+def main(cfg):
+use_mixture(cfg)
+"""
+
+from pathlib import Path
+from typing import Any
+
+from megatron.core.datasets.utils import get_blend_from_list
+from omegaconf import OmegaConf
+
+from nemo_chameleon.engines import host
+
+
+def use_mixture(cfg: Any) -> Any:
+    """Write a mixture's weights into NeMo 1's `model.data.data_prefix`.
+
+    Reads `model.data.mixture` (and `mixture_config`, `on_mixture_change`), which the command line
+    adds as `+model.data.mixture=chameleon`; without it nothing happens. The mixture is saved and
+    compared where `exp_manager.explicit_log_dir` says where the checkpoints lie.
+
+    Args:
+        cfg: the OmegaConf configuration; it is changed in place.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    data = cfg.model.data
+    wanted = data.get("mixture")
+    if wanted is None:
+        return cfg
+    given = OmegaConf.to_container(data.data_prefix) if data.get("data_prefix") else None
+    training = given.get("train") if isinstance(given, dict) else given
+    prefixes, weights = get_blend_from_list(training) or (None, None)
+    logs = (cfg.get("exp_manager") or {}).get("explicit_log_dir")
+    save = Path(logs) / "checkpoints" if logs else None
+    draw = host.resolve(
+        wanted, prefixes, weights, config=data.get("mixture_config"), saved=host.saved_in(save)
+    )
+    samples = cfg.trainer.max_steps * cfg.model.global_batch_size
+    draw = draw.within(samples, cfg.model.encoder_seq_length)
+    pairs = draw.kept(save, on_change=data.get("on_mixture_change", "refuse")).pairs
+    data.data_prefix = {**given, "train": pairs} if isinstance(given, dict) else pairs
+    return cfg

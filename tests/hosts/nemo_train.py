@@ -1,0 +1,129 @@
+"""NeMo 2's own `llm.pretrain` on a tiny GPT, on CPUs; prints what it drew as JSON.
+
+python nemo_train.py SETTINGS.json
+
+A script called nemo_run.py would stand in the way of NeMo-Run's package.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+
+class Tokenizer:
+    """As much of one as NeMo asks of a run whose tokens are there already."""
+
+    vocab_size = 512
+    eod = eos_id = bos_id = 0
+    pad = pad_id = 1
+    unique_identifiers: ClassVar[dict[str, str]] = {"class": "Tokenizer"}
+    additional_special_tokens_ids: ClassVar[list[int]] = []
+
+
+def main() -> None:
+    """Train as NeMo does, with the mixture as a user of NeMo asks for it."""
+    import stand_in
+
+    stand_in.install()
+    import torch
+    from megatron.core.optimizer import OptimizerConfig
+    from nemo import lightning as nl
+    from nemo.collections import llm
+    from nemo.collections.llm.gpt.model.base import local_layer_spec
+    from nemo.lightning import io
+    from nemo.lightning.io import pl
+
+    from nemo_chameleon.engines.nemo import MixtureDataModule
+
+    # Where a checkpoint is loaded, this one insists on a device.
+    pl._fix_tensors_device = lambda checkpoint: checkpoint
+    io.track_io(Tokenizer)
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    steps = settings["max_steps"]
+    tokenizer = Tokenizer()
+    data = MixtureDataModule(
+        seq_length=32,
+        micro_batch_size=4,
+        global_batch_size=4,
+        num_workers=0,
+        pin_memory=False,
+        tokenizer=tokenizer,
+        split="90,10,0",
+        **settings["data"],
+    )
+    fusions = (
+        *("gradient_accumulation_fusion", "masked_softmax_fusion", "bias_dropout_fusion"),
+        *("bias_activation_fusion", "persist_layer_norm", "apply_rope_fusion"),
+        *("cross_entropy_loss_fusion",),
+    )
+    model = llm.GPTModel(
+        llm.GPTConfig(
+            num_layers=2,
+            hidden_size=32,
+            num_attention_heads=2,
+            ffn_hidden_size=64,
+            seq_length=32,
+            use_cpu_initialization=True,
+            params_dtype=torch.float32,
+            pipeline_dtype=torch.float32,
+            make_vocab_size_divisible_by=1,
+            transformer_layer_spec=local_layer_spec,
+            **dict.fromkeys(fusions, False),
+        ),
+        tokenizer=tokenizer,
+    )
+    checkpoint = nl.ModelCheckpoint(
+        monitor="reduced_train_loss",
+        every_n_train_steps=steps,
+        save_top_k=1,
+        save_last=True,
+        save_optim_on_train_end=True,
+    )
+    trainer = nl.Trainer(
+        devices=1,
+        max_steps=steps,
+        accelerator="cpu",
+        strategy=nl.MegatronStrategy(
+            ddp="megatron",
+            process_group_backend="gloo",
+            pipeline_dtype=torch.float32,
+            ckpt_async_save=False,
+        ),
+        logger=False,
+        limit_val_batches=0,
+        limit_test_batches=0,
+        num_sanity_val_steps=0,
+        val_check_interval=steps,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+    )
+    optimizer = OptimizerConfig(
+        optimizer="adam",
+        lr=1e-3,
+        clip_grad=0.0,
+        use_distributed_optimizer=False,
+        bf16=False,
+        fp16=False,
+        params_dtype=torch.float32,
+    )
+    llm.pretrain(
+        model=model,
+        data=data,
+        trainer=trainer,
+        log=nl.NeMoLogger(
+            name="run", log_dir=settings["log_dir"], ckpt=checkpoint, use_datetime_version=False
+        ),
+        resume=nl.AutoResume(**settings["resume"]),
+        optim=nl.MegatronOptimizerModule(config=optimizer),
+    )
+    configured = dataclasses.asdict(data.gpt_dataset_config)
+    print("CONFIGURED", json.dumps(configured, default=lambda value: type(value).__name__))
+    drawn = data._train_ds
+    index = drawn.dataset_index[: 4 * steps]
+    print("DRAWN", json.dumps([int((index == i).sum()) for i in range(len(drawn.datasets))]))
+
+
+if __name__ == "__main__":
+    main()

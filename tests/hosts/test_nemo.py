@@ -1,0 +1,176 @@
+"""NeMo 2's own `llm.pretrain` draws by a mixture. Needs its environment: make test-nemo."""
+
+import importlib.util
+import inspect
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_chameleon import Mixture
+
+if importlib.util.find_spec("nemo") is None:
+    pytest.skip("make test-nemo runs these", allow_module_level=True)
+HERE = Path(__file__).parent
+GOES_ON = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True}
+
+
+@pytest.fixture
+def paths(corpus: Path) -> list[str]:
+    """NeMo's own weights and prefixes."""
+    return ["0.7", str(corpus / "code"), "0.3", str(corpus / "prose")]
+
+
+@pytest.fixture
+def mixture(corpus: Path, tmp_path: Path) -> Path:
+    """A mixture file of .25 and .75."""
+    facts = {name: {"path": str(corpus / name)} for name in ("code", "prose")}
+    Mixture({"code": 0.25, "prose": 0.75}, domains=facts).save(tmp_path / "mine.json")
+    return tmp_path / "mine.json"
+
+
+def nemo(
+    folder: Path,
+    *,
+    max_steps: int = 10,
+    log_dir: str = "log",
+    resume: dict[str, object] = GOES_ON,
+    **data: object,
+) -> subprocess.CompletedProcess[str]:
+    """A run of `nemo_train.py`, whose checkpoints lie in LOG_DIR/run/checkpoints."""
+    data = {key: str(value) if isinstance(value, Path) else value for key, value in data.items()}
+    settings = {
+        "data": {"index_mapping_dir": str(folder / "cache"), **data},
+        "max_steps": max_steps,
+        "log_dir": str(folder / log_dir),
+        "resume": resume,
+    }
+    file = folder / "settings.json"
+    file.write_text(json.dumps(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHDYNAMO_DISABLE": "1"}
+    return subprocess.run(
+        [sys.executable, str(HERE / "nemo_train.py"), str(file)],
+        env={**os.environ, **alone},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def printed(run: subprocess.CompletedProcess[str], what: str) -> Any:
+    """What a run that went well says on the line that begins so."""
+    lines = [line for line in run.stdout.splitlines() if line.startswith(f"{what} ")]
+    assert run.returncode == 0 and lines, run.stderr[-3000:]
+    return json.loads(lines[0].removeprefix(what))
+
+
+def test_the_samples_drawn_and_nothing_else(
+    tmp_path: Path, paths: list[str], mixture: Path
+) -> None:
+    """.7/.3 without and .25/.75 with `mixture=FILE`; the configurations differ in that."""
+    without = nemo(tmp_path, log_dir="without", paths=paths)
+    with_it = nemo(tmp_path, log_dir="with", paths=paths, mixture=mixture)
+    assert printed(without, "DRAWN") == [28, 12]
+    assert printed(with_it, "DRAWN") == [10, 30]
+    first, second = (printed(run, "CONFIGURED") for run in (without, with_it))
+    assert {key for key in first if first[key] != second[key]} == {"blend"}
+    assert first["blend"][0] == second["blend"][0]
+    assert not list((tmp_path / "without").rglob("mixture.json"))
+
+
+def test_a_run_goes_on_by_the_mixture_that_it_began_with(
+    tmp_path: Path, paths: list[str], mixture: Path
+) -> None:
+    """It lies beside the checkpoints; another one is refused with both shown, unless accepted."""
+    printed(nemo(tmp_path, mixture=mixture), "DRAWN")
+    checkpoints = tmp_path / "log" / "run" / "checkpoints"
+    assert Mixture.load(checkpoints / "mixture.json").weights == {"code": 0.25, "prose": 0.75}
+    other = tmp_path / "other.json"
+    other.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
+    last = next(folder for folder in checkpoints.iterdir() if folder.name.endswith("-last"))
+    # The run's own folder, and a new one from the same checkpoint.
+    elsewhere = {"resume": {"resume_from_path": str(last)}, "log_dir": "another"}
+    for where in ({}, elsewhere):
+        refused = nemo(tmp_path, max_steps=20, paths=paths, mixture=other, **where)
+        assert refused.returncode != 0
+        assert "another mixture is asked for" in refused.stderr
+        assert "0.2500" in refused.stderr and "0.5000" in refused.stderr
+    accepted = nemo(tmp_path, max_steps=20, mixture=other, on_mixture_change="accept")
+    assert printed(accepted, "DRAWN") == [40, 40]
+    assert Mixture.load(checkpoints / "mixture.json").weights == {"code": 0.5, "prose": 0.5}
+
+
+def test_computed_weights(tmp_path: Path, config_file: Path) -> None:
+    """compute_mixture.py, then `mixture="chameleon"`: NeMo draws by what was computed."""
+    from conftest import ROOT
+
+    recipe = ROOT / "recipes" / "compute_mixture.py"
+    command = [sys.executable, str(recipe), "--config", str(config_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = Mixture.load(config_file.parent / "out" / "mixture.json").weights
+    run = nemo(tmp_path, mixture="chameleon", mixture_config=config_file)
+    for count, weight in zip(printed(run, "DRAWN"), weights.values(), strict=True):
+        assert abs(count - 40 * weight) <= 1
+
+
+def test_the_training_split_of_several(
+    corpus: Path, tmp_path: Path, paths: list[str], mixture: Path
+) -> None:
+    """Where NeMo is given paths by split, the mixture is of the training set alone."""
+    validation = [str(corpus / "legal")]
+    given = {"train": paths, "validation": validation, "test": validation}
+    run = nemo(tmp_path, paths=given, mixture=mixture)
+    assert printed(run, "DRAWN") == [10, 30]
+    assert printed(run, "CONFIGURED")["blend_per_split"][1:] == [[validation, None]] * 2
+
+
+def test_nemo_runs_command_line(paths: list[str], mixture: Path) -> None:
+    """A recipe takes the mixture and all that NeMo's own data module takes, and nothing else."""
+    import nemo_run as run
+    from nemo.collections import llm
+    from nemo.collections.llm import PreTrainingDataModule
+    from nemo_run.cli.cli_parser import ArgumentValueError, parse_cli_args
+
+    from nemo_chameleon.engines.nemo import MixtureDataModule
+
+    nemos = inspect.signature(PreTrainingDataModule).parameters
+    assert set(nemos) <= set(inspect.signature(MixtureDataModule).parameters)
+    recipe = run.Partial(llm.pretrain, data=run.Config(MixtureDataModule, paths=paths))
+    overrides = ["data.seq_length=64", "data.mixture_config=mine.yaml"]
+    for wanted in ("chameleon", str(mixture)):
+        data = parse_cli_args(recipe, [f"data.mixture={wanted}", *overrides]).data
+        assert (data.mixture, data.mixture_config) == (wanted, "mine.yaml")
+        assert (data.seq_length, data.paths) == (64, paths)
+    with pytest.raises(ArgumentValueError, match="mixtur"):
+        parse_cli_args(recipe, ["data.mixtur=chameleon"])
+
+
+def test_nemo_writes_the_data_module_and_reads_it(
+    tmp_path: Path, paths: list[str], mixture: Path
+) -> None:
+    """A checkpoint brings the arguments of the run's data module."""
+    import fiddle
+    from nemo.lightning import io
+    from nemo_train import Tokenizer
+
+    from nemo_chameleon.engines.nemo import MixtureDataModule
+
+    io.track_io(Tokenizer)
+    data = MixtureDataModule(
+        paths, mixture=str(mixture), seq_length=32, split="90,10,0", tokenizer=Tokenizer()
+    )
+    data.io_dump(tmp_path / "context", yaml_attrs=[])
+    read = io.load(tmp_path / "context", MixtureDataModule)
+    assert type(read) is MixtureDataModule and read.draw == data.draw
+    arguments = fiddle.ordered_arguments(read.__io__)
+    assert arguments["mixture"] == str(mixture) and arguments["seq_length"] == 32
