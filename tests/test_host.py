@@ -1,12 +1,13 @@
 """engines/host.py: what a host asks for becomes a blend over its own datasets."""
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nemo_chameleon import Mixture, UserError
+from nemo_chameleon import Mixture, UserError, engines
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.engines import host
 from nemo_chameleon.schema import Config
@@ -111,6 +112,17 @@ def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     mixture.save(tmp_path / "mixture.json")
     draw = host.resolve("chameleon", config=config, saved=host.saved_in(tmp_path))
     assert draw.mixture.weights == mixture.weights
+
+
+def test_an_engine_that_is_not_there(config: Config) -> None:
+    """One line says which package it takes."""
+    if importlib.util.find_spec("nemo") is None:
+        config.engine = "nemo"
+        with pytest.raises(UserError, match="engine=nemo needs NeMo 2, which is not installed"):
+            engines.train(config)
+    config.engine = "nemu"
+    with pytest.raises(UserError, match="engine=nemu is not one of megatron, nemo, bridge"):
+        engines.train(config)
 
 
 def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None) -> None:

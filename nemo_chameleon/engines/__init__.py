@@ -3,7 +3,7 @@
 megatron.py        `training.py`, the default
 train_nemo.py      engine=nemo: this package's configuration in NeMo 2's terms
 train_bridge.py    engine=bridge: the same for Megatron-Bridge
-nemo.py, bridge.py, megatron_lm.py    what users of a host put into their own scripts
+nemo.py, nemo1.py, bridge.py, megatron_lm.py    what users of a host put into their own scripts
 host.py            what all of these ask: which datasets, by which weights
 """
 

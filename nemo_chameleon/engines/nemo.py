@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
+from lightning.pytorch.callbacks import Callback
+from megatron.core import parallel_state
 from megatron.core.datasets.utils import get_blend_from_list
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.lightning.resume import AutoResume
@@ -86,6 +89,39 @@ def _with_nemos_parameters() -> inspect.Signature:
 
 
 MixtureDataModule.__init__.__signature__ = _with_nemos_parameters()  # type: ignore[attr-defined]
+
+
+class LossByDomain(Callback):
+    """Validation loss of each domain, beside NeMo's `val_loss`: `val_loss_by_domain/NAME`.
+
+    Of as many batches a domain as `val_loss` is of, and after it: a list of validation dataloaders
+    would take `val_loss` away, and count the first batch of each under the one before.
+    """
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        data = trainer.datamodule
+        if trainer.sanity_checking or data.draw is None:
+            return
+        for name, dataset in zip(data.draw.paths, data._validation_ds.datasets, strict=True):
+            loader = data.data_sampler.transform_dataloader(
+                data._create_dataloader(dataset, mode="validation")
+            )
+            batches = ((batch, i, 0) for i, batch in enumerate(loader))
+            # Lightning counts micro batches.
+            micro = data.data_sampler.num_microbatches
+            steps = min(trainer.limit_val_batches, len(loader)) // micro
+            losses = []
+            for _ in range(int(steps)):
+                with trainer.precision_plugin.val_step_context():
+                    losses.append(trainer.strategy.model.validation_step(batches).detach())
+            if not losses:
+                continue
+            loss = torch.stack(losses).mean()
+            # Stages but the last say 0.
+            torch.distributed.all_reduce(
+                loss, group=parallel_state.get_pipeline_model_parallel_group()
+            )
+            pl_module.log(f"val_loss_by_domain/{name}", loss, batch_size=1)
 
 
 def _checkpoints(trainer: Any) -> Sequence[Path | None]:

@@ -1,7 +1,6 @@
 """engine=nemo: this package's configuration in NeMo 2's terms, and its `llm.train`."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,20 @@ from omegaconf import OmegaConf
 from nemo_chameleon import datasets, model, parallel
 from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
-from nemo_chameleon.engines.nemo import MixtureDataModule
+from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.schema import Config
 
 
-@dataclass(frozen=True)
-class Vocabulary(datasets.Vocabulary):
+class Vocabulary:
     """As much of a tokenizer as NeMo asks of a run whose tokens are there already."""
 
-    additional_special_tokens_ids: tuple[int, ...] = ()
-
-    @property
-    def eos_id(self) -> int:
-        """NeMo's name for it."""
-        return self.eod
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self.eod = self.eos_id = self.bos_id = -2  # no token's
+        self.unique_identifiers = {"vocab_size": vocab_size}
+        self.additional_special_tokens_ids: list[int] = []
 
 
 io.track_io(Vocabulary)
@@ -71,7 +68,6 @@ def _data(config: Config, run: Path) -> MixtureDataModule:
     file = run / "config.yaml"
     if host.is_first():
         write_atomically(file, OmegaConf.to_yaml(OmegaConf.structured(config)))
-    vocabulary = datasets.Vocabulary.of(config.data)
     return MixtureDataModule(
         mixture=config.data.mixture,
         mixture_config=str(file),
@@ -83,9 +79,7 @@ def _data(config: Config, run: Path) -> MixtureDataModule:
         split=config.data.split,
         seed=config.train.seed,
         index_mapping_dir=config.data.cache,
-        tokenizer=Vocabulary(
-            vocabulary.vocab_size, vocabulary.eod, {"vocab_size": vocabulary.vocab_size}
-        ),
+        tokenizer=Vocabulary(datasets.Vocabulary.of(config.data).vocab_size),
     )
 
 
@@ -136,6 +130,7 @@ def _trainer(config: Config) -> Any:
         num_sanity_val_steps=0,
         log_every_n_steps=config.logging.log_interval,
         enable_progress_bar=config.logging.progress,
+        callbacks=[LossByDomain()] if train.eval_iters else [],
     )
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     from nemo.lightning import io
     from nemo.lightning.io import pl
 
-    from nemo_chameleon.engines.nemo import MixtureDataModule
+    from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
 
     # Where a checkpoint is loaded, this one insists on a device.
     pl._fix_tensors_device = lambda checkpoint: checkpoint
@@ -92,12 +92,13 @@ def main() -> None:
             ckpt_async_save=False,
         ),
         logger=False,
-        limit_val_batches=0,
+        limit_val_batches=settings["eval_iters"],
         limit_test_batches=0,
         num_sanity_val_steps=0,
         val_check_interval=steps,
         log_every_n_steps=1,
         enable_progress_bar=False,
+        callbacks=[LossByDomain()],
     )
     optimizer = OptimizerConfig(
         optimizer="adam",
@@ -120,6 +121,8 @@ def main() -> None:
     )
     configured = dataclasses.asdict(data.gpt_dataset_config)
     print("CONFIGURED", json.dumps(configured, default=lambda value: type(value).__name__))
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    print("VALIDATED", json.dumps(metrics))
     drawn = data._train_ds
     index = drawn.dataset_index[: 4 * steps]
     print("DRAWN", json.dumps([int((index == i).sum()) for i in range(len(drawn.datasets))]))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conftest import ROOT
 from nemo_chameleon import Mixture
 
 if importlib.util.find_spec("megatron.bridge") is None:
@@ -110,8 +111,6 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
 
 def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> None:
     """compute_mixture.py, then `dataset.mixture=chameleon`: Bridge draws by what was computed."""
-    from conftest import ROOT
-
     recipe = ROOT / "recipes" / "compute_mixture.py"
     command = [sys.executable, str(recipe), "--config", str(config_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from conftest import ROOT
 from nemo_chameleon import Mixture
 
 if importlib.util.find_spec("nemo") is None:
@@ -38,6 +40,7 @@ def nemo(
     folder: Path,
     *,
     max_steps: int = 10,
+    eval_iters: int = 0,
     log_dir: str = "log",
     resume: dict[str, object] = GOES_ON,
     **data: object,
@@ -47,17 +50,23 @@ def nemo(
     settings = {
         "data": {"index_mapping_dir": str(folder / "cache"), **data},
         "max_steps": max_steps,
+        "eval_iters": eval_iters,
         "log_dir": str(folder / log_dir),
         "resume": resume,
     }
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
+    return started(str(HERE / "nemo_train.py"), str(file), folder=folder)
+
+
+def started(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A script in one process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHDYNAMO_DISABLE": "1"}
     return subprocess.run(
-        [sys.executable, str(HERE / "nemo_train.py"), str(file)],
+        [sys.executable, *command],
         env={**os.environ, **alone},
         cwd=folder,
         capture_output=True,
@@ -111,8 +120,6 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
 
 def test_computed_weights(tmp_path: Path, config_file: Path) -> None:
     """compute_mixture.py, then `mixture="chameleon"`: NeMo draws by what was computed."""
-    from conftest import ROOT
-
     recipe = ROOT / "recipes" / "compute_mixture.py"
     command = [sys.executable, str(recipe), "--config", str(config_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -132,6 +139,35 @@ def test_the_training_split_of_several(
     run = nemo(tmp_path, paths=given, mixture=mixture)
     assert printed(run, "DRAWN") == [10, 30]
     assert printed(run, "CONFIGURED")["blend_per_split"][1:] == [[validation, None]] * 2
+
+
+def test_validation_by_domain(tmp_path: Path, mixture: Path) -> None:
+    """Each domain's own loss beside val_loss, which is theirs by the weights of the mixture."""
+    losses = printed(nemo(tmp_path, max_steps=40, eval_iters=8, mixture=mixture), "VALIDATED")
+    code, prose = (losses[f"val_loss_by_domain/{name}"] for name in ("code", "prose"))
+    assert code != prose
+    assert losses["val_loss"] == pytest.approx(0.25 * code + 0.75 * prose, abs=0.05)
+
+
+def test_engine_nemo(config_file: Path, mixture: Path) -> None:
+    """The recipe with engine=nemo trains in NeMo by the mixture, saves it, and goes on."""
+    mixture.write_text(mixture.read_text().replace("prose", "legal"))
+    settings = yaml.safe_load(config_file.read_text())
+    del settings["data"]["domains"]["prose"]
+    settings["train"] |= {"train_iters": 5, "eval_iters": 1, "precision": "fp32"}
+    settings["optimizer"] |= {"clip_grad": 0}
+    config_file.write_text(yaml.safe_dump(settings))
+    recipe = [str(HERE / "on_cpu.py"), str(ROOT / "recipes" / "pretrain_chameleon.py")]
+    recipe += ["--config", str(config_file), "engine=nemo", f"data.mixture={mixture}"]
+    run = started(*recipe, folder=config_file.parent)
+    assert run.returncode == 0, run.stderr[-3000:]
+    checkpoints = config_file.parent / "out" / "mine-nemo" / "checkpoints"
+    assert Mixture.load(checkpoints / "mixture.json").weights == {"code": 0.25, "legal": 0.75}
+    assert any(folder.name.endswith("-last") for folder in checkpoints.iterdir())
+    mixture.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
+    refused = started(*recipe, folder=config_file.parent)
+    assert refused.returncode == 2
+    assert "another mixture is asked for" in refused.stderr
 
 
 def test_nemo_runs_command_line(paths: list[str], mixture: Path) -> None:
