@@ -12,22 +12,26 @@ from nemo_chameleon.schema import Run
 
 def build(run: Run, module: torch.nn.Module) -> Any:
     """Megatron's optimizer for this rank's part of the model."""
+    return get_megatron_optimizer(OptimizerConfig(**settings(run)), [module])
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What `OptimizerConfig`, and what hosts derive from it, are made of."""
     wanted = run.optimizer
     dtype = parallel.precision(run.train.precision)
-    config = OptimizerConfig(
-        optimizer="adam",
-        lr=wanted.lr,
-        min_lr=wanted.min_lr,
-        weight_decay=wanted.weight_decay,
-        adam_beta1=wanted.adam_beta1,
-        adam_beta2=wanted.adam_beta2,
-        adam_eps=wanted.adam_eps,
-        clip_grad=wanted.clip_grad,
-        bf16=dtype == torch.bfloat16,
-        params_dtype=dtype,
-        use_distributed_optimizer=wanted.use_distributed_optimizer,
-    )
-    return get_megatron_optimizer(config, [module])
+    return {
+        "optimizer": "adam",
+        "lr": wanted.lr,
+        "min_lr": wanted.min_lr,
+        "weight_decay": wanted.weight_decay,
+        "adam_beta1": wanted.adam_beta1,
+        "adam_beta2": wanted.adam_beta2,
+        "adam_eps": wanted.adam_eps,
+        "clip_grad": wanted.clip_grad,
+        "bf16": dtype == torch.bfloat16,
+        "params_dtype": dtype,
+        "use_distributed_optimizer": wanted.use_distributed_optimizer,
+    }
 
 
 def build_scheduler(run: Run, optimizer: Any) -> OptimizerParamScheduler:

@@ -127,6 +127,16 @@ def write_config(corpus: Path, folder: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def mixture(corpus: Path, tmp_path: Path) -> Path:
+    """A mixture file of .25 and .75, with where its domains lie."""
+    from nemo_chameleon import Mixture
+
+    facts = {name: {"path": str(corpus / name)} for name in ("code", "prose")}
+    Mixture({"code": 0.25, "prose": 0.75}, domains=facts).save(tmp_path / "mine.json")
+    return tmp_path / "mine.json"
+
+
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -6,17 +6,15 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_chameleon import Mixture
 from nemo_chameleon.engines.nemo1 import use_mixture
 
 
 @pytest.mark.parametrize("by_split", [False, True])
-def test_data_prefix_follows_the_mixture(corpus: Path, tmp_path: Path, by_split: bool) -> None:
+def test_data_prefix_follows_the_mixture(
+    corpus: Path, tmp_path: Path, mixture: Path, by_split: bool
+) -> None:
     """`data_prefix` follows `model.data.mixture`; a run that goes on is held to what it began."""
     code, prose = str(corpus / "code"), str(corpus / "prose")
-    mixture = tmp_path / "mine.json"
-    facts = {"code": {"path": code}, "prose": {"path": prose}}
-    Mixture({"code": 0.25, "prose": 0.75}, domains=facts).save(mixture)
     prefixes = [0.7, code, 0.3, prose]
     rest = {"validation": [str(corpus / "legal")], "test": [str(corpus / "legal")]}
     given: Any = {"train": prefixes, **rest} if by_split else prefixes

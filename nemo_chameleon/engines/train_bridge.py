@@ -7,7 +7,7 @@ from megatron.bridge.training.gpt_step import forward_step
 from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
-from nemo_chameleon import datasets, model, parallel
+from nemo_chameleon import datasets, model, optimizer, parallel
 from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
@@ -27,8 +27,7 @@ def container(config: Config) -> bridge.ConfigContainer:
         UserError: naming the culprit and the next step.
     """
     train, wanted = config.train, config.optimizer
-    precision = parallel.precision(train.precision)
-    mixed = {"bf16": precision == torch.bfloat16, "fp16": False}
+    bf16 = parallel.precision(train.precision) == torch.bfloat16
     run = host.run_folder(config)
     draw = host.resolve(config.data.mixture, config=config, saved=host.saved_in(run))
     cfg = bridge.ConfigContainer(
@@ -40,18 +39,7 @@ def container(config: Config) -> bridge.ConfigContainer:
             eval_interval=train.eval_interval or train.train_iters,
             eval_iters=train.eval_iters,
         ),
-        optimizer=bridge.OptimizerConfig(
-            optimizer="adam",
-            lr=wanted.lr,
-            min_lr=wanted.min_lr,
-            weight_decay=wanted.weight_decay,
-            adam_beta1=wanted.adam_beta1,
-            adam_beta2=wanted.adam_beta2,
-            adam_eps=wanted.adam_eps,
-            clip_grad=wanted.clip_grad,
-            use_distributed_optimizer=wanted.use_distributed_optimizer,
-            **mixed,
-        ),
+        optimizer=bridge.OptimizerConfig(**optimizer.settings(config)),
         scheduler=bridge.SchedulerConfig(
             lr_decay_style=wanted.lr_decay_style,
             lr_warmup_iters=wanted.lr_warmup_iters,
@@ -62,7 +50,7 @@ def container(config: Config) -> bridge.ConfigContainer:
         ),
         ddp=bridge.DistributedDataParallelConfig(
             use_distributed_optimizer=wanted.use_distributed_optimizer,
-            grad_reduce_in_fp32=mixed["bf16"],
+            grad_reduce_in_fp32=bf16,
         ),
         dataset=MixtureDatasetConfig(
             blend=draw.blend,
@@ -92,7 +80,7 @@ def container(config: Config) -> bridge.ConfigContainer:
             ckpt_format="torch_dist",
         ),
         rng=bridge.RNGConfig(seed=train.seed),
-        mixed_precision="bf16_mixed" if mixed["bf16"] else None,
+        mixed_precision="bf16_mixed" if bf16 else None,
     )
     return apply_mixture(cfg, draw, on_mixture_change=config.data.on_mixture_change)
 

@@ -12,7 +12,7 @@ from nemo.collections import llm
 from nemo.lightning import io
 from omegaconf import OmegaConf
 
-from nemo_chameleon import datasets, model, parallel
+from nemo_chameleon import datasets, model, optimizer, parallel
 from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
@@ -143,20 +143,8 @@ def _precision(dtype: torch.dtype) -> Any:
 def _optimizer(config: Config) -> Any:
     wanted = config.optimizer
     constant = wanted.lr_decay_style == "constant"
-    precision = parallel.precision(config.train.precision)
     return nl.MegatronOptimizerModule(
-        config=OptimizerConfig(
-            optimizer="adam",
-            lr=wanted.lr,
-            weight_decay=wanted.weight_decay,
-            adam_beta1=wanted.adam_beta1,
-            adam_beta2=wanted.adam_beta2,
-            adam_eps=wanted.adam_eps,
-            clip_grad=wanted.clip_grad,
-            use_distributed_optimizer=wanted.use_distributed_optimizer,
-            bf16=precision == torch.bfloat16,
-            params_dtype=precision,
-        ),
+        config=OptimizerConfig(**optimizer.settings(config)),
         lr_scheduler=nl.lr_scheduler.CosineAnnealingScheduler(
             max_steps=config.train.train_iters,
             warmup_steps=wanted.lr_warmup_iters,

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +11,11 @@ import yaml
 
 from conftest import ROOT
 from nemo_chameleon import Mixture
+from running import printed, started
 
 if importlib.util.find_spec("megatron.bridge") is None:
     pytest.skip("make test-bridge runs these", allow_module_level=True)
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def mixture(corpus: Path, tmp_path: Path) -> Path:
-    """A mixture file of .25 and .75."""
-    facts = {name: {"path": str(corpus / name)} for name in ("code", "prose")}
-    Mixture({"code": 0.25, "prose": 0.75}, domains=facts).save(tmp_path / "mine.json")
-    return tmp_path / "mine.json"
 
 
 def bridge(
@@ -45,36 +36,13 @@ def bridge(
     return started(str(HERE / "bridge_train.py"), str(file), *overrides)
 
 
-def started(*command: str) -> subprocess.CompletedProcess[str]:
-    """A script in one process that torchrun did not start, as Bridge takes it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
-    return subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, **alone, "LOCAL_RANK": "0", "TORCHDYNAMO_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def drawn(run: subprocess.CompletedProcess[str]) -> list[int]:
-    """Samples of each dataset that a run trained on."""
-    lines = [line for line in run.stdout.splitlines() if line.startswith("DRAWN ")]
-    assert run.returncode == 0 and lines, run.stderr[-3000:]
-    counts: list[int] = json.loads(lines[0].removeprefix("DRAWN "))
-    return counts
-
-
 def test_the_samples_drawn_and_nothing_else(corpus: Path, tmp_path: Path, mixture: Path) -> None:
     """.7/.3 without and .25/.75 with `dataset.mixture=FILE`; the configurations differ in that."""
     without = bridge(corpus, tmp_path, save=str(tmp_path / "without"))
     override = f"dataset.mixture={mixture}"
     with_it = bridge(corpus, tmp_path, override, save=str(tmp_path / "with"))
-    assert drawn(without) == [28, 12]
-    assert drawn(with_it) == [10, 30]
+    assert printed(without, "DRAWN") == [28, 12]
+    assert printed(with_it, "DRAWN") == [10, 30]
     first, second = (
         yaml.safe_load((tmp_path / name / "iter_0000010" / "run_config.yaml").read_text())
         for name in ("without", "with")
@@ -95,7 +63,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
 ) -> None:
     """It lies beside the checkpoints; another one is refused with both shown, unless accepted."""
     save = str(tmp_path / "run")
-    drawn(bridge(corpus, tmp_path, f"dataset.mixture={mixture}", save=save))
+    printed(bridge(corpus, tmp_path, f"dataset.mixture={mixture}", save=save), "DRAWN")
     assert Mixture.load(tmp_path / "run" / "mixture.json").weights == {"code": 0.25, "prose": 0.75}
     other = tmp_path / "other.json"
     other.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
@@ -106,7 +74,8 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
     assert "another mixture is asked for" in last
     assert "0.2500" in last and "0.5000" in last
     accept = "dataset.on_mixture_change=accept"
-    assert drawn(bridge(corpus, tmp_path, asked, accept, save=save, train_iters=20)) == [40, 40]
+    accepted = bridge(corpus, tmp_path, asked, accept, save=save, train_iters=20)
+    assert printed(accepted, "DRAWN") == [40, 40]
 
 
 def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> None:
@@ -123,7 +92,7 @@ def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> No
         f"dataset.mixture_config={config_file}",
         blend=None,
     )
-    for count, weight in zip(drawn(run), weights.values(), strict=True):
+    for count, weight in zip(printed(run, "DRAWN"), weights.values(), strict=True):
         assert abs(count - 40 * weight) <= 1
 
 

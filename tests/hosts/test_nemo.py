@@ -3,18 +3,16 @@
 import importlib.util
 import inspect
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from conftest import ROOT
 from nemo_chameleon import Mixture
+from running import printed, started
 
 if importlib.util.find_spec("nemo") is None:
     pytest.skip("make test-nemo runs these", allow_module_level=True)
@@ -26,14 +24,6 @@ GOES_ON = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True}
 def paths(corpus: Path) -> list[str]:
     """NeMo's own weights and prefixes."""
     return ["0.7", str(corpus / "code"), "0.3", str(corpus / "prose")]
-
-
-@pytest.fixture
-def mixture(corpus: Path, tmp_path: Path) -> Path:
-    """A mixture file of .25 and .75."""
-    facts = {name: {"path": str(corpus / name)} for name in ("code", "prose")}
-    Mixture({"code": 0.25, "prose": 0.75}, domains=facts).save(tmp_path / "mine.json")
-    return tmp_path / "mine.json"
 
 
 def nemo(
@@ -57,29 +47,6 @@ def nemo(
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
     return started(str(HERE / "nemo_train.py"), str(file), folder=folder)
-
-
-def started(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A script in one process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHDYNAMO_DISABLE": "1"}
-    return subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, **alone},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def printed(run: subprocess.CompletedProcess[str], what: str) -> Any:
-    """What a run that went well says on the line that begins so."""
-    lines = [line for line in run.stdout.splitlines() if line.startswith(f"{what} ")]
-    assert run.returncode == 0 and lines, run.stderr[-3000:]
-    return json.loads(lines[0].removeprefix(what))
 
 
 def test_the_samples_drawn_and_nothing_else(

@@ -1,0 +1,32 @@
+"""Scripts that train in a host, in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def started(*command: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """A script, to its end, in one process that torchrun did not start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, **alone, "LOCAL_RANK": "0", "TORCHDYNAMO_DISABLE": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def printed(run: "subprocess.CompletedProcess[str]", what: str) -> Any:
+    """What a run that went well says on the line that begins so."""
+    lines = [line for line in run.stdout.splitlines() if line.startswith(f"{what} ")]
+    assert run.returncode == 0 and lines, run.stderr[-3000:]
+    return json.loads(lines[0].removeprefix(what))
