@@ -22,14 +22,11 @@ def main() -> None:
     from megatron.bridge.training.pretrain import pretrain
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
     from megatron.bridge.training.utils.omegaconf_utils import process_config_with_overrides
-    from megatron.core.datasets import utils as datasets
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
     from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
 
     settings = json.loads(Path(sys.argv[1]).read_text())
-    # The wheel brings them compiled, and no makefile.
-    datasets.compile_helpers = lambda: None
     builder, seen = utils.BlendedMegatronDatasetBuilder, []
 
     class Watched(builder):  # type: ignore[misc, valid-type]

@@ -64,6 +64,10 @@ def _on_cpu(device: Any) -> Any:
 
 def install() -> None:
     """Claim CUDA from here on, in the whole process."""
+    # Before a host imports it by name: the wheel brings the helpers compiled, and no makefile.
+    from megatron.core.datasets import utils
+
+    utils.compile_helpers = lambda: None
     _ToCPU().__enter__()
     properties = types.SimpleNamespace(
         name="CPU", total_memory=1 << 34, major=8, minor=0, multi_processor_count=1, warp_size=32
