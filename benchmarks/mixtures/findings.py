@@ -118,6 +118,10 @@ def where(measured: Measured, fitted: Fit | None) -> str:
     if size.config.get("chameleon", {}).get("objective", "pretrain") == "pretrain":
         said += """ A domain of
 a high score is one that the others do not make up: drawn less, it loses what they cannot give."""
+    else:
+        said += """ A domain of
+a high score is drawn more and gains, and the others, drawn less, lose: what one more sample of a
+domain is worth falls with their number, and a distinct domain has little to give the others."""
     if fitted is not None:
         own, unseen = fitted.own.values, fitted.unseen.values.mean(0)
         alone, others = np.diag(own), own.sum(0) - np.diag(own)
