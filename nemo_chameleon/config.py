@@ -23,6 +23,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import (
     ALL,
     AUTO,
+    ENGINES,
     MIXTURES,
     ChameleonConfig,
     Config,
@@ -127,6 +128,7 @@ def check(config: Config, world_size: int) -> None:
         UserError: naming the key and what it would have to be.
     """
     check_mixture(config)
+    _choice("engine", config.engine, list(ENGINES))
     check_run(config, world_size, "")
     _at_least(1, "checkpoint.keep", config.checkpoint.keep)
     _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))

@@ -22,6 +22,7 @@ _deciding = ContextVar("_deciding", default=False)  # in on_first_rank, on the f
 # While one rank indexes a large dataset the others wait in a barrier, longer than NCCL's default of
 # ten minutes. A process that dies is torchrun's to notice, not this timeout's.
 _TIMEOUT = timedelta(hours=2)
+_stores: list[dist.Store] = []
 # Set by srun, Open MPI and PMI for each of the processes that they start.
 _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -70,6 +71,8 @@ def check_device(run: Run, prefix: str = "") -> None:
 def processes() -> Iterator[None]:
     """Let the job's processes meet; alone, without torchrun, a job of one.
 
+    Leaves nothing behind that a host, whose processes meet after, would take for its own.
+
     Raises:
         UserError: several processes that were not started by torchrun.
     """
@@ -81,6 +84,7 @@ def processes() -> Iterator[None]:
             )
     cuda = torch.cuda.is_available()
     # Megatron asks for it under tensor parallelism, so that its collectives start in their order.
+    connections = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS")
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -90,12 +94,22 @@ def processes() -> Iterator[None]:
         cpu.install()
     backend = "nccl" if cuda else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        store, rank, ranks = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        # torchrun's store outlives the group, and one that starts anew on it would read what this
+        # one left: under a name of its own nobody does. Where there is none of torchrun's, the
+        # first rank serves this one as long as it is kept.
+        _stores.append(store)
+        named = dist.PrefixStore(f"nemo_chameleon/{len(_stores)}", store)
+        dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=_TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     yield
     # Not after an error: the other ranks are elsewhere, and this would wait for them.
     dist.destroy_process_group()
+    if connections is None:
+        del os.environ["CUDA_DEVICE_MAX_CONNECTIONS"]
+    # Or Megatron would keep the kind of tracker that was made here.
+    tensor_parallel.random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False
 
 
 @contextlib.contextmanager

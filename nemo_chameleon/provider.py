@@ -167,13 +167,28 @@ def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture |
         except UserError as error:
             change = "`nemo-chameleon mixture add | remove` changes it without training a proxy"
             raise UserError(f"{error}{'; ' + change if computed else ''}") from error
-        for name, facts in mixture.domains.items():
-            if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
-                raise UserError(f"the data of domain {name!r} has changed since it was written")
+        _require_data(mixture, domains)
         if computed:
             _require_settings(config, mixture, domains)
     except UserError as error:
         raise UserError(f"{path}: {error}{'; ' + remedy if computed else ''}") from error
+    return mixture
+
+
+def saved_mixture(config: Config, domains: Mapping[str, Domain], file: Path) -> Mixture:
+    """What a run saved of a computed mixture, within that run's bounds.
+
+    Raises:
+        UserError: it is not the one that the configuration asks for.
+    """
+    mixture = Mixture.load(file)
+    try:
+        if mixture.name != "chameleon":
+            raise UserError(f"its weights are {mixture.name}, not computed")
+        _require_data(mixture, domains)
+        _require_settings(config, mixture, domains, bounded=True)
+    except UserError as error:
+        raise UserError(f"{config.chameleon.file} is gone, and {file}: {error}") from error
     return mixture
 
 
@@ -198,8 +213,17 @@ def run_name(config: Config) -> str:
     return name
 
 
-def _require_settings(config: Config, mixture: Mixture, domains: Mapping[str, Domain]) -> None:
-    if "bound" in mixture.method:
+def _require_data(mixture: Mixture, domains: Mapping[str, Domain]) -> None:
+    mixture.require_domains(domains)
+    for name, facts in mixture.domains.items():
+        if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
+            raise UserError(f"the data of domain {name!r} has changed since it was written")
+
+
+def _require_settings(
+    config: Config, mixture: Mixture, domains: Mapping[str, Domain], bounded: bool = False
+) -> None:
+    if "bound" in mixture.method and not bounded:
         raise UserError("it holds a run's weights within bounds, not the weights as computed")
     scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
     recorded = {"objective": mixture.objective, **mixture.method}

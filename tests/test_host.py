@@ -1,11 +1,13 @@
 """engines/host.py: what a host asks for becomes a blend over its own datasets."""
 
+import dataclasses
 import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_provider import written
 
 from nemo_chameleon import Mixture, UserError, engines
 from nemo_chameleon.domains import open_domains
@@ -91,8 +93,17 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
     assert host.saved_in(None, run) is None
     first.kept(run)
     assert host.saved_in(None, run) == run / "mixture.json"
+    uniform = host.Draw(Mixture.uniform(NAMES), first.paths)
+    uniform.kept(run)  # no checkpoint yet: nothing was drawn
+    first.kept(run)
+    (run / "latest_checkpointed_iteration.txt").write_text("4")
     host.resolve(run / "mixture.json").kept(run)
-    other = host.Draw(Mixture.uniform(NAMES), first.paths)
+    other, turned = uniform, host.Draw(mixture, dict(reversed(first.paths.items())))
+    with pytest.raises(UserError, match="another mixture is asked"):
+        turned.kept(run)  # the same weights in another order: other samples
+    with pytest.raises(UserError, match=r"no mixture is asked for: ask for mixture=.*run/mixture"):
+        host.refuse_unasked(run, None, "refuse")
+    host.refuse_unasked(run, None, "accept")
     with pytest.raises(UserError, match="is what the run has drawn by") as refused:
         other.kept(copy, run)
     assert "0.5000" in str(refused.value)
@@ -108,10 +119,21 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
 def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     config: Config, mixture: Mixture, tmp_path: Path
 ) -> None:
-    """A run that goes on computes nothing again."""
+    """A run that goes on computes nothing again; what was not computed so does not pass for it."""
+    written(config)
+    computed = Mixture.load(config.chameleon.file)
+    Path(config.chameleon.file).unlink()
+    bounded = {**computed.method, "bound": ["code"]}
+    dataclasses.replace(computed, method=bounded).save(tmp_path / "mixture.json")
+    draw = host.resolve("chameleon", config=config, saved=(None, tmp_path))
+    assert draw.mixture.weights == computed.weights
+    assert draw.within(8, 32).mixture == draw.mixture
+    config.chameleon.ridge = 0.7
+    with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, the run asks for 0\.7"):
+        host.resolve("chameleon", config=config, saved=(tmp_path,))
     mixture.save(tmp_path / "mixture.json")
-    draw = host.resolve("chameleon", config=config, saved=host.saved_in(tmp_path))
-    assert draw.mixture.weights == mixture.weights
+    with pytest.raises(UserError, match="its weights are mixture, not computed"):
+        host.resolve("chameleon", config=config, saved=(tmp_path,))
 
 
 def test_an_engine_that_is_not_there(config: Config) -> None:

@@ -73,6 +73,7 @@ def drawn(dataset: Any) -> list[int]:
 
 def build() -> Any:
     """What `pretrain` gets of the provider that is handed to it."""
+    provider.is_distributed = True  # type: ignore[attr-defined]
     handed = megatron_lm.with_mixture(provider)
     assert handed.is_distributed  # type: ignore[attr-defined]
     return handed([SAMPLES, 0, 0], vp_stage=None)
@@ -106,11 +107,12 @@ def test_where_the_blend_can_stand(args: argparse.Namespace, corpus: Path, tmp_p
     args.data_path = None
     splits = {"train": [str(corpus / "prose"), str(corpus / "code"), "x"][:2], "valid": ["v"]}
     splits["train"] = ["1", splits["train"][0], "1", splits["train"][1]]
+    splits["valid"] = "v w"  # as one string it is split
     args.per_split_data_args_path = str(tmp_path / "splits.json")
     Path(args.per_split_data_args_path).write_text(json.dumps(splits | {"test": None}))
     megatron_lm.apply(args, SAMPLES)
     assert args.train_data_path == wanted[2:] + wanted[:2]
-    assert (args.valid_data_path, args.test_data_path) == (["v"], None)
+    assert (args.valid_data_path, args.test_data_path) == (["v", "w"], None)
 
     args.train_data_path = args.valid_data_path = None
     megatron_lm.apply(args, SAMPLES)
@@ -123,6 +125,10 @@ def test_a_run_that_goes_on(args: argparse.Namespace, corpus: Path, tmp_path: Pa
     megatron_lm.apply(args, SAMPLES)
     saved = tmp_path / "run" / "mixture.json"
     assert Mixture.load(saved).weights == {"prose": 0.75, "code": 0.25}
+    (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("4")
+    args.mixture = None
+    with pytest.raises(UserError, match="no mixture is asked for"):
+        megatron_lm.apply(args, SAMPLES)
     args.mixture, args.load, args.save = "uniform", args.save, str(tmp_path / "next")
     with pytest.raises(UserError, match="another mixture is asked"):
         megatron_lm.apply(args, SAMPLES)

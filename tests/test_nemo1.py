@@ -37,6 +37,7 @@ def test_data_prefix_follows_the_mixture(
     expected = {"train": drawn, **rest} if by_split else drawn
     assert OmegaConf.to_container(use_mixture(cfg).model.data.data_prefix) == expected
     assert (tmp_path / "log" / "checkpoints" / "mixture.json").is_file()
+    (tmp_path / "log" / "checkpoints" / "step_4" / "weights").mkdir(parents=True)
     cfg.model.data.mixture = "uniform"
     with pytest.raises(ValueError, match="another mixture is asked for"):
         use_mixture(cfg)

@@ -110,6 +110,41 @@ def test_a_mixture_computed_apart_serves_the_run(launch: Launch, config_file: Pa
     assert written.read_text() == text
 
 
+AS_A_HOST = """
+import os, sys
+import torch
+import torch.distributed as dist
+from nemo_chameleon.engines import host
+
+if __name__ == "__main__":
+    draw = host.resolve("chameleon", config=sys.argv[1])
+    assert "CUDA_DEVICE_MAX_CONNECTIONS" not in os.environ
+    dist.init_process_group("gloo")
+    for ranks in ([0, 1], [0], [1], [0, 1]):
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            total = torch.ones(1)
+            dist.all_reduce(total, group=group)
+            assert total == len(ranks)
+    print("met", dist.get_rank(), draw.pairs, flush=True)
+"""
+
+
+def test_a_hosts_processes_meet_after_ours(config_file: Path, tmp_path: Path) -> None:
+    """Two ranks compute the mixture, then find it; a host then starts as if nothing had been."""
+    script = tmp_path / "as_a_host.py"
+    script.write_text(AS_A_HOST)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, str(script), str(config_file)], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        met = sorted(line for line in done.stdout.splitlines() if line.startswith("met"))
+        assert [line[:5] for line in met] == ["met 0", "met 1"]
+        assert met[0][5:] == met[1][5:]
+
+
 def test_killed_while_embedding(launch: Launch, config_file: Path, tmp_path: Path) -> None:
     """SIGKILL to one process amid embedding; the same command then embeds only what is missing.
 

@@ -12,6 +12,13 @@ from importlib import import_module, util
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ENGINES, Config
 
+_OWN_ALONE = {
+    "data.validation": "a host validates on the domains' own splits",
+    "checkpoint.resume": "a host goes on from what it finds; set another output",
+    "checkpoint.pretrained_checkpoint": "start a host from a checkpoint in a script of its own",
+}
+"""Keys that no host is given, and what to do about it."""
+
 
 def train(config: Config) -> None:
     """Resolve the mixture and train the base model on it, with `config.engine`.
@@ -27,6 +34,11 @@ def train(config: Config) -> None:
             f"engine={config.engine} needs {package}, which is not installed here; "
             "`nemo-chameleon doctor` says what to install"
         )
+    for key, theirs in _OWN_ALONE.items() if config.engine != "megatron" else ():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value != getattr(getattr(Config(), section), name):
+            raise UserError(f"{key}={value} is for engine=megatron: {theirs}")
     module = "megatron" if config.engine == "megatron" else f"train_{config.engine}"
     import_module(f"nemo_chameleon.engines.{module}").train(config)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron.bridge.training import config as bridge
 from megatron.bridge.training.config import ConfigContainer, GPTDatasetConfig
+from megatron.core.datasets.utils import get_blend_from_list
 
 from nemo_chameleon.engines import host
 from nemo_chameleon.errors import UserError
@@ -95,13 +96,20 @@ def apply_mixture(
     if isinstance(data, MixtureDatasetConfig) and mixture is None:
         mixture, mixture_config = data.mixture, data.mixture_config
         on_mixture_change = data.on_mixture_change
-    if mixture is None:
-        return cfg
-    paths, weights = (data.blend_per_split or [data.blend])[0] or (None, None)
     save, load = cfg.checkpoint.save, None if cfg.checkpoint.finetune else cfg.checkpoint.load
-    saved = host.saved_in(save, load)
-    draw = host.resolve(mixture, paths, weights, config=mixture_config, saved=saved)
-    samples = cfg.train.train_samples or cfg.train.train_iters * cfg.train.global_batch_size
+    if mixture is None:
+        host.refuse_unasked(save, load, on_mixture_change)
+        return cfg
+    if not (data.blend or data.blend_per_split) and getattr(data, "data_path", None):
+        # Bridge 0.4 and later: it would become the blend when the configuration is finalized.
+        given = data.data_path
+        data.blend = get_blend_from_list(given.split() if isinstance(given, str) else list(given))
+    paths, weights = (data.blend_per_split or [data.blend])[0] or (None, None)
+    draw = host.resolve(mixture, paths, weights, config=mixture_config, saved=(save, load))
+    train = cfg.train
+    if not (train.train_samples or (train.train_iters and train.global_batch_size)):
+        raise UserError("set train.train_iters and train.global_batch_size")
+    samples = train.train_samples or train.train_iters * train.global_batch_size
     draw = draw.within(samples, data.seq_length)
     blend = draw.kept(save, load, on_mixture_change).blend
     if data.blend_per_split:

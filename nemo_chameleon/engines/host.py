@@ -8,6 +8,7 @@ for is settled here, the same for every host, before the host builds anything:
     kept        that a run that goes on draws by what it has drawn by
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from nemo_chameleon import parallel, provider
+from nemo_chameleon import parallel, provider, proxy
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
@@ -25,6 +26,7 @@ from nemo_chameleon.schema import MIXTURES, Config
 
 Source = str | os.PathLike[str]
 Prefixes = Sequence[str] | Mapping[str, str]
+Folders = Sequence[Source | None]
 FILE = "mixture.json"
 
 
@@ -81,20 +83,65 @@ class Draw:
         Raises:
             UserError: another mixture, and it is refused; with both.
         """
-        if on_change not in ("refuse", "accept"):
-            raise UserError(f"on_mixture_change={on_change!r} is not one of refuse, accept")
-        file = saved_in(save, load)
-        if file is not None and on_change == "refuse":
-            saved = Mixture.load(file)
-            if saved.weights != self.mixture.weights:
+        weights = {name: self.mixture.weights[name] for name in self.paths}
+        # In the order of the host's datasets, which the order of its samples follows from.
+        mine = replace(self.mixture, weights=weights)
+
+        def compare() -> None:
+            file = begun_in(save, load, on_change)
+            if file is not None and not _same(saved := Mixture.load(file), mine):
                 raise UserError(
                     f"{file} is what the run has drawn by so far, and another mixture is asked "
                     "for: ask for that one, or on_mixture_change=accept\n"
-                    + diff_mixtures(saved, self.mixture)
+                    + diff_mixtures(saved, mine)
                 )
-        if save is not None and is_first():
-            self.mixture.save(Path(save) / FILE)
+            if save is not None and is_first():
+                mine.save(Path(save) / FILE)
+
+        parallel.on_first_rank(compare)
         return self
+
+
+def begun_in(save: Source | None, load: Source | None, on_change: str) -> Path | None:
+    """The mixture that a run which goes on has to keep to; None where it may take any.
+
+    Raises:
+        UserError: `on_change` is neither "refuse" nor "accept".
+    """
+    if on_change not in ("refuse", "accept"):
+        raise UserError(f"on_mixture_change={on_change!r} is not one of refuse, accept")
+    file = saved_in(save, load)
+    # A start that came to no checkpoint has drawn nothing that would have to be kept to.
+    trained = file is not None and _has_checkpoints(file.parent)
+    return file if trained and on_change == "refuse" else None
+
+
+def refuse_unasked(save: Source | None, load: Source | None, on_change: str) -> None:
+    """Refuse to go on without a mixture where a run began with one.
+
+    Raises:
+        UserError: it did.
+    """
+    file = begun_in(save, load, on_change)
+    if file is not None:
+        raise UserError(
+            f"{file} is what the run has drawn by so far, and no mixture is asked for: ask for "
+            f"mixture={file}, or on_mixture_change=accept"
+        )
+
+
+def _same(saved: Mixture, asked: Mixture) -> bool:
+    pairs = zip(saved.weights.items(), asked.weights.items(), strict=False)
+    return len(saved.weights) == len(asked.weights) and all(
+        before[0] == now[0] and math.isclose(before[1], now[1], rel_tol=1e-9)
+        for before, now in pairs
+    )
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    """Of Megatron-LM's and Bridge's names, or of NeMo's."""
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    return tracker.is_file() or any(folder.glob("*/weights"))
 
 
 def run_folder(config: Config) -> Path:
@@ -114,7 +161,7 @@ def resolve(
     weights: Sequence[float] | None = None,
     *,
     config: Source | Config | None = None,
-    saved: Path | None = None,
+    saved: Folders = (),
 ) -> Draw:
     """What a host is to draw by.
 
@@ -129,7 +176,8 @@ def resolve(
         weights: the host's own, in the order of `paths`, for "static".
         config: this package's configuration, or its file: `data.domains` and, for "chameleon",
             how it is computed. Its base model's keys are not used.
-        saved: what `saved_in` gave: used again where the file of a computed mixture is gone.
+        saved: folders of the run's checkpoints: what lies there serves where the file of a computed
+            mixture is gone.
 
     Raises:
         UserError: naming the culprit and the next step.
@@ -139,7 +187,7 @@ def resolve(
     if isinstance(mixture, Mixture):
         return _at(mixture, paths)
     wanted = os.fspath(mixture)
-    if wanted == "static":
+    if wanted == "static" and (weights or config is None):
         if not paths or not weights:
             raise UserError("mixture=static takes the host's own weights, and it has none")
         named = paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
@@ -158,34 +206,43 @@ def resolve(
 
 
 def _configured(
-    wanted: str, config: Source | Config, paths: Prefixes | None, saved: Path | None
+    wanted: str, config: Source | Config, paths: Prefixes | None, folders: Folders
 ) -> Draw:
     if not isinstance(config, Config):
         config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
-    gone = wanted == "chameleon" and not Path(config.chameleon.file).is_file()
-    if gone and saved is not None:
-        own = {name: domain.path for name, domain in config.data.domains.items()}
-        return Draw(Mixture.load(saved), _paths(own, paths))
     domains = provider.prepare_mixture(config)
     own = {name: domain.path for name, domain in domains.items()}
-    return Draw(_computed(config, domains), _paths(own, paths), config, domains)
+    mixture = _computed(config, domains, folders)
+    # What was saved is within the bounds of its run already, and those are its own.
+    bounds = None if "bound" in mixture.method else config
+    return Draw(mixture, _paths(own, paths), bounds, domains)
 
 
-def _computed(config: Config, domains: Mapping[str, Domain]) -> Mixture:
-    """The configuration's mixture, from its file or computed by all ranks."""
+def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -> Mixture:
+    """The configuration's mixture, from its file, from a run's folder, or computed by all ranks."""
+
+    def find() -> str | None:
+        found = provider.existing_mixture(config, domains)
+        if found is None and (file := saved_in(*folders)) is not None:
+            found = provider.saved_mixture(config, domains, file)
+        return None if found is None else found.to_json()
+
     several = parallel.world_size() > 1
-    launched = several and "RANK" in os.environ and not dist.is_initialized()
-    found = None if launched else provider.existing_mixture(config, domains)
-    if found is not None:
-        return found
-    if dist.is_initialized() or (several and not launched):
+    if several and "RANK" in os.environ and not dist.is_initialized():
+        # The ranks agree on which files are there.
+        with parallel.processes():
+            text = parallel.on_first_rank(find)
+            return Mixture.from_json(text) if text else proxy.compute_mixture(config, domains)
+    text = find()
+    if text is not None:
+        return Mixture.from_json(text)
+    if several or dist.is_initialized():
         raise UserError(
             f"there is no {config.chameleon.file} yet, and the host starts the processes: compute "
             "it first, with torchrun recipes/compute_mixture.py"
         )
-    # Under torchrun the ranks agree on whether the file is there.
     with parallel.processes():
-        return provider.unbounded_mixture(config, domains)
+        return proxy.compute_mixture(config, domains)
 
 
 def _at(mixture: Mixture, paths: Prefixes | None) -> Draw:
@@ -225,4 +282,8 @@ def _paths(own: Mapping[str, str], paths: Prefixes | None) -> dict[str, str]:
 
 def is_first() -> bool:
     """Whether this process is the one that writes, also before the processes have met."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    # Of torchrun, of srun, and of Lightning's own launcher.
+    for names in (("RANK",), ("SLURM_PROCID",), ("NODE_RANK", "LOCAL_RANK")):
+        if any(name in os.environ for name in names):
+            return all(int(os.environ.get(name, "0")) == 0 for name in names)
+    return True

@@ -51,7 +51,6 @@ def with_mixture(provider: Provider) -> Provider:
         apply(get_args(), train_val_test_num_samples[0])
         return provider(train_val_test_num_samples, *args, **kwargs)
 
-    drawing.is_distributed = True  # type: ignore[attr-defined]  # Megatron-LM asks it for this
     return drawing
 
 
@@ -59,30 +58,32 @@ def apply(args: argparse.Namespace, samples: int) -> None:
     """Put a mixture's weights into Megatron-LM's parsed arguments.
 
     Args:
-        args: with `mixture`; where it is None nothing happens.
+        args: with `mixture`; where it is None nothing happens, but to a run that began with one.
         samples: that the run trains on.
 
     Raises:
         UserError: naming the culprit and the next step.
     """
+    load = None if args.finetune else args.load
     if args.mixture is None:
+        host.refuse_unasked(args.save, load, args.on_mixture_change)
         return
     if args.per_split_data_args_path is not None:
         of_split = json.loads(Path(args.per_split_data_args_path).read_text())
         for split in ("train", "valid", "test"):
-            setattr(args, f"{split}_data_path", of_split[split])
+            given = of_split[split]
+            setattr(args, f"{split}_data_path", given.split() if isinstance(given, str) else given)
         args.per_split_data_args_path = None
     if args.data_args_path is not None:
         args.data_path, args.data_args_path = Path(args.data_args_path).read_text().split(), None
     key = "train_data_path" if args.train_data_path else "data_path"
     paths, weights = get_blend_from_list(getattr(args, key) or None) or (None, None)
-    load = None if args.finetune else args.load
     draw = host.resolve(
         args.mixture,
         paths,
         weights,
         config=args.mixture_config,
-        saved=host.saved_in(args.save, load),
+        saved=(args.save, load),
     )
     draw = draw.within(samples, args.seq_length).kept(args.save, load, args.on_mixture_change)
     setattr(args, key, draw.pairs)

@@ -49,25 +49,29 @@ class MixtureDataModule(PreTrainingDataModule):
         on_mixture_change: str = "refuse",
         **kwargs: Any,
     ) -> None:
-        self.draw = None
+        self.draw: host.Draw | None = None
+        self.on_mixture_change = on_mixture_change
         if mixture is not None:
             training = paths.get("train") if isinstance(paths, Mapping) else paths
             if isinstance(training, str | Path):
                 training = [training]
             prefixes, weights = get_blend_from_list(training) or (None, None)
             self.draw = host.resolve(mixture, prefixes, weights, config=mixture_config)
-            if paths is None:
-                paths = self.draw.pairs
-        self.on_mixture_change = on_mixture_change
+            pairs = self.draw.pairs
+            paths = {**paths, "train": pairs} if isinstance(paths, Mapping) else pairs
+            # What NeMo writes with a checkpoint has the weights: who reads it computes nothing.
+            self.__io__.paths, self.__io__.mixture, self.__io__.mixture_config = paths, None, None
         super().__init__(paths=paths, **kwargs)
 
     def build(self, trainer_max_steps: int, *args: Any, **kwargs: Any) -> None:
         """Settle the weights, leave the rest to NeMo."""
-        if self.draw is not None:
+        save, load = _checkpoints(getattr(self, "trainer", None))
+        if self.draw is None:
+            host.refuse_unasked(save, load, self.on_mixture_change)
+        else:
             samples = int(trainer_max_steps * self.data_sampler.global_batch_size)
             if self.num_train_samples is not None:
                 samples = self.num_train_samples
-            save, load = _checkpoints(getattr(self, "trainer", None))
             draw = self.draw.within(samples, self.seq_length)
             blend = draw.kept(save, load, self.on_mixture_change).blend
             if "blend_per_split" in self.build_kwargs:
@@ -75,6 +79,15 @@ class MixtureDataModule(PreTrainingDataModule):
             else:
                 self.build_kwargs["blend"] = blend
         super().build(trainer_max_steps, *args, **kwargs)
+
+    def validation_by_domain(self) -> dict[str, Any]:
+        """Parts of the validation set that `build` made: by domain name, or by prefix."""
+        per_split = self.build_kwargs.get("blend_per_split")
+        prefixes, _ = per_split[1] if per_split else self.build_kwargs["blend"]
+        own = {} if self.draw is None else {path: name for name, path in self.draw.paths.items()}
+        parts = getattr(self._validation_ds, "datasets", [self._validation_ds])
+        named = [own.get(prefix, prefix) for prefix in prefixes]
+        return dict(zip(named, parts, strict=True))
 
 
 def _with_nemos_parameters() -> inspect.Signature:
@@ -94,15 +107,16 @@ MixtureDataModule.__init__.__signature__ = _with_nemos_parameters()  # type: ign
 class LossByDomain(Callback):
     """Validation loss of each domain, beside NeMo's `val_loss`: `val_loss_by_domain/NAME`.
 
+    Of a MixtureDataModule's; with validation paths of their own, of each of these.
     Of as many batches a domain as `val_loss` is of, and after it: a list of validation dataloaders
     would take `val_loss` away, and count the first batch of each under the one before.
     """
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         data = trainer.datamodule
-        if trainer.sanity_checking or data.draw is None:
+        if trainer.sanity_checking:
             return
-        for name, dataset in zip(data.draw.paths, data._validation_ds.datasets, strict=True):
+        for name, dataset in data.validation_by_domain().items():
             loader = data.data_sampler.transform_dataloader(
                 data._create_dataloader(dataset, mode="validation")
             )

@@ -14,6 +14,7 @@ from megatron.core.datasets.utils import get_blend_from_list
 from omegaconf import OmegaConf
 
 from nemo_chameleon.engines import host
+from nemo_chameleon.errors import UserError
 
 
 def use_mixture(cfg: Any) -> Any:
@@ -31,18 +32,20 @@ def use_mixture(cfg: Any) -> Any:
     """
     data = cfg.model.data
     wanted = data.get("mixture")
+    logs = (cfg.get("exp_manager") or {}).get("explicit_log_dir")
+    save = Path(logs) / "checkpoints" if logs else None
+    on_change = data.get("on_mixture_change", "refuse")
     if wanted is None:
+        host.refuse_unasked(save, None, on_change)
         return cfg
     given = OmegaConf.to_container(data.data_prefix) if data.get("data_prefix") else None
     training = given.get("train") if isinstance(given, dict) else given
     prefixes, weights = get_blend_from_list(training) or (None, None)
-    logs = (cfg.get("exp_manager") or {}).get("explicit_log_dir")
-    save = Path(logs) / "checkpoints" if logs else None
-    draw = host.resolve(
-        wanted, prefixes, weights, config=data.get("mixture_config"), saved=host.saved_in(save)
-    )
+    draw = host.resolve(wanted, prefixes, weights, config=data.get("mixture_config"), saved=(save,))
+    if cfg.trainer.max_steps <= 0:
+        raise UserError("set trainer.max_steps: a mixture's bounds are of so many samples")
     samples = cfg.trainer.max_steps * cfg.model.global_batch_size
     draw = draw.within(samples, cfg.model.encoder_seq_length)
-    pairs = draw.kept(save, on_change=data.get("on_mixture_change", "refuse")).pairs
+    pairs = draw.kept(save, on_change=on_change).pairs
     data.data_prefix = {**given, "train": pairs} if isinstance(given, dict) else pairs
     return cfg

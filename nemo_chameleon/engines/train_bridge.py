@@ -1,5 +1,7 @@
 """engine=bridge: this package's configuration in Megatron-Bridge's terms, and its `pretrain`."""
 
+from pathlib import Path
+
 import torch
 from megatron.bridge.models.gpt_provider import GPTModelProvider
 from megatron.bridge.training import config as bridge
@@ -11,12 +13,14 @@ from nemo_chameleon import datasets, model, optimizer, parallel
 from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
+from nemo_chameleon.files import digest
 from nemo_chameleon.schema import Config
 
 
 def train(config: Config) -> None:
     """Resolve the mixture and hand the run to Bridge, which logs, saves and resumes as it does."""
     check(config, parallel.world_size())
+    parallel.check_device(config)
     pretrain(container(config), forward_step)
 
 
@@ -29,7 +33,8 @@ def container(config: Config) -> bridge.ConfigContainer:
     train, wanted = config.train, config.optimizer
     bf16 = parallel.precision(train.precision) == torch.bfloat16
     run = host.run_folder(config)
-    draw = host.resolve(config.data.mixture, config=config, saved=host.saved_in(run))
+    draw = host.resolve(config.data.mixture, config=config, saved=(run,))
+    contents = [domain.fingerprint for domain in (draw.domains or {}).values()]
     cfg = bridge.ConfigContainer(
         model=_model(config),
         train=bridge.TrainingConfig(
@@ -55,7 +60,8 @@ def container(config: Config) -> bridge.ConfigContainer:
         dataset=MixtureDatasetConfig(
             blend=draw.blend,
             split=config.data.split,
-            path_to_cache=config.data.cache,
+            # Other data at the same place gets indices of its own.
+            path_to_cache=str(Path(config.data.cache) / digest(contents)),
             seq_length=config.model.seq_length,
             random_seed=train.seed,
             num_workers=config.data.num_workers,
@@ -76,7 +82,7 @@ def container(config: Config) -> bridge.ConfigContainer:
             save=str(run),
             load=str(run),
             save_interval=config.checkpoint.save_interval or train.train_iters,
-            pretrained_checkpoint=config.checkpoint.pretrained_checkpoint,
+            most_recent_k=config.checkpoint.keep or -1,
             ckpt_format="torch_dist",
         ),
         rng=bridge.RNGConfig(seed=train.seed),

@@ -10,24 +10,23 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.lightning import io
-from omegaconf import OmegaConf
 
 from nemo_chameleon import datasets, model, optimizer, parallel
 from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
 from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import write_atomically
 from nemo_chameleon.schema import Config
 
 
 class Vocabulary:
     """As much of a tokenizer as NeMo asks of a run whose tokens are there already."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, contents: list[str]) -> None:
         self.vocab_size = vocab_size
         self.eod = self.eos_id = self.bos_id = -2  # no token's
-        self.unique_identifiers = {"vocab_size": vocab_size}
+        # Part of the key of Megatron's cached indices: other data at the same place gets its own.
+        self.unique_identifiers = {"vocab_size": vocab_size, "contents": contents}
         self.additional_special_tokens_ids: list[int] = []
 
 
@@ -39,8 +38,10 @@ def train(config: Config) -> None:
     check(config, parallel.world_size())
     if config.optimizer.lr_decay_style == "linear":
         raise UserError("optimizer.lr_decay_style=linear: engine=nemo has cosine and constant")
+    parallel.check_device(config)
     run = host.run_folder(config)
-    data = _data(config, run)
+    draw = host.resolve(config.data.mixture, config=config, saved=(run / "checkpoints",))
+    data = _data(config, draw)
     llm.train(
         model=_model(config, data.tokenizer),
         data=data,
@@ -51,9 +52,11 @@ def train(config: Config) -> None:
             use_datetime_version=False,
             ckpt=nl.ModelCheckpoint(
                 every_n_train_steps=config.checkpoint.save_interval or config.train.train_iters,
+                # By step, the newest.
+                monitor="global_step",
+                mode="max",
                 save_top_k=config.checkpoint.keep or -1,
                 save_last=True,
-                monitor="reduced_train_loss",
                 save_optim_on_train_end=True,
             ),
             tensorboard=_tensorboard(run) if config.logging.tensorboard else None,
@@ -63,14 +66,9 @@ def train(config: Config) -> None:
     )
 
 
-def _data(config: Config, run: Path) -> MixtureDataModule:
-    # By its file, so that the context that NeMo saves with a checkpoint says how it was made.
-    file = run / "config.yaml"
-    if host.is_first():
-        write_atomically(file, OmegaConf.to_yaml(OmegaConf.structured(config)))
-    return MixtureDataModule(
-        mixture=config.data.mixture,
-        mixture_config=str(file),
+def _data(config: Config, draw: host.Draw) -> MixtureDataModule:
+    data = MixtureDataModule(
+        draw.pairs,
         on_mixture_change=config.data.on_mixture_change,
         seq_length=config.model.seq_length,
         micro_batch_size=config.train.micro_batch_size,
@@ -79,8 +77,13 @@ def _data(config: Config, run: Path) -> MixtureDataModule:
         split=config.data.split,
         seed=config.train.seed,
         index_mapping_dir=config.data.cache,
-        tokenizer=Vocabulary(datasets.Vocabulary.of(config.data).vocab_size),
+        tokenizer=Vocabulary(
+            datasets.Vocabulary.of(config.data).vocab_size,
+            [domain.fingerprint for domain in (draw.domains or {}).values()],
+        ),
     )
+    data.draw = draw
+    return data
 
 
 def _model(config: Config, tokenizer: Vocabulary) -> Any:
