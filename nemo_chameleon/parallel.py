@@ -177,11 +177,11 @@ def on_first_rank(compute: Callable[[], T]) -> T:
         except UserError as error:
             box[1] = str(error)
         except BaseException:
-            dist.broadcast_object_list([None, "the first rank failed"], src=0, device=device())
+            dist.broadcast_object_list([None, "the first rank failed"], src=0)
             raise
         finally:
             _deciding.reset(before)
-    dist.broadcast_object_list(box, src=0, device=device())
+    dist.broadcast_object_list(box, src=0)
     if box[1] is not None:
         raise UserError(box[1])
     result: T = box[0]

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from megatron.core import parallel_state
 from megatron.core.datasets.utils import get_blend_from_list
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+from nemo.lightning.io import IOMixin
 from nemo.lightning.resume import AutoResume
 
 from nemo_chameleon.engines import host
@@ -104,7 +105,7 @@ def _with_nemos_parameters() -> inspect.Signature:
 MixtureDataModule.__init__.__signature__ = _with_nemos_parameters()  # type: ignore[attr-defined]
 
 
-class LossByDomain(Callback):
+class LossByDomain(Callback, IOMixin):
     """Validation loss of each domain, beside NeMo's `val_loss`: `val_loss_by_domain/NAME`.
 
     Of a MixtureDataModule's; with validation paths of their own, of each of these.

@@ -101,7 +101,7 @@ def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
     del settings["data"]["domains"]["prose"]
-    settings["train"] |= {"train_iters": 5, "eval_iters": 0}
+    settings["train"] |= {"train_iters": 5, "eval_iters": 1}
     config_file.write_text(yaml.safe_dump(settings))
     recipe = [str(HERE / "on_cpu.py"), "recipes/pretrain_chameleon.py", "--config"]
     recipe += [str(config_file), "engine=bridge", "train.precision=fp32", "optimizer.clip_grad=0"]
@@ -112,6 +112,9 @@ def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
     kept = yaml.safe_load((folder / "iter_0000005" / "run_config.yaml").read_text())
     assert kept["dataset"]["blend"][1] == [0.25, 0.75]
     assert kept["model"]["hidden_size"] == 32
+    again = started(*recipe, f"data.mixture={mixture}")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "successfully loaded checkpoint" in again.stdout + again.stderr
     mixture.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
     refused = started(*recipe, f"data.mixture={mixture}")
     assert refused.returncode == 2

@@ -103,8 +103,9 @@ def test_the_training_split_of_several(
     """Where NeMo is given paths by split, the mixture is of the training set alone."""
     validation = [str(corpus / "legal")]
     given = {"train": paths, "validation": validation, "test": validation}
-    run = nemo(tmp_path, paths=given, mixture=mixture)
+    run = nemo(tmp_path, paths=given, mixture=mixture, eval_iters=2)
     assert printed(run, "DRAWN") == [10, 30]
+    assert f"val_loss_by_domain/{corpus / 'legal'}" in printed(run, "VALIDATED")
     assert printed(run, "CONFIGURED")["blend_per_split"][1:] == [[validation, None]] * 2
 
 
@@ -131,6 +132,13 @@ def test_engine_nemo(config_file: Path, mixture: Path) -> None:
     checkpoints = config_file.parent / "out" / "mine-nemo" / "checkpoints"
     assert Mixture.load(checkpoints / "mixture.json").weights == {"code": 0.25, "legal": 0.75}
     assert any(folder.name.endswith("-last") for folder in checkpoints.iterdir())
+    from nemo.lightning import io
+
+    from nemo_chameleon.engines import train_nemo  # noqa: F401  # NeMo then knows its classes
+
+    last = next(folder for folder in checkpoints.iterdir() if folder.name.endswith("-last"))
+    read = io.load_context(last / "context").extra["datamodule"]
+    assert read.build_kwargs["blend"][1] == [0.25, 0.75]
     mixture.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
     refused = started(*recipe, folder=config_file.parent)
     assert refused.returncode == 2
@@ -161,7 +169,7 @@ def test_nemo_runs_command_line(paths: list[str], mixture: Path) -> None:
 def test_nemo_writes_the_data_module_and_reads_it(
     tmp_path: Path, paths: list[str], mixture: Path
 ) -> None:
-    """A checkpoint brings the arguments of the run's data module."""
+    """A checkpoint brings the weights themselves: its reader has nothing to look up or compute."""
     import fiddle
     from nemo.lightning import io
     from nemo_train import Tokenizer
@@ -173,7 +181,8 @@ def test_nemo_writes_the_data_module_and_reads_it(
         paths, mixture=str(mixture), seq_length=32, split="90,10,0", tokenizer=Tokenizer()
     )
     data.io_dump(tmp_path / "context", yaml_attrs=[])
+    mixture.unlink()
     read = io.load(tmp_path / "context", MixtureDataModule)
-    assert type(read) is MixtureDataModule and read.draw == data.draw
-    arguments = fiddle.ordered_arguments(read.__io__)
-    assert arguments["mixture"] == str(mixture) and arguments["seq_length"] == 32
+    assert type(read) is MixtureDataModule
+    assert read.build_kwargs["blend"] == data.build_kwargs["blend"] == list(data.draw.blend)
+    assert fiddle.ordered_arguments(read.__io__)["seq_length"] == 32
