@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-# docs/hosts/ says which of these were run.
+# What the adapters are written for; docs/hosts/ says which of them were run.
 _SUPPORTED = {
     "megatron-core": ">=0.15,<0.20",
     "nemo_toolkit": ">=2.4,<3",
@@ -127,7 +127,7 @@ def _judged(package: str, serves: str, install: str) -> Finding:
         return Finding(package, _NONE, f"for {serves}: {install}")
     wanted = _SUPPORTED[package]
     if not SpecifierSet(wanted).contains(found, prereleases=True):
-        return Finding(package, found, f"not one of {wanted}, which {serves} was tested with")
+        return Finding(package, found, f"not one of {wanted}, which {serves} is written for")
     return Finding(package, found, serves)
 
 

