@@ -25,6 +25,7 @@ from nemo_chameleon.schema import (
     AUTO,
     ENGINES,
     MIXTURES,
+    ON_MIXTURE_CHANGE,
     ChameleonConfig,
     Config,
     DatasetConfig,
@@ -150,7 +151,7 @@ def check_mixture(config: Config) -> None:
         )
     if (config.data.tokenizer is None) == (config.data.vocab_size is None):
         raise UserError("set one of data.tokenizer and data.vocab_size")
-    _choice("data.on_mixture_change", config.data.on_mixture_change, ("refuse", "accept"))
+    _choice("data.on_mixture_change", config.data.on_mixture_change, ON_MIXTURE_CHANGE)
     if config.data.mixture == "chameleon":
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":

@@ -160,6 +160,24 @@ def transformer_settings(run: Run) -> dict[str, Any]:
     }
 
 
+def host_settings(run: Run, vocab_size: int) -> dict[str, Any]:
+    """What a host's configuration of a GPT, a `TransformerConfig` and more, is made of."""
+    model = run.model
+    return {
+        **transformer_settings(run),
+        "seq_length": model.seq_length,
+        "position_embedding_type": model.position_embedding_type,
+        "rotary_base": model.rotary_base,
+        "share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
+        # Padded here, so that it is this package's rule that holds.
+        "vocab_size": padded_vocab_size(vocab_size, run),
+        "make_vocab_size_divisible_by": 1,
+        "transformer_layer_spec": layers,
+        "gradient_accumulation_fusion": False,
+        "cross_entropy_loss_fusion": False,
+    }
+
+
 class TorchAttention(MegatronModule):
     """Megatron's core attention on PyTorch's fused causal kernels; no mask is made."""
 

@@ -32,7 +32,7 @@ def prepare(config: Config) -> dict[str, Domain]:
     """
     check(config, parallel.world_size())
     parallel.check_device(config)
-    domains = prepare_mixture(config)
+    domains = _opened(config)
     if config.train.eval_iters:
         datasets.check_validation(config.data, domains, config.model.seq_length)
     mixture = existing_mixture(config, domains)
@@ -40,6 +40,7 @@ def prepare(config: Config) -> dict[str, Domain]:
         # Bounds that uniform weights cannot keep, no weights can.
         job = base_job(config, domains, bounded(config, domains, Mixture.uniform(domains)))
         job.pretrained()
+        _prepare_proxy(config, domains)
         _refuse_a_run_without_its_mixture(job)
     else:
         job = base_job(config, domains, bounded(config, domains, mixture))
@@ -51,11 +52,15 @@ def prepare(config: Config) -> dict[str, Domain]:
 def prepare_mixture(config: Config) -> dict[str, Domain]:
     """The part of `prepare` that is not about the base model's run."""
     check_mixture(config)
-    vocabulary = datasets.Vocabulary.of(config.data)
-    domains = open_domains(config.data.domains, config.data.split, vocabulary.vocab_size)
+    domains = _opened(config)
     if existing_mixture(config, domains) is None:
         _prepare_proxy(config, domains)
     return domains
+
+
+def _opened(config: Config) -> dict[str, Domain]:
+    vocabulary = datasets.Vocabulary.of(config.data)
+    return open_domains(config.data.domains, config.data.split, vocabulary.vocab_size)
 
 
 def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:

@@ -15,6 +15,7 @@ ENGINES = {
     "bridge": ("megatron.bridge", "Megatron-Bridge"),
 }
 """What trains the base model: the module that it takes, and what that is called."""
+ON_MIXTURE_CHANGE = ("refuse", "accept")
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
 
 

@@ -105,11 +105,10 @@ def test_where_the_blend_can_stand(args: argparse.Namespace, corpus: Path, tmp_p
     assert (args.data_path, args.data_args_path) == (wanted, None)
 
     args.data_path = None
-    splits = {"train": [str(corpus / "prose"), str(corpus / "code"), "x"][:2], "valid": ["v"]}
-    splits["train"] = ["1", splits["train"][0], "1", splits["train"][1]]
-    splits["valid"] = "v w"  # as one string it is split
+    train = ["1", str(corpus / "prose"), "1", str(corpus / "code")]
+    splits = {"train": train, "valid": "v w", "test": None}  # one string is split
     args.per_split_data_args_path = str(tmp_path / "splits.json")
-    Path(args.per_split_data_args_path).write_text(json.dumps(splits | {"test": None}))
+    Path(args.per_split_data_args_path).write_text(json.dumps(splits))
     megatron_lm.apply(args, SAMPLES)
     assert args.train_data_path == wanted[2:] + wanted[:2]
     assert (args.valid_data_path, args.test_data_path) == (["v", "w"], None)

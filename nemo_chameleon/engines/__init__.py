@@ -1,14 +1,19 @@
 """Who trains the base model: this package, or a host by its own training entry.
 
-megatron.py        `training.py`, the default
-train_nemo.py      engine=nemo: this package's configuration in NeMo 2's terms
-train_bridge.py    engine=bridge: the same for Megatron-Bridge
-nemo.py, nemo1.py, bridge.py, megatron_lm.py    what users of a host put into their own scripts
-host.py            what all of these ask: which datasets, by which weights
+What a configuration's `engine` names:
+
+    train_megatron.py    `training.py`, the default
+    train_nemo.py        NeMo 2, given this package's configuration in its own terms
+    train_bridge.py      Megatron-Bridge, the same
+
+What users of a host put into their own scripts: nemo.py, nemo1.py, bridge.py, megatron_lm.py. All
+of them ask host.py which datasets are drawn, and by which weights.
 """
 
 from importlib import import_module, util
 
+from nemo_chameleon import parallel
+from nemo_chameleon.config import check
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ENGINES, Config
 
@@ -26,8 +31,7 @@ def train(config: Config) -> None:
     Raises:
         UserError: naming the culprit and the next step.
     """
-    if config.engine not in ENGINES:
-        raise UserError(f"engine={config.engine} is not one of {', '.join(ENGINES)}")
+    check(config, parallel.world_size())
     needed, package = ENGINES[config.engine]
     if not _is_there(needed):
         raise UserError(
@@ -39,8 +43,8 @@ def train(config: Config) -> None:
         value = getattr(getattr(config, section), name)
         if value != getattr(getattr(Config(), section), name):
             raise UserError(f"{key}={value} is for engine=megatron: {theirs}")
-    module = "megatron" if config.engine == "megatron" else f"train_{config.engine}"
-    import_module(f"nemo_chameleon.engines.{module}").train(config)
+    parallel.check_device(config)
+    import_module(f"nemo_chameleon.engines.train_{config.engine}").train(config)
 
 
 def _is_there(module: str) -> bool:

@@ -1,10 +1,14 @@
 """Megatron-Bridge: a GPT dataset configuration with a `mixture`.
 
-from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
+In a script that calls Bridge's `pretrain`:
 
-cfg.dataset = MixtureDatasetConfig(mixture="chameleon", mixture_config="mine.yaml", ...)
-process_config_with_overrides(cfg, cli_overrides=["dataset.mixture=uniform"])
-pretrain(apply_mixture(cfg), forward_step)
+    from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
+
+    cfg.dataset = MixtureDatasetConfig(mixture="chameleon", mixture_config="mine.yaml", ...)
+    process_config_with_overrides(cfg, cli_overrides=["dataset.mixture=uniform"])
+    pretrain(apply_mixture(cfg), forward_step)
+
+docs/hosts/bridge.md has the rest.
 """
 
 from dataclasses import dataclass
@@ -93,9 +97,9 @@ def apply_mixture(
     data = cfg.dataset
     if isinstance(data, MixtureDatasetConfig):
         data._applied = data.mixture
-    if isinstance(data, MixtureDatasetConfig) and mixture is None:
-        mixture, mixture_config = data.mixture, data.mixture_config
-        on_mixture_change = data.on_mixture_change
+        if mixture is None:
+            mixture, mixture_config = data.mixture, data.mixture_config
+            on_mixture_change = data.on_mixture_change
     save, load = cfg.checkpoint.save, None if cfg.checkpoint.finetune else cfg.checkpoint.load
     if mixture is None:
         host.refuse_unasked(save, load, on_mixture_change)

@@ -22,7 +22,7 @@ from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.report import diff_mixtures
-from nemo_chameleon.schema import MIXTURES, Config
+from nemo_chameleon.schema import MIXTURES, ON_MIXTURE_CHANGE, Config
 
 Source = str | os.PathLike[str]
 Prefixes = Sequence[str] | Mapping[str, str]
@@ -108,8 +108,9 @@ def begun_in(save: Source | None, load: Source | None, on_change: str) -> Path |
     Raises:
         UserError: `on_change` is neither "refuse" nor "accept".
     """
-    if on_change not in ("refuse", "accept"):
-        raise UserError(f"on_mixture_change={on_change!r} is not one of refuse, accept")
+    if on_change not in ON_MIXTURE_CHANGE:
+        choices = ", ".join(ON_MIXTURE_CHANGE)
+        raise UserError(f"on_mixture_change={on_change!r} is not one of {choices}")
     file = saved_in(save, load)
     # A start that came to no checkpoint has drawn nothing that would have to be kept to.
     trained = file is not None and _has_checkpoints(file.parent)
@@ -190,12 +191,12 @@ def resolve(
     if wanted == "static" and (weights or config is None):
         if not paths or not weights:
             raise UserError("mixture=static takes the host's own weights, and it has none")
-        named = paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
+        named = _named(paths)
         return Draw(Mixture.static(dict(zip(named, weights, strict=True))), named)
     if config is not None:
         return _configured(wanted, config, paths, saved)
     if wanted == "uniform" and paths:
-        named = paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
+        named = _named(paths)
         return Draw(Mixture.uniform(named), named)
     if wanted in MIXTURES:
         raise UserError(
@@ -243,6 +244,11 @@ def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -
         )
     with parallel.processes():
         return proxy.compute_mixture(config, domains)
+
+
+def _named(paths: Prefixes) -> Mapping[str, str]:
+    """Prefixes by name: their own where they have no other."""
+    return paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
 
 
 def _at(mixture: Mixture, paths: Prefixes | None) -> Draw:

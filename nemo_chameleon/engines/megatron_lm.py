@@ -23,6 +23,7 @@ from typing import Any
 from megatron.core.datasets.utils import get_blend_from_list
 
 from nemo_chameleon.engines import host
+from nemo_chameleon.schema import ON_MIXTURE_CHANGE
 
 Provider = Callable[..., Any]
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     group = parser.add_argument_group("nemo_chameleon")
     group.add_argument("--mixture", help="static: --data-path's own; chameleon; a mixture file")
     group.add_argument("--mixture-config", help="says how the mixture is computed")
-    group.add_argument("--on-mixture-change", choices=("refuse", "accept"), default="refuse")
+    group.add_argument("--on-mixture-change", choices=ON_MIXTURE_CHANGE, default="refuse")
     return parser
 
 

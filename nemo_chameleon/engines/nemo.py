@@ -1,9 +1,13 @@
 """NeMo 2: its pretraining data module, drawing by a mixture.
 
-from nemo_chameleon.engines.nemo import MixtureDataModule
+In a script that calls NeMo's `llm.pretrain`:
 
-data = MixtureDataModule(mixture="chameleon", mixture_config="mine.yaml", seq_length=4096, ...)
-llm.pretrain(model=model, data=data, trainer=trainer, ...)
+    from nemo_chameleon.engines.nemo import MixtureDataModule
+
+    data = MixtureDataModule(mixture="chameleon", mixture_config="mine.yaml", seq_length=4096, ...)
+    llm.pretrain(model=model, data=data, trainer=trainer, ...)
+
+docs/hosts/nemo.md has the rest.
 """
 
 import inspect

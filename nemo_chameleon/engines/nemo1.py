@@ -1,10 +1,14 @@
 """NeMo 1: a mixture's weights in `model.data.data_prefix`, which its GPT models blend by.
 
-from nemo_chameleon.engines.nemo1 import use_mixture
+At the head of the script that Hydra starts:
 
-@hydra_runner(config_path="conf", config_name="megatron_gpt_config")
-def main(cfg):
-use_mixture(cfg)
+    from nemo_chameleon.engines.nemo1 import use_mixture
+
+    @hydra_runner(config_path="conf", config_name="megatron_gpt_config")
+    def main(cfg):
+        use_mixture(cfg)
+
+docs/hosts/nemo.md has the rest.
 """
 
 from pathlib import Path

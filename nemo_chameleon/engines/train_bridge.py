@@ -10,7 +10,6 @@ from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
 from nemo_chameleon import datasets, model, optimizer, parallel
-from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
 from nemo_chameleon.files import digest
@@ -19,8 +18,6 @@ from nemo_chameleon.schema import Config
 
 def train(config: Config) -> None:
     """Resolve the mixture and hand the run to Bridge, which logs, saves and resumes as it does."""
-    check(config, parallel.world_size())
-    parallel.check_device(config)
     pretrain(container(config), forward_step)
 
 
@@ -34,9 +31,10 @@ def container(config: Config) -> bridge.ConfigContainer:
     bf16 = parallel.precision(train.precision) == torch.bfloat16
     run = host.run_folder(config)
     draw = host.resolve(config.data.mixture, config=config, saved=(run,))
+    settings = model.host_settings(config, datasets.Vocabulary.of(config.data).vocab_size)
     contents = [domain.fingerprint for domain in (draw.domains or {}).values()]
     cfg = bridge.ConfigContainer(
-        model=_model(config),
+        model=GPTModelProvider(**settings),
         train=bridge.TrainingConfig(
             train_iters=train.train_iters,
             global_batch_size=train.global_batch_size,
@@ -76,7 +74,7 @@ def container(config: Config) -> bridge.ConfigContainer:
         ),
         # The data is tokenised: Bridge asks for the vocabulary's size alone.
         tokenizer=TokenizerConfig(
-            tokenizer_type="NullTokenizer", vocab_size=_vocabulary(config) - 1
+            tokenizer_type="NullTokenizer", vocab_size=settings["vocab_size"] - 1
         ),
         checkpoint=bridge.CheckpointConfig(
             save=str(run),
@@ -89,24 +87,3 @@ def container(config: Config) -> bridge.ConfigContainer:
         mixed_precision="bf16_mixed" if bf16 else None,
     )
     return apply_mixture(cfg, draw, on_mixture_change=config.data.on_mixture_change)
-
-
-def _model(config: Config) -> GPTModelProvider:
-    gpt = config.model
-    return GPTModelProvider(
-        **model.transformer_settings(config),
-        seq_length=gpt.seq_length,
-        position_embedding_type=gpt.position_embedding_type,
-        rotary_base=gpt.rotary_base,
-        share_embeddings_and_output_weights=gpt.share_embeddings_and_output_weights,
-        # Padded here, so that it is this package's rule that holds.
-        vocab_size=_vocabulary(config),
-        make_vocab_size_divisible_by=1,
-        transformer_layer_spec=model.layers,
-        gradient_accumulation_fusion=False,
-        cross_entropy_loss_fusion=False,
-    )
-
-
-def _vocabulary(config: Config) -> int:
-    return model.padded_vocab_size(datasets.Vocabulary.of(config.data).vocab_size, config)

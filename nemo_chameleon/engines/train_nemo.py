@@ -12,7 +12,6 @@ from nemo.collections import llm
 from nemo.lightning import io
 
 from nemo_chameleon import datasets, model, optimizer, parallel
-from nemo_chameleon.config import check
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
 from nemo_chameleon.errors import UserError
@@ -35,15 +34,16 @@ io.track_io(Vocabulary)
 
 def train(config: Config) -> None:
     """Resolve the mixture and hand the run to NeMo, which logs, saves and resumes as it does."""
-    check(config, parallel.world_size())
     if config.optimizer.lr_decay_style == "linear":
         raise UserError("optimizer.lr_decay_style=linear: engine=nemo has cosine and constant")
-    parallel.check_device(config)
     run = host.run_folder(config)
     draw = host.resolve(config.data.mixture, config=config, saved=(run / "checkpoints",))
     data = _data(config, draw)
     llm.train(
-        model=_model(config, data.tokenizer),
+        model=llm.GPTModel(
+            llm.GPTConfig(**model.host_settings(config, data.tokenizer.vocab_size)),
+            tokenizer=data.tokenizer,
+        ),
         data=data,
         trainer=_trainer(config),
         log=nl.NeMoLogger(
@@ -86,29 +86,10 @@ def _data(config: Config, draw: host.Draw) -> MixtureDataModule:
     return data
 
 
-def _model(config: Config, tokenizer: Vocabulary) -> Any:
-    gpt = config.model
-    return llm.GPTModel(
-        llm.GPTConfig(
-            **model.transformer_settings(config),
-            seq_length=gpt.seq_length,
-            position_embedding_type=gpt.position_embedding_type,
-            rotary_base=gpt.rotary_base,
-            share_embeddings_and_output_weights=gpt.share_embeddings_and_output_weights,
-            # Padded here, so that it is this package's rule that holds.
-            vocab_size=model.padded_vocab_size(tokenizer.vocab_size, config),
-            make_vocab_size_divisible_by=1,
-            transformer_layer_spec=model.layers,
-            gradient_accumulation_fusion=False,
-            cross_entropy_loss_fusion=False,
-        ),
-        tokenizer=tokenizer,
-    )
-
-
 def _trainer(config: Config) -> Any:
     train, layout = config.train, config.parallel
     precision = parallel.precision(train.precision)
+    bf16 = precision == torch.bfloat16
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     iterations = train.train_iters
     return nl.Trainer(
@@ -123,10 +104,10 @@ def _trainer(config: Config) -> Any:
             pipeline_dtype=precision,
             ddp=DistributedDataParallelConfig(
                 use_distributed_optimizer=config.optimizer.use_distributed_optimizer,
-                grad_reduce_in_fp32=precision == torch.bfloat16,
+                grad_reduce_in_fp32=bf16,
             ),
         ),
-        plugins=_precision(precision),
+        plugins=nl.MegatronMixedPrecision(precision="bf16-mixed") if bf16 else None,
         val_check_interval=min(train.eval_interval or iterations, iterations),
         limit_val_batches=train.eval_iters,
         limit_test_batches=0,
@@ -135,12 +116,6 @@ def _trainer(config: Config) -> Any:
         enable_progress_bar=config.logging.progress,
         callbacks=[LossByDomain()] if train.eval_iters else [],
     )
-
-
-def _precision(dtype: torch.dtype) -> Any:
-    if dtype == torch.bfloat16:
-        return nl.MegatronMixedPrecision(precision="bf16-mixed")
-    return None
 
 
 def _optimizer(config: Config) -> Any:

@@ -1,6 +1,6 @@
 """Megatron-Bridge's own `pretrain` on a tiny GPT, on CPUs; prints what it drew as JSON.
 
-python bridge_train.py SETTINGS.json [dataset.mixture=... ...]
+Started as `python bridge_train.py SETTINGS.json [dataset.mixture=... ...]`.
 """
 
 import json
@@ -14,7 +14,6 @@ def main() -> None:
 
     stand_in.without_transformer_engine()
     stand_in.install()
-    import torch
     from megatron.bridge.data import utils
     from megatron.bridge.models.gpt_provider import GPTModelProvider
     from megatron.bridge.training import config as bridge
@@ -24,6 +23,7 @@ def main() -> None:
     from megatron.bridge.training.utils.omegaconf_utils import process_config_with_overrides
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
+    import tiny
     from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
 
     settings = json.loads(Path(sys.argv[1]).read_text())
@@ -36,28 +36,11 @@ def main() -> None:
 
     utils.BlendedMegatronDatasetBuilder = Watched
     fp32 = {"bf16": False, "fp16": False}
-    off = dict.fromkeys(
-        (
-            *("gradient_accumulation_fusion", "masked_softmax_fusion", "bias_dropout_fusion"),
-            *("bias_activation_fusion", "persist_layer_norm", "apply_rope_fusion"),
-            *("cross_entropy_loss_fusion",),
-        ),
-        False,
-    )
     model = GPTModelProvider(
-        num_layers=2,
-        hidden_size=32,
-        num_attention_heads=2,
-        ffn_hidden_size=64,
-        seq_length=32,
         vocab_size=512,
-        use_cpu_initialization=True,
-        params_dtype=torch.float32,
-        pipeline_dtype=torch.float32,
-        make_vocab_size_divisible_by=1,
         transformer_layer_spec=get_gpt_layer_local_spec(normalization="LayerNorm"),
         **fp32,
-        **off,
+        **tiny.GPT,
     )
     iterations = settings["train_iters"]
     cfg = bridge.ConfigContainer(
@@ -66,8 +49,8 @@ def main() -> None:
             train_iters=iterations,
             eval_interval=1000,
             eval_iters=0,
-            global_batch_size=4,
-            micro_batch_size=4,
+            global_batch_size=tiny.BATCH,
+            micro_batch_size=tiny.BATCH,
         ),
         optimizer=bridge.OptimizerConfig(
             optimizer="adam",
@@ -109,11 +92,7 @@ def main() -> None:
     )
     process_config_with_overrides(cfg, cli_overrides=sys.argv[2:])
     pretrain(apply_mixture(cfg), forward_step)
-    drawn = [
-        int((seen[0].dataset_index[: 4 * iterations] == i).sum())
-        for i in range(len(seen[0].datasets))
-    ]
-    print("DRAWN", json.dumps(drawn))
+    tiny.say_drawn(seen[0], iterations)
 
 
 if __name__ == "__main__":

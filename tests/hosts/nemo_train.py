@@ -1,8 +1,7 @@
 """NeMo 2's own `llm.pretrain` on a tiny GPT, on CPUs; prints what it drew as JSON.
 
-python nemo_train.py SETTINGS.json
-
-A script called nemo_run.py would stand in the way of NeMo-Run's package.
+Started as `python nemo_train.py SETTINGS.json`. A script called nemo_run.py would stand in the way
+of NeMo-Run's package.
 """
 
 import dataclasses
@@ -35,6 +34,7 @@ def main() -> None:
     from nemo.lightning import io
     from nemo.lightning.io import pl
 
+    import tiny
     from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
 
     # Where a checkpoint is loaded, this one insists on a device.
@@ -45,32 +45,18 @@ def main() -> None:
     tokenizer = Tokenizer()
     data = MixtureDataModule(
         seq_length=32,
-        micro_batch_size=4,
-        global_batch_size=4,
+        micro_batch_size=tiny.BATCH,
+        global_batch_size=tiny.BATCH,
         num_workers=0,
         pin_memory=False,
         tokenizer=tokenizer,
         split="90,10,0",
         **settings["data"],
     )
-    fusions = (
-        *("gradient_accumulation_fusion", "masked_softmax_fusion", "bias_dropout_fusion"),
-        *("bias_activation_fusion", "persist_layer_norm", "apply_rope_fusion"),
-        *("cross_entropy_loss_fusion",),
-    )
     model = llm.GPTModel(
         llm.GPTConfig(
-            num_layers=2,
-            hidden_size=32,
-            num_attention_heads=2,
-            ffn_hidden_size=64,
-            seq_length=32,
-            use_cpu_initialization=True,
-            params_dtype=torch.float32,
-            pipeline_dtype=torch.float32,
-            make_vocab_size_divisible_by=1,
             transformer_layer_spec=local_layer_spec,
-            **dict.fromkeys(fusions, False),
+            **tiny.GPT,
         ),
         tokenizer=tokenizer,
     )
@@ -123,9 +109,7 @@ def main() -> None:
     print("CONFIGURED", json.dumps(configured, default=lambda value: type(value).__name__))
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     print("VALIDATED", json.dumps(metrics))
-    drawn = data._train_ds
-    index = drawn.dataset_index[: 4 * steps]
-    print("DRAWN", json.dumps([int((index == i).sum()) for i in range(len(drawn.datasets))]))
+    tiny.say_drawn(data._train_ds, steps)
 
 
 if __name__ == "__main__":
