@@ -23,11 +23,19 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import (
     ALL,
     AUTO,
+    COUNTED,
+    DATASETS,
     ENGINES,
     MIXTURES,
+    ON_MALFORMED,
     ON_MIXTURE_CHANGE,
+    ON_TOO_LONG,
+    SFT,
+    SOURCES,
+    UNITS,
     ChameleonConfig,
     Config,
+    DataConfig,
     DatasetConfig,
     DomainConfig,
     Run,
@@ -37,6 +45,7 @@ from nemo_chameleon.schema import (
 _takes = inspect.signature(OmegaConf.register_resolver).parameters
 _register = OmegaConf.register_resolver if "replace" in _takes else OmegaConf.register_new_resolver
 _register("gcd", math.gcd, replace=True)
+_register("of_dataset", lambda dataset, gpt, sft: sft if dataset == SFT else gpt, replace=True)
 
 
 # Keys of `data` under which domains stand by name.
@@ -152,6 +161,7 @@ def check_mixture(config: Config) -> None:
     if (config.data.tokenizer is None) == (config.data.vocab_size is None):
         raise UserError("set one of data.tokenizer and data.vocab_size")
     _choice("data.on_mixture_change", config.data.on_mixture_change, ON_MIXTURE_CHANGE)
+    _check_dataset(config.data)
     if config.data.mixture == "chameleon":
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":
@@ -162,6 +172,20 @@ def check_mixture(config: Config) -> None:
         )
     _at_least(1, "data.vocab_size", config.data.vocab_size)
     _at_least(0, "data.num_workers", config.data.num_workers)
+
+
+def _check_dataset(data: DataConfig) -> None:
+    _choice("data.dataset", data.dataset, DATASETS)
+    _choice("data.unit", data.unit, UNITS)
+    _choice("data.on_malformed", data.on_malformed, ON_MALFORMED)
+    _choice("data.on_too_long", data.on_too_long, ON_TOO_LONG)
+    if data.dataset == SFT:
+        if data.tokenizer is None:
+            raise UserError("data.dataset=sft needs data.tokenizer, to tokenise with")
+        return
+    for key in ("chat_template", "packing", "on_malformed", "on_too_long"):
+        if getattr(data, key) != getattr(DataConfig(), key):
+            raise UserError(f"data.{key} is for data.dataset=sft")
 
 
 def check_proxy(config: Config, world_size: int) -> None:
@@ -293,9 +317,24 @@ def _check_chameleon(config: Config) -> None:
     _at_least(1, "chameleon.micro_batch_size", wanted.micro_batch_size)
     if isinstance(wanted.layer, str) and wanted.layer != ALL:
         raise UserError(f"chameleon.layer={wanted.layer!r} is no whole number, nor {ALL}")
+    _choice("chameleon.source", wanted.source, SOURCES)
+    _choice("chameleon.tokens", wanted.tokens, COUNTED)
+    if wanted.cross_documents and config.data.dataset == SFT:
+        raise UserError("chameleon.cross_documents is for data.dataset=gpt")
     if proxy.load is not None and proxy.hf is not None:
         raise UserError("set one of proxy.load and proxy.hf")
-    if proxy.load is None and proxy.hf is None:
+    if wanted.source == "model":
+        if proxy.load is not None or proxy.hf is not None:
+            raise UserError(
+                "chameleon.source=model embeds with checkpoint.pretrained_checkpoint: set "
+                "chameleon.source=proxy for proxy.load or proxy.hf"
+            )
+        if config.checkpoint.pretrained_checkpoint is None:
+            raise UserError(
+                "chameleon.source=model needs checkpoint.pretrained_checkpoint; "
+                "chameleon.source=proxy embeds with a proxy"
+            )
+    elif proxy.load is None and proxy.hf is None:
         check_windows(wanted, proxy.model.num_layers, proxy.model.seq_length)
 
 

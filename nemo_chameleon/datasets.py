@@ -12,10 +12,15 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from numpy.typing import NDArray
 
+from nemo_chameleon import parallel
 from nemo_chameleon.domains import Domain, open_validation
+from nemo_chameleon.domains import open_domains as domains_of
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.schema import DataConfig
+from nemo_chameleon.schema import SFT, DataConfig, Run
+from nemo_chameleon.sft.dataset import SFTDataset, SFTDatasetConfig
+from nemo_chameleon.sft.domain import SFTDomain, check_sft, open_sft_domains, open_sft_validation
+from nemo_chameleon.sft.shares import sample_shares
 from nemo_chameleon.tokenizer import load_tokenizer
 
 _SMALL_RUN = 10_000  # samples
@@ -51,6 +56,46 @@ class Vocabulary:
         return cls(size, -2, {"vocab_size": size, "contents": list(contents)})
 
 
+def open_domains(data: DataConfig, *, answers_alone: bool = True) -> dict[str, Domain]:
+    """Every configured domain, in the configuration's order.
+
+    JSONL is tokenised by the first rank: every rank must call it, before or after they have met.
+
+    Args:
+        data: the configuration.
+        answers_alone: for data.dataset=sft, whether embeddings are means over answers alone.
+
+    Raises:
+        UserError: naming the domain, and what is wrong with its data.
+    """
+    if data.dataset == SFT:
+        return parallel.first_rank_first(
+            lambda: {**open_sft_domains(data, answers_alone=answers_alone)}
+        )
+    return domains_of(data.domains, data.split, Vocabulary.of(data).vocab_size)
+
+
+def check(data: DataConfig, domains: Mapping[str, Domain], run: Run, prefix: str) -> None:
+    """Refuse data that a run cannot train on, or be evaluated on, at its sequence length.
+
+    Args:
+        data: the configuration.
+        domains: opened.
+        run: the model and its training.
+        prefix: where the run's keys stand.
+
+    Raises:
+        UserError: naming a domain whose validation split does not fill one sample, a dataset of
+            data.validation that does not or is drawn from, or examples that do not fit.
+    """
+    length, evaluated = run.model.seq_length, bool(run.train.eval_iters)
+    if data.dataset == SFT:
+        opened = {name: d for name, d in domains.items() if isinstance(d, SFTDomain)}
+        parallel.first_rank_first(lambda: check_sft(data, opened, length, prefix, evaluated))
+    elif evaluated:
+        check_validation(data, domains, length)
+
+
 def training_dataset(
     data: DataConfig,
     domains: Mapping[str, Domain],
@@ -66,17 +111,20 @@ def training_dataset(
         A BlendedDataset of at least `samples` samples, whose first `samples` follow the mixture
         within one a domain. A sample's `dataset_id` is its domain's position in `domains`.
     """
-    prefixes, weights = mixture.blend({name: domain.path for name, domain in domains.items()})
-    config = _config(data, domains.values(), seq_length, seed, (prefixes, weights))
+    prefixes, weights = mixture.blend({name: domain.prefix for name, domain in domains.items()})
+    if data.unit == "tokens":
+        sizes = {"samples": samples, "seq_length": seq_length, "seed": seed}
+        weights = [
+            *sample_shares(dict(zip(domains, weights, strict=True)), domains, **sizes).values()
+        ]
+    kind, config = _config(data, domains.values(), seq_length, seed, (prefixes, weights))
     # Where a domain gives a handful of samples, rounding can ask for more than the default surplus
     # holds, and Megatron then refuses to build.
     if samples < _SMALL_RUN:
         config.mid_level_dataset_surplus = 0.5
     # Validation is per domain, below: a blended one would say less, and small ones overflow.
     config.split_matrix = [config.split_matrix[0], None, None]
-    return BlendedMegatronDatasetBuilder(GPTDataset, [samples, 0, 0], lambda: True, config).build()[
-        0
-    ]
+    return BlendedMegatronDatasetBuilder(kind, [samples, 0, 0], lambda: True, config).build()[0]
 
 
 def validation_datasets(
@@ -84,29 +132,29 @@ def validation_datasets(
 ) -> dict[str, Any]:
     """One pass over each domain's validation split and over the whole of data.validation's sets.
 
-    Every rank must call it. `check_validation` says first whether there is enough for it.
+    Every rank must call it. `check` says first whether there is enough for it.
 
     Returns:
         By name: the domains first, whether with sets of their own or not.
     """
-    apart, datasets = open_validation(data, domains), {}
+    apart, datasets = _open_validation(data, domains), {}
     for name, domain in {**domains, **apart}.items():
-        config = _config(data, [domain], seq_length, seed, ([domain.path], None))
+        kind, config = _config(data, [domain], seq_length, seed, ([domain.prefix], None))
         part = (0.0, 1.0) if name in apart else config.split_matrix[1]
         config.split_matrix = [None, part, None]
         sizes = [None, None, None]
-        builder = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config)
-        datasets[name] = builder.build()[1]
+        datasets[name] = BlendedMegatronDatasetBuilder(kind, sizes, lambda: True, config).build()[1]
     return datasets
 
 
-def check_validation(data: DataConfig, domains: Mapping[str, Domain], seq_length: int) -> None:
-    """Refuse validation data that cannot be evaluated on.
+def _open_validation(data: DataConfig, domains: Mapping[str, Domain]) -> Mapping[str, Domain]:
+    if data.dataset == SFT:
+        return open_sft_validation(data, domains)
+    return open_validation(data, domains, Vocabulary.of(data).vocab_size)
 
-    Raises:
-        UserError: naming a domain whose validation split does not fill one sample, a dataset of
-            data.validation that does not, or as `open_validation`.
-    """
+
+def check_validation(data: DataConfig, domains: Mapping[str, Domain], seq_length: int) -> None:
+    """`check`, for validation data of tokens."""
     apart = open_validation(data, domains, Vocabulary.of(data).vocab_size)
     for name, dataset in apart.items():
         if dataset.tokens <= seq_length:
@@ -131,19 +179,25 @@ def _config(
     seq_length: int,
     seed: int,
     blend: tuple[list[str], list[float] | None],
-) -> GPTDatasetConfig:
-    return GPTDatasetConfig(
-        blend=blend,
-        random_seed=seed,
-        sequence_length=seq_length,
-        split=data.split,
-        path_to_cache=data.cache,
-        tokenizer=Vocabulary.of(data, [domain.fingerprint for domain in domains]),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        create_attention_mask=False,
-    )
+) -> tuple[type, GPTDatasetConfig]:
+    """Megatron's dataset class, and its configuration."""
+    settings: dict[str, Any] = {
+        "blend": blend,
+        "random_seed": seed,
+        "sequence_length": seq_length,
+        "split": data.split,
+        "path_to_cache": data.cache,
+        "tokenizer": Vocabulary.of(data, [domain.fingerprint for domain in domains]),
+        "reset_position_ids": False,
+        "reset_attention_mask": False,
+        "eod_mask_loss": False,
+        "create_attention_mask": False,
+    }
+    if data.dataset == SFT:
+        return SFTDataset, SFTDatasetConfig(
+            **settings, packing=data.packing, on_too_long=data.on_too_long
+        )
+    return GPTDataset, GPTDatasetConfig(**settings)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
@@ -25,6 +25,13 @@ _SPLIT = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){0,2}")
 _HEADER = struct.Struct("<9sQBQQ")
 _FINGERPRINT_BLOCKS = 64
 _FINGERPRINT_BYTES = 4096
+
+
+class Window(NamedTuple):
+    """Some tokens of a domain: ids (n,), and whether each counts to its embedding (n,)."""
+
+    tokens: NDArray[np.int64]
+    counted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -139,9 +146,41 @@ class Domain:
             "fingerprint": self.fingerprint,
         }
 
+    @property
+    def prefix(self) -> str:
+        """Of the .bin and .idx files that Megatron reads."""
+        return self.path
+
+    def pass_tokens(self, seq_length: int) -> int:
+        """Tokens that a run draws in one pass over it, in samples of so many."""
+        del seq_length
+        return self.tokens
+
+    @property
+    def counted(self) -> int:
+        """Tokens that its embedding can be over."""
+        return self.tokens
+
+    def size(self, unit: str) -> int:
+        """Tokens of it in the unit of shares: all, or those that carry loss. Here both are all."""
+        del unit
+        return self.tokens
+
+    def answers_in(self, samples: int, seq_length: int, seed: int) -> int:
+        """Tokens that carry loss in the first samples that a run of a seed draws: here, all."""
+        del seed
+        return samples * seq_length
+
+    def sample(
+        self, index: int, length: int, seed: int, *, cross_documents: bool = False
+    ) -> Window:
+        """The `index`-th random window of up to `length` tokens, and which of them count: all."""
+        tokens = self.window(index, length, seed, cross_documents=cross_documents)
+        return Window(tokens, np.ones(len(tokens), dtype=np.bool_))
+
     @cached_property
     def _dataset(self) -> IndexedDataset:
-        return IndexedDataset(self.path)
+        return IndexedDataset(self.prefix)
 
     def window(
         self, index: int, length: int, seed: int, *, cross_documents: bool = False
@@ -157,10 +196,7 @@ class Domain:
         Returns:
             (n,) token ids, 1 <= n <= length.
         """
-        key = hashlib.sha256(f"{seed}\0{self.name}".encode()).digest()[:16]
-        generator = np.random.Generator(
-            np.random.Philox(key=np.frombuffer(key, np.uint64), counter=[0, 0, 0, index])
-        )
+        generator = window_generator(seed, self.name, index)
         if cross_documents:
             return self._run_of(int(generator.integers(max(1, self.tokens - length + 1))), length)
         token = int(generator.integers(self.tokens))
@@ -185,6 +221,17 @@ class Domain:
         return np.concatenate(parts).astype(np.int64)
 
 
+D = TypeVar("D", bound=Domain)
+
+
+def window_generator(seed: int, name: str, index: int) -> np.random.Generator:
+    """What a domain's `index`-th window is drawn with: a stream of its own."""
+    key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16]
+    return np.random.Generator(
+        np.random.Philox(key=np.frombuffer(key, np.uint64), counter=[0, 0, 0, index])
+    )
+
+
 def open_domains(
     domains: Mapping[str, DomainConfig], split: str, vocab_size: int | None = None
 ) -> dict[str, Domain]:
@@ -193,13 +240,12 @@ def open_domains(
     Raises:
         UserError: as `Domain.open`, or two names for the same data.
     """
-    opened: dict[str, Domain] = {}
-    for name, domain in domains.items():
-        opened[name] = Domain.open(name, domain.path, split=split, vocab_size=vocab_size)
-        for other in list(opened)[:-1]:
-            if opened[other].fingerprint == opened[name].fingerprint:
-                raise UserError(f"data.domains: {other!r} and {name!r} are the same data")
-    return opened
+    return distinct(
+        {
+            name: Domain.open(name, domain.path, split=split, vocab_size=vocab_size)
+            for name, domain in domains.items()
+        }
+    )
 
 
 def open_validation(
@@ -210,14 +256,42 @@ def open_validation(
     Raises:
         UserError: as `Domain.open`, or one that is a domain's own data.
     """
-    opened: dict[str, Domain] = {}
-    for name, dataset in data.validation.items():
-        key = "data.validation"
-        opened[name] = Domain.open(name, dataset.path, vocab_size=vocab_size, key=key)
+    return held_out(
+        {
+            name: Domain.open(name, dataset.path, vocab_size=vocab_size, key="data.validation")
+            for name, dataset in data.validation.items()
+        },
+        domains,
+    )
+
+
+def distinct(domains: dict[str, D]) -> dict[str, D]:
+    """The domains as they are.
+
+    Raises:
+        UserError: two names for the same data.
+    """
+    known: dict[str, str] = {}
+    for name, domain in domains.items():
+        other = known.setdefault(domain.fingerprint, name)
+        if other != name:
+            raise UserError(f"data.domains: {other!r} and {name!r} are the same data")
+    return domains
+
+
+def held_out(apart: dict[str, D], domains: Mapping[str, Domain]) -> dict[str, D]:
+    """The sets to evaluate on, as they are.
+
+    Raises:
+        UserError: one that is a domain's own data.
+    """
+    for name, dataset in apart.items():
         for other, domain in domains.items():
-            if domain.fingerprint == opened[name].fingerprint:
-                raise UserError(f"{key}.{name} is the data that domain {other!r} trains on")
-    return opened
+            if domain.fingerprint == dataset.fingerprint:
+                raise UserError(
+                    f"data.validation.{name} is the data that domain {other!r} trains on"
+                )
+    return apart
 
 
 def split_shares(split: str) -> list[float]:

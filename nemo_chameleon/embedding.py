@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from nemo_chameleon import parallel
-from nemo_chameleon.domains import Domain
+from nemo_chameleon.domains import Domain, Window
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.shards import Shards, shard_count
 
@@ -121,7 +121,7 @@ def embed(
     windows = range(first, first + samples)
     for name, domain in domains.items():
         read = partial(
-            domain.window, length=sample_length, seed=seed, cross_documents=cross_documents
+            domain.sample, length=sample_length, seed=seed, cross_documents=cross_documents
         )
         with contextlib.closing(_batches(read, windows, extractor, micro_batch_size)) as batches:
             sums = _sums_over_windows(extractor, domain, windows, batches, layers, advance)
@@ -141,16 +141,16 @@ class _Batch:
     Attributes:
         indices: (b,), of the windows.
         tokens: (b, s).
-        lengths: (b,), tokens of each that are no padding.
+        counted: (b, s), which tokens the mean is over: none that are padding.
     """
 
     indices: torch.Tensor
     tokens: torch.Tensor
-    lengths: torch.Tensor
+    counted: torch.Tensor
 
 
 def _batches(
-    window: Callable[[int], NDArray[np.int64]],
+    window: Callable[[int], Window],
     windows: range,
     extractor: Extractor,
     micro_batch_size: int,
@@ -158,25 +158,26 @@ def _batches(
     """This replica's windows in blocks of batches, as many blocks on every rank."""
     block = _BATCHES_A_BLOCK * micro_batch_size * extractor.replicas
     pinned = torch.cuda.is_available()
-    nothing = np.zeros(0, dtype=np.int64)
+    nothing = Window(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_))
 
     def read(start: int) -> list[_Batch]:
         mine = windows[start : start + block][extractor.replica :: extractor.replicas]
         drawn = [(index, window(index)) for index in mine]
         # Windows of a length go together: the less padding goes through the model.
-        drawn.sort(key=lambda numbered: len(numbered[1]))
+        drawn.sort(key=lambda numbered: len(numbered[1].tokens))
         batches = []
         # As many on every replica, though some may be of nothing: experts are shared between them.
         most = -(-len(windows[start : start + block]) // extractor.replicas)
         for at in range(0, most, micro_batch_size):
             part = drawn[at : at + micro_batch_size] or [(windows.start, nothing)]
-            longest = max(len(part[-1][1]), 1)
+            longest = max(len(part[-1][1].tokens), 1)
             tokens = torch.zeros(len(part), _padded(longest, extractor), dtype=torch.int64)
-            for row, (_, text) in enumerate(part):
-                tokens[row, : len(text)] = torch.from_numpy(text)
+            counted = torch.zeros(tokens.shape, dtype=torch.bool)
+            for row, (_, drawn_one) in enumerate(part):
+                tokens[row, : len(drawn_one.tokens)] = torch.from_numpy(drawn_one.tokens)
+                counted[row, : len(drawn_one.counted)] = torch.from_numpy(drawn_one.counted)
             indices = torch.tensor([index for index, _ in part])
-            lengths = torch.tensor([len(text) for _, text in part])
-            tensors = (indices, tokens, lengths)
+            tensors = (indices, tokens, counted)
             batches.append(_Batch(*(t.pin_memory() for t in tensors) if pinned else tensors))
         return batches
 
@@ -208,19 +209,19 @@ def _sums_over_windows(
     broken = torch.full((), windows.stop, device=device)
     for block in batches:
         for batch in block:
-            indices, tokens, lengths = (
+            indices, tokens, counting = (
                 part.to(device, non_blocking=True) for part in vars(batch).values()
             )
             places = F.one_hot(indices % shards, shards).t().double()
             for part in extractor.parts(tokens, layers):
-                counted = (part.positions < lengths[:, None]).float()
+                counted = counting[:, part.positions].float()
                 sums = torch.einsum("sbh,bs->bh", part.hidden.float(), counted)
                 sums = torch.cat([sums, counted.sum(1, keepdim=True)], dim=1)
                 bad = sums.isfinite().all(dim=1).logical_not()
                 broken = torch.minimum(broken, torch.where(bad, indices, windows.stop).min())
                 # A product rather than an indexed sum, which CUDA adds up in no fixed order.
                 total[layers.index(part.layer)] += places @ sums.double()
-            advance(int((batch.lengths > 0).sum()), int(batch.lengths.sum()))
+            advance(int(batch.counted.any(dim=1).sum()), int(batch.counted.sum()))
         dist.all_reduce(broken, op=dist.ReduceOp.MIN)
         if int(broken) < windows.stop:
             raise UserError(

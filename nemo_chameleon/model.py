@@ -24,6 +24,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_block import (
@@ -66,6 +67,8 @@ def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.M
     )
     model = DistributedDataParallel(config, data_parallel, model)
     config.finalize_model_grads_func = finalize_model_grads
+    # The loss is the mean over a batch's tokens, however they lie over micro-batches and ranks.
+    config.calculate_per_token_loss = True
     config.no_sync_func = model.no_sync
     return model
 
@@ -179,7 +182,10 @@ def host_settings(run: Run, vocab_size: int) -> dict[str, Any]:
 
 
 class TorchAttention(MegatronModule):
-    """Megatron's core attention on PyTorch's fused causal kernels; no mask is made."""
+    """Megatron's core attention on PyTorch's fused causal kernels; no mask is made.
+
+    Of packed sequences each goes through the kernel on its own, and cannot see another.
+    """
 
     def __init__(
         self, config: TransformerConfig, *_: Any, softmax_scale: float | None = None, **__: Any
@@ -193,9 +199,20 @@ class TorchAttention(MegatronModule):
         key: torch.Tensor,
         value: torch.Tensor,
         *_: Any,
+        packed_seq_params: PackedSeqParams | None = None,
         **__: Any,
     ) -> torch.Tensor:
-        """(s, b, heads, width) queries, and keys and values with as many groups or fewer."""
+        """(s, b, heads, width) queries, and keys and values with as many groups or fewer.
+
+        With `packed_seq_params` they are (s, heads, width), of sequences one after another.
+        """
+        if packed_seq_params is not None:
+            lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+            parts = zip(*(t.split(lengths) for t in (query, key, value)), strict=True)
+            return torch.cat([self._attend(*(t[:, None] for t in part)) for part in parts])
+        return self._attend(query, key, value)
+
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         s, b, heads, width = query.shape
         q, k, v = (part.permute(1, 2, 0, 3) for part in (query, key, value))
         out = F.scaled_dot_product_attention(

@@ -149,14 +149,26 @@ def over_stages(names: set[str]) -> set[str]:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes files and speaks."""
-    return dist.get_rank() == 0
+    """Whether this process is the one that writes files and speaks; so is one alone."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def say(text: str) -> None:
     """Print a line, once in the whole job."""
     if is_first_rank():
         print(text, flush=True)
+
+
+def first_rank_first(compute: Callable[[], T]) -> T:
+    """What every rank computes, the first one before the others.
+
+    These find in a cache what it left there. Before the processes have met they meet for it.
+    """
+    apart = world_size() > 1 and "RANK" in os.environ and not dist.is_initialized()
+    made: list[T] = []
+    with processes() if apart else contextlib.nullcontext():
+        on_first_rank(lambda: made.append(compute()))
+        return made[0] if made else compute()
 
 
 def on_first_rank(compute: Callable[[], T]) -> T:

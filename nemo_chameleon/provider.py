@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
 from nemo_chameleon.config import (
@@ -12,10 +13,11 @@ from nemo_chameleon.config import (
     check_windows,
     preset_of,
 )
-from nemo_chameleon.domains import Domain, open_domains
+from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.schema import MIXTURES, Config
+from nemo_chameleon.schema import MIXTURES, SFT, Config
+from nemo_chameleon.sft.shares import capped_in_answers
 from nemo_chameleon.sources import MegatronSource
 
 
@@ -33,8 +35,7 @@ def prepare(config: Config) -> dict[str, Domain]:
     check(config, parallel.world_size())
     parallel.check_device(config)
     domains = _opened(config)
-    if config.train.eval_iters:
-        datasets.check_validation(config.data, domains, config.model.seq_length)
+    datasets.check(config.data, domains, config, "")
     mixture = existing_mixture(config, domains)
     if mixture is None:
         # Bounds that uniform weights cannot keep, no weights can.
@@ -59,8 +60,8 @@ def prepare_mixture(config: Config) -> dict[str, Domain]:
 
 
 def _opened(config: Config) -> dict[str, Domain]:
-    vocabulary = datasets.Vocabulary.of(config.data)
-    return open_domains(config.data.domains, config.data.split, vocabulary.vocab_size)
+    answers_alone = config.chameleon.tokens == "answers"
+    return datasets.open_domains(config.data, answers_alone=answers_alone)
 
 
 def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
@@ -68,8 +69,7 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
     if proxy.trains(config):
         check_proxy(config, parallel.world_size())
         parallel.check_device(config.proxy, "proxy.")
-        if config.proxy.train.eval_iters:
-            datasets.check_validation(config.data, domains, config.proxy.model.seq_length)
+        datasets.check(config.data, domains, config.proxy, "proxy.")
         job.resumable()
     else:
         source = proxy.existing(config)
@@ -125,7 +125,11 @@ def unbounded_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
 
 
 def bounded(
-    config: Config, domains: Mapping[str, Domain], mixture: Mixture, budget: int | None = None
+    config: Config,
+    domains: Mapping[str, Domain],
+    mixture: Mixture,
+    samples: int | None = None,
+    seq_length: int | None = None,
 ) -> Mixture:
     """A mixture within data.max_epochs, data.pin and data.floor for the base model's run.
 
@@ -135,15 +139,24 @@ def bounded(
         config: with the bounds.
         domains: opened.
         mixture: what it is within them.
-        budget: tokens that the run draws; None for those of the configured base model's.
+        samples: that the run draws; None for those of the configured base model's.
+        seq_length: tokens of each; None for the configured base model's.
     """
-    return mixture.cap_epochs(
-        {name: domain.tokens for name, domain in domains.items()},
-        config.train.samples * config.model.seq_length if budget is None else budget,
-        config.data.max_epochs,
-        pin=config.data.pin,
-        floor=config.data.floor,
-    )
+    data, length = config.data, seq_length or config.model.seq_length
+    drawn = config.train.samples if samples is None else samples
+    bounds: dict[str, Any] = {"pin": data.pin, "floor": data.floor}
+    if data.dataset == SFT and data.unit == "tokens" and data.max_epochs is not None:
+        return capped_in_answers(
+            mixture,
+            domains,
+            samples=drawn,
+            seq_length=length,
+            seed=config.train.seed,
+            max_epochs=data.max_epochs,
+            **bounds,
+        )
+    tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
+    return mixture.cap_epochs(tokens, drawn * length, data.max_epochs, **bounds)
 
 
 def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture | None:
@@ -152,7 +165,8 @@ def existing_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture |
     if wanted == "uniform":
         return Mixture.uniform(domains)
     if wanted == "proportional":
-        return Mixture.proportional({name: domain.tokens for name, domain in domains.items()})
+        unit = config.data.unit
+        return Mixture.proportional({name: domain.size(unit) for name, domain in domains.items()})
     if wanted == "static":
         weights = {}
         for name, domain in config.data.domains.items():

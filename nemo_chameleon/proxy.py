@@ -23,6 +23,7 @@ from nemo_chameleon.sampling import Sampler, Windows, draw_until_known
 from nemo_chameleon.schema import (
     ALL,
     AUTO,
+    SFT,
     Config,
     DomainConfig,
 )
@@ -103,17 +104,22 @@ def _weights_by_layer(
 
 
 def trains(config: Config) -> bool:
-    """Whether the proxy is to be trained, and is not one that exists."""
-    return config.proxy.load is None and config.proxy.hf is None
+    """Whether a proxy is to be trained, and nothing that exists embeds."""
+    proxy = config.chameleon.source == "proxy"
+    return proxy and config.proxy.load is None and config.proxy.hf is None
 
 
 def existing(config: Config) -> Source:
-    """The proxy that proxy.load or proxy.hf names.
+    """The model that embeds: the one that is finetuned, or what proxy.load or proxy.hf names.
 
     Raises:
         UserError: it is not there, or of another tokenizer than the domains.
     """
     wanted, data = config.proxy, config.data
+    if config.chameleon.source == "model":
+        key, place = "checkpoint.pretrained_checkpoint", config.checkpoint.pretrained_checkpoint
+        assert place is not None, "config.check_mixture sees to it"
+        return megatron_source(key, place, config, data, prefix="")
     if wanted.hf is not None:
         if data.tokenizer is None:
             raise UserError("proxy.hf needs data.tokenizer, to know that the domains are its own")
@@ -141,13 +147,17 @@ def embedding_method(config: Config) -> dict[str, Any]:
     if not trains(config):
         source = existing(config)
         num_layers, seq_length = source.num_layers, min(seq_length, source.seq_length)
-    settings = {
+    if wanted.source == "model":
+        seq_length = config.model.seq_length
+    settings: dict[str, Any] = {
         "layer": wanted.layer if isinstance(wanted.layer, int) else middle_layer(num_layers),
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or seq_length,
         "seed": wanted.seed,
         "cross_documents": wanted.cross_documents,
     }
+    if config.data.dataset == SFT:
+        settings["tokens"] = wanted.tokens
     return settings | ({"tolerance": wanted.tolerance} if wanted.samples == AUTO else {})
 
 

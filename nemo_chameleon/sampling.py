@@ -178,7 +178,7 @@ def draw_until_known(
         # All go on together: a weight moves with any of the embeddings. A domain of whose tokens as
         # many have been drawn as there are has little more to tell.
         tokens = {name: int(embeddings[0][name].tokens.sum()) for name in domains}
-        left = {name: domain for name, domain in domains.items() if tokens[name] < domain.tokens}
+        left = {name: domain for name, domain in domains.items() if tokens[name] < domain.counted}
         width = parallel.on_first_rank(lambda: half_width(embeddings[0]))
         parallel.say(f"{max(samples.values()):,} samples a domain: weights known to {width:.4f}")
         if width <= tolerance or not left:
@@ -186,7 +186,7 @@ def draw_until_known(
         # The error falls with the root of the number of windows.
         growth = min(max(1.1 * (width / tolerance) ** 2 - 1, 0.25), 3.0)
         for name, domain in left.items():
-            filled = (domain.tokens - tokens[name]) * samples[name] / tokens[name]
+            filled = (domain.counted - tokens[name]) * samples[name] / tokens[name]
             more = max(math.ceil(min(growth * samples[name], filled)), SHARDS)
             new = sampler.draw({name: domain}, more, samples[name])
             for of_layer, drawn in zip(embeddings, new, strict=True):

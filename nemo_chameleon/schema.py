@@ -17,19 +17,26 @@ ENGINES = {
 """What trains the base model: the module that it takes, and what that is called."""
 ON_MIXTURE_CHANGE = ("refuse", "accept")
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
+DATASETS = ("gpt", "sft")
+SFT = "sft"
+ON_MALFORMED = ("refuse", "skip")
+ON_TOO_LONG = ("refuse", "skip", "truncate")
+UNITS = ("samples", "tokens")
+SOURCES = ("model", "proxy")
+COUNTED = ("answers", "all")
 
 
 @dataclass
 class DatasetConfig:
-    """A Megatron dataset."""
+    """A Megatron dataset, or JSONL to finetune on."""
 
     path: str = MISSING
-    """Prefix of the .bin and .idx files."""
+    """Prefix of the .bin and .idx files; for data.dataset=sft a .jsonl file or a folder of them."""
 
 
 @dataclass
 class DomainConfig(DatasetConfig):
-    """One domain: a Megatron dataset and, for data.mixture=static, its weight."""
+    """One domain: its data and, for data.mixture=static, its weight."""
 
     weight: float | None = None
     """Share of the samples under data.mixture=static; need not sum to 1."""
@@ -39,6 +46,9 @@ class DomainConfig(DatasetConfig):
 class DataConfig:
     """The domains, and the weights to draw them by."""
 
+    dataset: str = "gpt"
+    """gpt: Megatron's indexed datasets of tokens, with loss on all of them. sft: JSONL of chats,
+    pairs of prompt and completion, or text, with loss on the answers."""
     mixture: str = "chameleon"
     """chameleon, uniform, proportional, static, or the path of a mixture file."""
     domains: dict[str, DomainConfig] = field(default_factory=dict)
@@ -54,10 +64,22 @@ class DataConfig:
     """Shares that are fixed, by domain; the others keep their proportions."""
     floor: dict[str, float] = field(default_factory=dict)
     """Shares that are the least, by domain."""
+    unit: str = "samples"
+    """What weights are shares of: samples, or the tokens that carry loss."""
     split: str = "95,5,0"
     """Megatron's split of each domain's documents into training, validation and test."""
     tokenizer: str | None = None
-    """tokenizer.json the domains were tokenised with; gives the vocabulary size."""
+    """tokenizer.json the domains were tokenised with, or for data.dataset=sft are to be; gives the
+    vocabulary size."""
+    chat_template: str | None = None
+    """sft: Jinja file that chats are written by; null: what lies beside the tokenizer."""
+    packing: bool = True
+    """sft: several examples in a sample, each on its own to attention; false: one."""
+    on_malformed: str = "refuse"
+    """sft: what is done about lines that are no examples: refuse or skip."""
+    on_too_long: str = "refuse"
+    """sft: what is done about examples longer than model.seq_length: refuse; truncate, which leaves
+    out their beginnings and keeps their last answers whole; or skip."""
     vocab_size: int | None = None
     """In place of a tokenizer: the size of its vocabulary."""
     cache: str = "${output}/cache"
@@ -205,7 +227,13 @@ class ChameleonConfig:
     """How the weights of data.mixture=chameleon are computed."""
 
     objective: str = "pretrain"
-    """pretrain (common domains are drawn more) or finetune (distinct ones are)."""
+    """pretrain (common domains are drawn more) or finetune (distinct ones are; the default for
+    data.dataset=sft)."""
+    source: str = "proxy"
+    """What embeds the domains: the proxy, or the model that is finetuned, as it lies at
+    checkpoint.pretrained_checkpoint (the default for data.dataset=sft)."""
+    tokens: str = "answers"
+    """sft: what embeddings are means over: the answers, or all tokens."""
     preset: str = "calibrated"
     """calibrated or paper: see nemo_chameleon/weights.py."""
     ridge: float | None = None
@@ -232,6 +260,14 @@ class ChameleonConfig:
     seed: int = 1234
     file: str = "${output}/mixture.json"
     """The mixture file; used as it is if it exists, written otherwise."""
+
+
+def _chameleon() -> ChameleonConfig:
+    """Finetuning weighs by other rules than pretraining, and has a model to embed with."""
+    return ChameleonConfig(
+        objective=II("of_dataset:${data.dataset},pretrain,finetune"),
+        source=II("of_dataset:${data.dataset},proxy,model"),
+    )
 
 
 @dataclass
@@ -269,7 +305,7 @@ class Config(Run):
     """What trains the base model: megatron (this package, on megatron-core), nemo (NeMo 2) or
     bridge (Megatron-Bridge), by their own training entries."""
     data: DataConfig = field(default_factory=DataConfig)
-    chameleon: ChameleonConfig = field(default_factory=ChameleonConfig)
+    chameleon: ChameleonConfig = field(default_factory=_chameleon)
     proxy: ProxyConfig = field(default_factory=_proxy)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

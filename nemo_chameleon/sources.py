@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,14 +20,13 @@ from nemo_chameleon.datasets import Vocabulary
 from nemo_chameleon.embedding import Extractor
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.extractors import megatron_extractor, transformers_extractor
-from nemo_chameleon.files import digest
+from nemo_chameleon.files import digest, sampled_digest
 from nemo_chameleon.schema import DataConfig, ModelConfig, Run
 from nemo_chameleon.tokenizer import vocabulary_digest
 
 _TABLE = "embedding.word_embeddings.weight"
 _PADDING = 128 * 64
 _WEIGHTS = (".safetensors", ".bin")
-_BLOCKS = 64  # of each file, for its digest
 
 
 class Source(Protocol):
@@ -313,12 +311,7 @@ def _files(folder: Path, endings: tuple[str, ...] = ("",)) -> list[list[Any]]:
     files = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name.endswith(endings):
-            size, blocks = path.stat().st_size, hashlib.sha256()
-            with path.open("rb") as stream:
-                for part in range(_BLOCKS):
-                    stream.seek(size * part // _BLOCKS)
-                    blocks.update(stream.read(4096))
-            files.append([path.name, size, blocks.hexdigest()[:16]])
+            files.append([path.name, path.stat().st_size, sampled_digest(path)])
     return files
 
 

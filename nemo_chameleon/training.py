@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch.utils.data import DataLoader
 
 from nemo_chameleon import checkpoint, datasets, evaluation, model, optimizer, parallel
@@ -21,7 +20,7 @@ from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import Mixture, created
-from nemo_chameleon.schema import Config, Run
+from nemo_chameleon.schema import SFT, Config, Run
 from nemo_chameleon.sources import MegatronSource, megatron_source
 from nemo_chameleon.tokenizer import vocabulary_digest
 
@@ -90,7 +89,11 @@ class Job:
         if (tokenizer := self.config.data.tokenizer) is not None:
             same["vocabulary"] = vocabulary_digest(tokenizer)
         same["vocabulary size"] = datasets.Vocabulary.of(self.config.data).vocab_size
-        same["data.split"] = self.config.data.split
+        data = self.config.data
+        same["data.split"] = data.split
+        if data.dataset == SFT:
+            keys = ("dataset", "unit", "packing", "on_too_long")
+            same |= {f"data.{key}": getattr(data, key) for key in keys}
         # Lists of pairs, for the order of domains counts too.
         same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
         same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
@@ -134,7 +137,8 @@ class Training:
         self.job = job
         run, names = job.run, list(job.domains)
         self.iteration = 0
-        self.drawn = dict.fromkeys(names, 0)
+        self.drawn, self.answers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+        self.packed = job.config.data.dataset == SFT
         self.loss = math.nan
         self.last_losses: list[torch.Tensor] = []
         self.seconds = 0.0
@@ -193,13 +197,13 @@ class Training:
         )
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
-        losses = get_forward_backward_func()(
-            forward_step_func=partial(evaluation.forward_step, self.meter),
+        losses = evaluation.schedule(
+            self.job.run,
+            self.model,
+            self.packed,
+            forward_step_func=partial(evaluation.forward_step, self.meter, self.packed),
             data_iterator=batches,
-            model=self.model,
             num_microbatches=micro_batches,
-            seq_length=self.job.run.model.seq_length,
-            micro_batch_size=train.micro_batch_size,
             forward_only=False,
         )
         _, grad_norm, _ = self.optimizer.step()
@@ -210,9 +214,10 @@ class Training:
 
     def _log(self, bar: Any, grad_norm: float | None, seconds: float) -> None:
         job = self.job
-        losses, samples = self.meter.reduce()
+        losses, samples, answers = self.meter.reduce()
         for name, count in samples.items():
             self.drawn[name] += count
+            self.answers[name] += answers[name]
         self.loss = _mean_over_ranks(self.last_losses)
         self.seconds += seconds
         tokens = sum(samples.values()) * job.run.model.seq_length
@@ -235,6 +240,8 @@ class Training:
             self.writer.add_scalar("tokens per second", tokens / seconds, self.iteration)
         self._scalars("loss by domain", losses)
         self._scalars("samples by domain", self.drawn)
+        if self.packed:
+            self._scalars("answer tokens by domain", self.answers)
 
     def _scalars(self, group: str, values: Mapping[str, float]) -> None:
         if self.writer:
@@ -242,12 +249,12 @@ class Training:
                 self.writer.add_scalar(f"{group}/{name}", value, self.iteration)
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
-        scores = evaluation.evaluate(self.job.run, self.model, self.validation)
+        scores = evaluation.evaluate(self.job.run, self.model, self.validation, self.packed)
         self._scalars("validation loss", {name: score["loss"] for name, score in scores.items()})
         return scores
 
     def _batches(self) -> Iterator[evaluation.Batch] | None:
-        if not evaluation.needs_data():
+        if not evaluation.needs_data(self.packed):
             return None
         train = self.job.run.train
         sampler = datasets.BatchSampler(
@@ -271,6 +278,7 @@ class Training:
         state = {
             "iteration": self.iteration,
             "samples": self.drawn,
+            "answer_tokens": self.answers,
             "loss": self.loss,
             "seconds": self.seconds,
             "identity": self.job.identity(),
@@ -289,6 +297,7 @@ class Training:
         checkpoint.load(path, self.model, self.optimizer, self.scheduler)
         self.iteration = state["iteration"]
         self.drawn = state["samples"]
+        self.answers = state.get("answer_tokens", self.answers)
         self.loss = state["loss"]
         self.seconds = state["seconds"]
         parallel.say(f"{self.job.name}: going on from {path}")
@@ -301,7 +310,8 @@ class Training:
                 "weight": job.mixture.weights[name],
                 "tokens": domain.tokens,
                 "samples": self.drawn[name],
-                "epochs": self.drawn[name] * length / domain.tokens,
+                **({"answer_tokens": self.answers[name]} if self.packed else {}),
+                "epochs": self.drawn[name] * length / domain.pass_tokens(length),
                 **scores.get(name, {}),
             }
             for name, domain in job.domains.items()
@@ -335,10 +345,10 @@ def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _mean_over_ranks(losses: list[torch.Tensor]) -> float:
-    """The last iteration's loss, on every rank."""
+    """The last iteration's loss, a mean over its tokens, on every rank."""
     total = torch.zeros(2, dtype=torch.float64, device=parallel.device())
     if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
-        total += torch.stack([torch.stack(losses).double().sum(), total.new_tensor(len(losses))])
+        total += torch.stack(losses).double().sum(0)
     dist.all_reduce(total)
     return float(total[0] / total[1])
 

@@ -57,7 +57,8 @@ class Online(training.Training):
         """One iteration: gradients as the method has them, then the optimizer."""
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
-        self.last_losses = [self.gradients()]
+        loss = self.gradients()
+        self.last_losses = [torch.stack([loss, torch.ones_like(loss)])]
         _, grad_norm, _ = self.optimizer.step()
         self.scheduler.step(increment=1)
         self.history.append(self.alpha.copy())

@@ -66,8 +66,7 @@ class Draw:
         """
         if self.config is None or self.domains is None:
             return self
-        budget = samples * seq_length
-        bounded = provider.bounded(self.config, self.domains, self.mixture, budget)
+        bounded = provider.bounded(self.config, self.domains, self.mixture, samples, seq_length)
         return replace(self, mixture=bounded)
 
     def kept(

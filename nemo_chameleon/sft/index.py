@@ -1,0 +1,340 @@
+"""JSONL to tokens, once: a Megatron indexed dataset whose sequences are in turn prompt and answer.
+
+An example is a document. Its first sequence is what comes before the first answer (nothing, for
+plain text), the second the answer, and so on: where loss is stands in the .idx, and no second file
+can fall out of step with it. An index lies in a folder of its own, under a name that all of it
+follows from; the folder appears when it is whole, so any number of jobs can share a cache.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+from numpy.typing import NDArray
+
+from nemo_chameleon.console import progress_bar
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import digest, sampled_digest
+from nemo_chameleon.schema import DataConfig
+from nemo_chameleon.sft.examples import Example, MalformedError, end_token, parse, read_template
+from nemo_chameleon.tokenizer import END_OF_DOCUMENT, load_tokenizer
+
+Ints = NDArray[np.int64]
+
+_VERSION = 1
+_BATCH = 512  # lines
+_SHOWN = 10  # malformed lines in a message
+FACTS, SKIPPED = "index.json", "malformed.txt"
+
+
+class Reader:
+    """Lines to tokens, as a configuration says."""
+
+    def __init__(self, data: DataConfig) -> None:
+        """Of data.tokenizer and data.chat_template.
+
+        Raises:
+            UserError: either cannot be read, or the tokenizer has no token to end texts with.
+        """
+        if data.tokenizer is None:
+            raise UserError("data.dataset=sft needs data.tokenizer: it is tokenised here")
+        self.tokenizer = load_tokenizer(data.tokenizer)
+        self.template = read_template(data.chat_template, data.tokenizer)
+        name = end_token(data.tokenizer, END_OF_DOCUMENT)
+        self.end = self.tokenizer.token_to_id(name)
+        if self.end is None:
+            raise UserError(
+                f"the tokenizer has no {name} to end texts with: name its own as eos_token in a "
+                f"tokenizer_config.json beside {data.tokenizer}"
+            )
+        template = self.template and [self.template.source, self.template.special_tokens]
+        # Its merges too, not the vocabulary alone: they decide which tokens a text becomes.
+        self.identity = digest([_VERSION, self.tokenizer.to_str(), template, name])
+
+    def encode(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        """Tokens of each example, and how many of them are in turn prompt and answer.
+
+        A token that reaches into an answer is part of it.
+        """
+        encoded: list[Any] = [None] * len(examples)
+        for begins in (False, True):
+            mine = [i for i, example in enumerate(examples) if example.begins is begins]
+            texts = [examples[i].text for i in mine]
+            found = self.tokenizer.encode_batch(texts, add_special_tokens=begins)
+            for i, encoding in zip(mine, found, strict=True):
+                encoded[i] = encoding
+        return [self._cut(example, text) for example, text in zip(examples, encoded, strict=True)]
+
+    def _cut(self, example: Example, encoding: Any) -> tuple[list[int], list[int]]:
+        tokens = list(encoding.ids)
+        starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+        cuts = [0]
+        for start, stop in example.answers:
+            first = int(np.searchsorted(stops, start, side="right"))
+            last = int(np.searchsorted(starts, stop, side="left"))
+            cuts += [max(first, cuts[-1]), max(last, first, cuts[-1])]
+        if example.ends:
+            if not tokens or tokens[-1] != self.end:
+                tokens.append(self.end)
+            cuts[-1] = len(tokens)
+        return tokens[: cuts[-1]], np.diff(cuts).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Tokenised examples, and which of their tokens are answers.
+
+    Attributes:
+        folder: that they lie in.
+        facts: examples, tokens, answer_tokens; fingerprint of lines and tokenisation, the same
+            wherever they lie; malformed lines by what is wrong, and the first of them.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Index":
+        """One that `build` made."""
+        return cls(folder, json.loads((folder / FACTS).read_text()))
+
+    @property
+    def prefix(self) -> str:
+        """Of its .bin and .idx."""
+        return str(self.folder / "examples")
+
+    @cached_property
+    def _dataset(self) -> IndexedDataset:
+        return IndexedDataset(self.prefix)
+
+    @cached_property
+    def _cuts(self) -> Ints:
+        """Where each sequence starts, in tokens from the first of all, and where the last stops."""
+        return np.concatenate([[0], np.cumsum(self._dataset.sequence_lengths, dtype=np.int64)])
+
+    @cached_property
+    def _firsts(self) -> Ints:
+        """The first sequence of each example, and one past the last's."""
+        return np.asarray(self._dataset.document_indices, dtype=np.int64)
+
+    @cached_property
+    def starts(self) -> Ints:
+        """(n + 1,): where each example starts, in tokens from the first of all."""
+        return self._cuts[self._firsts]
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """(n,): tokens of each example."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def prompts(self) -> Ints:
+        """(n,): tokens before the first answer."""
+        return self._cuts[self._firsts[:-1] + 1] - self._cuts[self._firsts[:-1]]
+
+    @cached_property
+    def last_answers(self) -> Ints:
+        """(n,): tokens of the last answer, which an example ends with."""
+        return self._cuts[self._firsts[1:]] - self._cuts[self._firsts[1:] - 1]
+
+    def answers_before(self, positions: Ints) -> Ints:
+        """Answer tokens before each position, all counted from the first token of all."""
+        starts, stops = self._answers
+        before = np.concatenate([[0], np.cumsum(stops - starts)])
+        last = np.searchsorted(starts, positions, side="right")
+        into = np.minimum(positions, stops[last - 1]) - starts[last - 1]
+        return np.where(last, before[last - 1] + into, 0)
+
+    @cached_property
+    def _answers(self) -> tuple[Ints, Ints]:
+        # Examples have an even number of sequences, so every second one is an answer.
+        return self._cuts[1:-1:2], self._cuts[2::2]
+
+    def tokens(self, example: int, start: int = 0, stop: int | None = None) -> Ints:
+        """Token ids of an example, or of a piece of it."""
+        first = int(self.starts[example])
+        stop = int(self.lengths[example]) if stop is None else stop
+        ids = self._dataset.bin_reader.read(
+            dtype=self._dataset.index.dtype,
+            count=stop - start,
+            offset=(first + start) * self._dataset.index.dtype_size,
+        )
+        return np.asarray(ids, dtype=np.int64)
+
+    def is_answer(self, example: int, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
+        """Whether each token of an example, or of a piece of it, is an answer's."""
+        sequences = slice(self._firsts[example], self._firsts[example + 1])
+        lengths = self._dataset.sequence_lengths[sequences]
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[start:stop]
+
+    @cached_property
+    def _lines(self) -> Ints:
+        lines: Ints = np.load(self.folder / "lines.npy")
+        return lines
+
+    def line(self, example: int) -> str:
+        """File and line that an example stood on."""
+        file, number = self._lines[example]
+        return f"{Path(self.facts['files'][file]).name}, line {number}"
+
+
+def build(
+    path: str, reader: Reader, cache: Path, where: str, progress: bool = False
+) -> tuple[Index, bool]:
+    """The index of JSONL files: from the cache, or made and put there.
+
+    Malformed lines are left out and counted.
+
+    Args:
+        path: a file, or a folder of .jsonl files.
+        reader: of their lines.
+        cache: where indices lie.
+        where: the key of the configuration that names them, for errors.
+        progress: draw a progress bar.
+
+    Returns:
+        The index, and whether it was made just now.
+
+    Raises:
+        UserError: no such files, no example in them, or they cannot be read.
+    """
+    files = _files(path, where)
+    try:
+        stats = [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns, sampled_digest(file))
+            for file in files
+        ]
+    except OSError as error:
+        raise UserError(f"{where}: {error}") from error
+    folder = cache / digest([reader.identity, stats])
+    if (folder / FACTS).is_file():
+        return Index.load(folder), False
+    beside = cache / f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        _write(files, reader, beside, where, progress)
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not (folder / FACTS).is_file():
+                raise
+            # Another job was faster: its index is the same.
+    except OSError as error:
+        raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Index.load(folder), True
+
+
+def malformed(index: Index) -> str:
+    """How many lines were left out, the first of them, and what is wrong with them; or nothing."""
+    count = sum(index.facts["malformed"].values())
+    if not count:
+        return ""
+    shown = "; ".join(index.facts["shown"])
+    more = f"; all of them: {index.folder / SKIPPED}" if count > _SHOWN else ""
+    return f"{count:,} of {index.facts['lines']:,} lines are no examples: {shown}{more}"
+
+
+def _files(path: str, where: str) -> list[Path]:
+    files = [Path(path)]
+    if files[0].is_dir():
+        files = sorted(files[0].glob("*.jsonl"))
+        if not files:
+            raise UserError(f"{where}: no .jsonl file lies there")
+    if not files[0].is_file():
+        hint = "; name it with its ending" if Path(f"{path}.jsonl").is_file() else ""
+        raise UserError(f"{where}: there is no such file{hint}")
+    return files
+
+
+def _write(files: list[Path], reader: Reader, folder: Path, where: str, progress: bool) -> None:
+    hashed = hashlib.sha256(reader.identity.encode())
+    wrong: Counter[str] = Counter()
+    shown: list[str] = []
+    lines: list[tuple[int, int]] = []
+    read = tokens = answers = 0
+    size = sum(file.stat().st_size for file in files)
+    dtype = DType.optimal_dtype(reader.tokenizer.get_vocab_size())
+    builder = IndexedDatasetBuilder(str(folder / "examples.bin"), dtype=dtype)
+    with (
+        progress_bar(
+            desc=where.partition("=")[0], total=size, unit="B", disable=not progress
+        ) as bar,
+        (folder / SKIPPED).open("w", encoding="utf-8") as skipped,
+    ):
+
+        def leave_out(at: tuple[int, int], error: MalformedError) -> None:
+            text = f"{files[at[0]].name}, line {at[1]}: {error}"
+            wrong[str(error)] += 1
+            if len(shown) < _SHOWN:
+                shown.append(text)
+            skipped.write(text + "\n")
+
+        for batch in _batches(files, bar):
+            read += len(batch)
+            found: list[tuple[tuple[int, int], Example]] = []
+            for at, line in batch:
+                hashed.update(line)
+                try:
+                    found.append((at, parse(line, reader.template)))
+                except MalformedError as error:
+                    leave_out(at, error)
+                except UserError as error:
+                    raise UserError(
+                        f"{where}: {files[at[0]].name}, line {at[1]}: {error}"
+                    ) from error
+            encoded = reader.encode([example for _, example in found])
+            for (at, _), (ids, cuts) in zip(found, encoded, strict=True):
+                carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
+                if carrying < 1:
+                    leave_out(at, MalformedError("nothing comes before the answer's one token"))
+                    continue
+                builder.add_document(torch.tensor(ids, dtype=torch.int64), cuts)
+                lines.append(at)
+                tokens += len(ids)
+                answers += sum(cuts[1::2])
+    if not lines:
+        first = f": {shown[0]}" if shown else ""
+        raise UserError(f"{where}: not one example in {read:,} line(s){first}")
+    builder.finalize(str(folder / "examples.idx"))
+    np.save(folder / "lines.npy", np.array(lines, dtype=np.int64))
+    facts = {
+        "files": [str(file) for file in files],
+        "lines": read,
+        "examples": len(lines),
+        "tokens": tokens,
+        "answer_tokens": answers,
+        "fingerprint": hashed.hexdigest()[:32],
+        "malformed": dict(wrong),
+        "shown": shown,
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _batches(files: list[Path], bar: Any) -> Iterator[list[tuple[tuple[int, int], bytes]]]:
+    """Lines that are not blank, each with its file and number."""
+
+    def lines() -> Iterator[tuple[tuple[int, int], bytes]]:
+        for file, path in enumerate(files):
+            with path.open("rb") as stream:
+                for number, line in enumerate(stream, 1):
+                    bar.update(len(line))
+                    if line.strip():
+                        yield (file, number), line
+
+    every = lines()
+    while batch := list(islice(every, _BATCH)):
+        yield batch

@@ -1,0 +1,104 @@
+"""Examples to samples of one length: which pieces go together. numpy, nothing else.
+
+Packs are made once, and every pass over the data takes them in an order of its own. Only examples
+of one domain go together: a sample of two would belong to neither's share.
+"""
+
+import hashlib
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+# Samples that are filled at once. More waste no less, and take longer to search.
+_OPEN = 256
+
+
+@dataclass(frozen=True)
+class Packs:
+    """Samples, and what they are made of.
+
+    Attributes:
+        pieces: (m, 3): example, and where in its tokens the piece starts and stops; those of a
+            sample follow each other.
+        starts: (samples + 1,): where in `pieces` each sample starts.
+        answers: (samples,): tokens that carry loss.
+    """
+
+    pieces: Ints
+    starts: Ints
+    answers: Ints
+
+    def __len__(self) -> int:
+        """Samples in one pass."""
+        return len(self.starts) - 1
+
+    def of(self, sample: int) -> Ints:
+        """The pieces of a sample (n, 3)."""
+        return self.pieces[self.starts[sample] : self.starts[sample + 1]]
+
+    def order(self, epoch: int, seed: int) -> Ints:
+        """The samples in the order that a pass takes them in (samples,)."""
+        key = hashlib.sha256(f"order of packs\0{seed}\0{epoch}".encode()).digest()[:16]
+        return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64))).permutation(
+            len(self)
+        )
+
+    def answers_in(self, samples: int, seed: int) -> int:
+        """Tokens that carry loss in the first samples of a run, over as many passes as it takes."""
+        epochs, rest = divmod(samples, len(self))
+        total = epochs * int(self.answers.sum())
+        return total + int(self.answers[self.order(epochs, seed)[:rest]].sum())
+
+
+def chunks(lengths: Ints, size: int, overlap: int = 0) -> Ints:
+    """Texts in consecutive pieces of `size` tokens at most.
+
+    Args:
+        lengths: (n,) tokens of each text.
+        size: of a piece.
+        overlap: tokens that a piece shares with the one before.
+
+    Returns:
+        (m, 3): text, start, stop; as many as it takes, in the texts' order.
+    """
+    stride = size - overlap
+    count = np.maximum(-(-(lengths - overlap) // stride), 1)
+    text = np.repeat(np.arange(len(lengths)), count)
+    number = np.arange(len(text)) - np.repeat(np.cumsum(count) - count, count)
+    start = number * stride
+    return np.stack([text, start, np.minimum(start + size, lengths[text])], axis=1)
+
+
+def pack(sizes: Ints, capacity: int, seed: int = 0) -> tuple[Ints, Ints]:
+    """Sort pieces into samples: each into the fullest that has room for it, in a random order.
+
+    Args:
+        sizes: (m,) of the pieces, none larger than `capacity`.
+        capacity: of a sample.
+        seed: of the order.
+
+    Returns:
+        The pieces (m,), those of a sample together; and where each sample starts (samples + 1,).
+    """
+    samples: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # room left and sample, the fullest first
+    for piece in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        size = int(sizes[piece])
+        at = bisect_left(rooms, (size, -1))
+        if at < len(rooms):
+            room, sample = rooms.pop(at)
+            samples[sample].append(piece)
+        else:
+            room, sample = capacity, len(samples)
+            samples.append([piece])
+        if room > size:
+            insort(rooms, (room - size, sample))
+        if len(rooms) > _OPEN:
+            del rooms[0]
+    order = np.array([piece for sample in samples for piece in sample], dtype=np.int64)
+    starts = np.cumsum([0, *(len(sample) for sample in samples)], dtype=np.int64)
+    return order, starts

@@ -1,0 +1,75 @@
+"""Shares of answer tokens to shares of samples, which are what Megatron's blend draws by.
+
+Samples of one domain hold more answer tokens than another's. A mixture whose weights are shares of
+answer tokens (data.unit=tokens) draws a domain the less, the more of them its samples hold.
+"""
+
+from collections.abc import Mapping
+
+from nemo_chameleon.domains import Domain
+from nemo_chameleon.mixture import Mixture
+
+# Each brings the counts nearer to those of the samples that are drawn; three are enough for a
+# domain of many samples, and one of few can do no better than by a whole sample.
+_ROUNDS = 8
+
+
+def sample_shares(
+    weights: Mapping[str, float],
+    domains: Mapping[str, Domain],
+    *,
+    samples: int,
+    seq_length: int,
+    seed: int,
+) -> dict[str, float]:
+    """Shares of a run's samples that give these shares of its answer tokens.
+
+    Args:
+        weights: shares of answer tokens, by domain name.
+        domains: by name.
+        samples: that the run draws.
+        seq_length: tokens of each.
+        seed: of the run, which decides which samples a domain gives first.
+    """
+    shares = dict(weights)
+    for _ in range(_ROUNDS):
+        held = {}
+        for name, share in shares.items():
+            count = max(1, round(share * samples))
+            held[name] = domains[name].answers_in(count, seq_length, seed) / count
+        raw = {name: weight / held[name] for name, weight in weights.items()}
+        total = sum(raw.values())
+        shares = {name: value / total for name, value in raw.items()}
+    return shares
+
+
+def capped_in_answers(
+    mixture: Mixture,
+    domains: Mapping[str, Domain],
+    *,
+    samples: int,
+    seq_length: int,
+    seed: int,
+    max_epochs: float,
+    **bounds: Mapping[str, float],
+) -> Mixture:
+    """`Mixture.cap_epochs` for weights that are shares of answer tokens.
+
+    How many of them a run of so many samples draws depends on its weights, and these on the cap: it
+    is settled in rounds.
+    """
+    sizes = {
+        name: domain.answers_in(domain.pass_tokens(seq_length) // seq_length, seq_length, seed)
+        for name, domain in domains.items()
+    }
+    capped = mixture
+    for _ in range(_ROUNDS):
+        shares = sample_shares(
+            capped.weights, domains, samples=samples, seq_length=seq_length, seed=seed
+        )
+        budget = sum(
+            domains[name].answers_in(round(share * samples), seq_length, seed)
+            for name, share in shares.items()
+        )
+        capped = mixture.cap_epochs(sizes, budget, max_epochs, **bounds)
+    return capped
