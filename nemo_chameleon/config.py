@@ -57,12 +57,15 @@ _BY_DOMAIN: dict[str, type | None] = {
 }
 
 
-def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    file: str | Path | None, overrides: Sequence[str] = (), defaults: Sequence[str] = ()
+) -> Config:
     """Read a configuration.
 
     Args:
         file: YAML; None for the defaults alone.
         overrides: `key=value`, keys dotted.
+        defaults: the same, where neither says anything.
 
     Raises:
         UserError: naming the key or the file, and the nearest known key where there is one.
@@ -85,7 +88,9 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             raise UserError(f"{override!r}: {_one_line(error)}") from error
     source = str(file)
     try:
-        merged = OmegaConf.structured(Config)
+        merged: Any = OmegaConf.merge(
+            OmegaConf.structured(Config), OmegaConf.from_dotlist([*defaults])
+        )
         for source, layer in layers:  # noqa: B007  # named in the except below
             _refuse_unknown_keys(layer)
             merged = OmegaConf.merge(merged, layer)
@@ -108,6 +113,11 @@ def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) 
     """`load_config` where the base model is not this package's to train: its keys are not used."""
     base = ("train.train_iters=1", "train.global_batch_size=1", "train.eval_iters=0")
     return load_config(file, [*overrides, *base])
+
+
+def load_sft_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """`load_config` for finetuning."""
+    return load_config(file, overrides, (f"data.dataset={SFT}",))
 
 
 def parse_command_line(

@@ -60,6 +60,8 @@ def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.M
         model = Float16Module(config, model)
     if not for_training:
         return model.eval()
+    # The loss is the mean over a batch's tokens, however they lie over micro-batches and ranks.
+    config.calculate_per_token_loss = True
     data_parallel = DistributedDataParallelConfig(
         grad_reduce_in_fp32=config.bf16,
         overlap_grad_reduce=torch.cuda.is_available(),
@@ -67,8 +69,6 @@ def build(run: Run, vocab_size: int, *, for_training: bool = True) -> torch.nn.M
     )
     model = DistributedDataParallel(config, data_parallel, model)
     config.finalize_model_grads_func = finalize_model_grads
-    # The loss is the mean over a batch's tokens, however they lie over micro-batches and ranks.
-    config.calculate_per_token_loss = True
     config.no_sync_func = model.no_sync
     return model
 

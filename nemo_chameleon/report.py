@@ -1,7 +1,7 @@
 """Tables for people: runs side by side, and mixtures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,18 @@ def compare(results: Sequence[Result]) -> str:
         if set(result["domains"]) != set(first["domains"]):
             raise UserError(f"{result['run']} and {first['run']} are runs over other domains")
     header = ["domain", "tokens"]
-    for what in ("weight", "samples", "epochs", "perplexity"):
-        header += [what if len(results) == 1 else f"{what} {_short(run)}" for run in results]
+    columns: dict[str, Callable[..., str]] = {"weight": "{:.3f}".format, "samples": "{:,d}".format}
+    if all("answer_tokens" in facts for run in results for facts in run["domains"].values()):
+        columns["answer_tokens"] = _amount
+    columns["epochs"] = "{:.2f}".format
+    for what in (*columns, "perplexity"):
+        title = what.replace("_", " ")
+        header += [title if len(results) == 1 else f"{title} {_short(run)}" for run in results]
     rows = []
     for name, domain in first["domains"].items():
         row = [name, _amount(domain["tokens"])]
-        for what, form in (("weight", ".3f"), ("samples", ",d"), ("epochs", ".2f")):
-            row += [format(run["domains"][name][what], form) for run in results]
+        for what, text in columns.items():
+            row += [text(run["domains"][name][what]) for run in results]
         row += [_number(run["domains"][name].get("perplexity")) for run in results]
         rows.append(row)
     blank = [""] * (len(header) - 1 - len(results))

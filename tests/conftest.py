@@ -145,13 +145,13 @@ def launch(config_file: Path) -> Launch:
     """Run the recipe on `config_file`: alone, or in `processes` under torchrun."""
 
     def run(
-        *overrides: str, processes: int = 1, check: bool = True
+        *overrides: str, processes: int = 1, check: bool = True, recipe: Path = RECIPE
     ) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable]
         if processes > 1:
             command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
             command += ["--master_port=0", "--standalone"]
-        command += [str(RECIPE), "--config", str(config_file), *overrides]
+        command += [str(recipe), "--config", str(config_file), *overrides]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")

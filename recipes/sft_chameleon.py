@@ -1,0 +1,25 @@
+"""Finetune on a mixture of domains of chats, prompts and completions, or text.
+
+    torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config FILE [key=value ...]
+
+As recipes/pretrain_chameleon.py with data.dataset=sft: domains are JSONL, loss is on the answers,
+and the run starts from checkpoint.pretrained_checkpoint. With data.mixture=chameleon that model
+embeds the domains, by the answers' tokens, and the weights are those of objective=finetune.
+`conf/sft_chameleon.yaml` is a configuration to copy.
+"""
+
+from nemo_chameleon.console import program
+
+
+@program
+def main() -> None:
+    """Resolve the mixture and finetune the model on it."""
+    # As in recipes/pretrain_chameleon.py.
+    from nemo_chameleon import engines
+    from nemo_chameleon.config import load_sft_config, parse_command_line
+
+    engines.train(parse_command_line(load=load_sft_config))
+
+
+if __name__ == "__main__":
+    main()

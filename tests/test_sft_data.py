@@ -1,0 +1,386 @@
+"""sft/index.py, domain.py, dataset.py: lines to samples, with loss on answers and nothing lost."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_chameleon import Mixture, datasets
+from nemo_chameleon.config import load_config
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+from nemo_chameleon.sft import index as indices
+from nemo_chameleon.sft.dataset import SFTDataset, sample_of
+from nemo_chameleon.sft.domain import SFTDomain, open_sft_domain
+from nemo_chameleon.sft.index import Reader
+from nemo_chameleon.tokenizer import load_tokenizer
+from sft_data import write_jsonl, write_sft_config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture
+def sft(corpus: Path, tmp_path: Path) -> Config:
+    """Pairs, chats and text."""
+    return load_config(write_sft_config(corpus, tmp_path))
+
+
+def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) -> SFTDomain:
+    """A domain of these examples."""
+    for key, value in settings.items():
+        setattr(sft.data, key, value)
+    path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
+    return open_sft_domain(name, str(path), sft.data)
+
+
+def shown(domain: SFTDomain, sft: Config, example: int) -> list[tuple[str, bool]]:
+    """Tokens of an example, and which are answers."""
+    tokenizer = load_tokenizer(sft.data.tokenizer)
+    tokens = [
+        tokenizer.decode([i], skip_special_tokens=False) for i in domain.index.tokens(example)
+    ]
+    return list(zip(tokens, domain.index.is_answer(example).tolist(), strict=True))
+
+
+def halves(tokens: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Neighbours of a kind, joined."""
+    joined: list[tuple[str, bool]] = []
+    for token, answer in tokens:
+        if joined and joined[-1][1] == answer:
+            token = joined.pop()[0] + token
+        joined.append((token, answer))
+    return joined
+
+
+def test_which_tokens_are_answers(sft: Config) -> None:
+    """Of each form, by hand: what is asked is no answer, and an answer ends with what ends it."""
+    chat = [
+        {"role": "user", "content": "2+2"},
+        {"role": "assistant", "content": "is 4"},
+        {"role": "user", "content": "3+3"},
+        {"role": "assistant", "content": "6"},
+    ]
+    domain = opened(
+        sft, {"prompt": "two and", "completion": " four"}, {"text": "once"}, {"messages": chat}
+    )
+    assert halves(shown(domain, sft, 0)) == [("two and", False), (" four<|endoftext|>", True)]
+    assert halves(shown(domain, sft, 1)) == [("once<|endoftext|>", True)]
+    assert halves(shown(domain, sft, 2)) == [
+        ("<user>2+2\n<assistant>", False),
+        ("is 4\n", True),
+        ("<user>3+3\n<assistant>", False),
+        ("6\n", True),
+    ]
+    assert domain.answer_tokens == sum(sum(domain.index.is_answer(i)) for i in range(3))
+    assert domain.tokens == sum(len(domain.index.tokens(i)) for i in range(3))
+
+
+def test_a_token_across_the_border_is_the_answers(sft: Config) -> None:
+    """Where prompt and completion make one token, the model has to say it."""
+    domain = opened(sft, {"prompt": "of th", "completion": "e"})
+    tokens = shown(domain, sft, 0)
+    assert tokens[-2:] == [(" the", True), ("<|endoftext|>", True)]
+
+
+def test_labels_are_the_next_tokens_and_loss_is_on_answers(sft: Config) -> None:
+    """Of a pair's sample: by hand, the label before an answer's token is the first with loss."""
+    domain = opened(sft, {"prompt": "QZ", "completion": "XJ"}, {"text": "9W8"})
+    sample = sample_of(domain.index, np.array([[0, 0, 5], [1, 0, 4]]))
+    tokenizer = load_tokenizer(sft.data.tokenizer)
+    ids = {char: tokenizer.token_to_id(char) for char in "QZXJ9W8"}
+    end = tokenizer.token_to_id("<|endoftext|>")
+    a, b, c, d, x, y, z = ids.values()
+    assert domain.index.tokens(0).tolist() == [a, b, c, d, end], "the test's words are one token"
+    assert sample["tokens"].tolist() == [a, b, c, d, x, y, z]
+    assert sample["labels"].tolist() == [b, c, d, end, y, z, end]
+    assert sample["loss_mask"].tolist() == [0, 1, 1, 1, 1, 1, 1]
+    assert sample["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2]
+
+
+def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -> SFTDataset:
+    """What Megatron's builder makes of one domain."""
+    other = opened(sft, {"text": "something else"}, name="other")
+    mixture = Mixture({domain.name: 0.5, "other": 0.5})
+    blended = datasets.training_dataset(
+        sft.data,
+        {domain.name: domain, "other": other},
+        mixture,
+        samples=2 * samples,
+        seq_length=length,
+        seed=1,
+    )
+    return blended.datasets[0]
+
+
+def test_every_answer_once_a_pass(sft: Config) -> None:
+    """Over a pass every answer's token carries loss once; then all over again in another order."""
+    domain = open_sft_domain("pairs", sft.data.domains["pairs"].path, sft.data, split="80,20,0")
+    size = len(domain.packs(64))
+    dataset = dataset_of(sft, domain, 2 * size)
+    passes, orders = [], []
+    for epoch in range(2):
+        labels: Counter[int] = Counter()
+        order = []
+        for i in range(epoch * size, (epoch + 1) * size):
+            item = dataset[i]
+            labels.update(item["labels"][item["loss_mask"] > 0].tolist())
+            order.append(item["tokens"].tolist())
+        passes.append(labels)
+        assert sum(labels.values()) == domain.answer_tokens
+        orders.append(order)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+    expected: Counter[int] = Counter()
+    for example in range(domain.documents):
+        expected.update(domain.index.tokens(example)[domain.index.is_answer(example)].tolist())
+    assert passes == [expected, expected]
+
+
+def test_samples_are_filled_with_what_carries_no_loss(sft: Config) -> None:
+    """Positions start anew in what fills a sample up, so that no example sees it either."""
+    domain = opened(sft, {"prompt": "QZ", "completion": "XJ"})
+    item = dataset_of(sft, domain, 2, length=8)[0]
+    assert item["loss_mask"].tolist() == [0, 1, 1, 1, 0, 0, 0, 0]
+    assert item["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert {name: str(value.dtype) for name, value in item.items()} == {
+        "tokens": "torch.int64",
+        "labels": "torch.int64",
+        "loss_mask": "torch.float32",
+        "position_ids": "torch.int64",
+    }
+
+
+def test_examples_alone(sft: Config) -> None:
+    """data.packing=false gives each example a sample of its own."""
+    pairs = [{"prompt": "a", "completion": str(i)} for i in range(7)]
+    assert len(opened(sft, *pairs).packs(64)) == 1
+    sft.data.packing = False
+    assert len(opened(sft, *pairs).packs(64)) == 7
+
+
+def test_a_long_text_loses_nothing(sft: Config) -> None:
+    """It is cut into pieces, and every token but the first is somebody's label."""
+    text = "".join(chr(97 + i % 23) for i in range(100))
+    domain = opened(sft, {"text": text})
+    packs = domain.packs(16)
+    assert packs.answers.sum() == domain.tokens - 1
+    labels = [sample_of(domain.index, packs.of(i))["labels"] for i in range(len(packs))]
+    assert sorted(np.concatenate(labels)) == sorted(domain.index.tokens(0)[1:])
+
+
+LONG = {"prompt": "".join(chr(97 + i % 23) for i in range(40)), "completion": "mnop"}
+LONG_ANSWER = {"prompt": "a", "completion": "".join(chr(97 + i % 23) for i in range(40))}
+
+
+def test_too_long_is_refused(sft: Config) -> None:
+    """Before training, with the file and the line, and what to set."""
+    domain = opened(sft, {"text": "ab"}, LONG)
+    with pytest.raises(UserError, match=r"1 of 2 examples are longer .*\(mine\.jsonl, line 2\)"):
+        datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
+
+
+def shorter(sft: Config) -> Config:
+    """Samples of 16 tokens."""
+    sft.model.seq_length, sft.train.eval_iters = 16, 0
+    return sft
+
+
+def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """The end of its prompt and all of its answer are kept, or it is left out; and it is said."""
+    domain = opened(sft, LONG, LONG_ANSWER, on_too_long="truncate")
+    datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
+    assert "1 shortened, 1 left out" in capsys.readouterr().out
+    packs = domain.packs(16)
+    assert len(packs) == 1
+    sample = sample_of(domain.index, packs.of(0))
+    assert len(sample["tokens"]) == 16
+    np.testing.assert_array_equal(sample["labels"], domain.index.tokens(0)[-16:])
+    answer = domain.index.is_answer(0).sum()
+    assert packs.answers.tolist() == [answer]
+    assert sample["loss_mask"].tolist() == [0] * (16 - answer) + [1] * answer
+
+
+def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where that is asked for; and it is said."""
+    domain = opened(sft, LONG, {"prompt": "a", "completion": "b"}, on_too_long="skip")
+    datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
+    assert "0 shortened, 1 left out" in capsys.readouterr().out
+    assert domain.packs(16).pieces[:, 0].tolist() == [1]
+
+
+def test_malformed_lines_are_refused(sft: Config) -> None:
+    """All of them are counted, each with file, line and fault, before anything runs."""
+    path = Path(sft.data.domains["pairs"].path)
+    lines = path.read_bytes().splitlines()
+    lines[2:2] = [b"{", b"", b'{"messages": [{"content": "a"}]}', b'{"text": "\xff"}']
+    path.write_bytes(b"\n".join(lines))
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(UserError) as error:
+            datasets.open_domains(sft.data)
+        text = str(error.value)
+        assert "data.domains.pairs.path=" in text
+        assert f"3 of {len(lines) - 1} lines are no examples" in text
+        assert "pairs.jsonl, line 3: not JSON" in text
+        assert "pairs.jsonl, line 5: a message has no role" in text
+        assert "pairs.jsonl, line 6: broken UTF-8" in text
+        assert "data.on_malformed=skip" in text
+        assert "\n" not in text
+
+
+def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where that is allowed; they are said all the same, and listed in a file."""
+    whole = opened(sft, {"text": "ab"}, {"text": "cd"}, name="whole")
+    path = Path(sft.output).parent / "mine.jsonl"
+    path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
+    sft.data.on_malformed = "skip"
+    domain = open_sft_domain("mine", str(path), sft.data)
+    assert domain.documents == whole.documents == 2
+    assert domain.index.line(1) == "mine.jsonl, line 14"
+    said = capsys.readouterr().out
+    assert "12 of 14 lines are no examples: mine.jsonl, line 2: not JSON; " in said
+    listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
+    assert listed[-1] == "mine.jsonl, line 13: not JSON"
+    assert str(domain.index.folder / indices.SKIPPED) in said
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        (None, "there is no such file"),
+        ("", "not one example in 0"),
+        ("{\n", "not one example in 1"),
+    ],
+)
+def test_files_without_examples(sft: Config, contents: str | None, says: str) -> None:
+    """No file, an empty one, one of nothing but faults: named."""
+    path = Path(sft.output).parent / "mine.jsonl"
+    if contents is not None:
+        path.write_text(contents)
+    with pytest.raises(UserError, match=rf"data\.domains\.mine\.path=.*{says}"):
+        open_sft_domain("mine", str(path), sft.data)
+
+
+def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found again, by another process too; and made anew when anything of it changes."""
+    domain = opened(sft, {"text": "ab"}, {"text": "cd"})
+    folder = domain.index.folder
+    with monkeypatch.context() as patch:
+        patch.setattr(indices, "_write", None)
+        again = open_sft_domain("mine", domain.path, sft.data)
+    assert again.index.folder == folder
+    assert again.facts() == domain.facts()
+    assert not list(folder.parent.glob("*.tmp"))
+    changed = opened(sft, {"text": "ab"}, {"text": "ce"})
+    assert changed.index.folder != folder
+    assert changed.fingerprint != domain.fingerprint
+    copy = opened(sft, {"text": "ab"}, {"text": "ce"}, name="copy")
+    assert copy.fingerprint == changed.fingerprint
+    other = json.loads(Path(sft.data.tokenizer).read_text())
+    other["model"]["merges"] = other["model"]["merges"][:-1]
+    Path(sft.output).parent.joinpath("tokenizer.json").write_text(json.dumps(other))
+    sft.data.tokenizer = str(Path(sft.output).parent / "tokenizer.json")
+    assert opened(sft, {"text": "ab"}, {"text": "ce"}).fingerprint != changed.fingerprint
+
+
+def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that make one index at once: the first to end it has made it, the other takes it."""
+    path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", [{"text": "ab"}]))
+    reader, cache, write = Reader(sft.data), Path(sft.data.cache), indices._write
+
+    def slowly(*arguments: object) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(indices.os, "getpid", lambda: -1)
+        indices.build(path, reader, cache, "mine")
+        write(*arguments)
+
+    monkeypatch.setattr(indices, "_write", slowly)
+    index, _ = indices.build(path, reader, cache, "mine")
+    assert index.facts["examples"] == 1
+    assert [entry.name for entry in cache.iterdir()] == [index.folder.name]
+
+
+def test_a_folder_of_files(sft: Config) -> None:
+    """Every .jsonl file of a folder, in their names' order."""
+    folder = Path(sft.output).parent / "many"
+    folder.mkdir()
+    for name in ("b", "a"):
+        write_jsonl(folder / f"{name}.jsonl", [{"text": name * 3}, {"text": name * 4}])
+    domain = open_sft_domain("many", str(folder), sft.data)
+    assert [domain.index.line(i) for i in range(4)] == [
+        f"{name}.jsonl, line {line}" for name in "ab" for line in (1, 2)
+    ]
+
+
+def test_the_end_of_a_text(sft: Config, corpus: Path) -> None:
+    """It is what the tokenizer's settings say, or <|endoftext|>; without either it is asked for."""
+    place = Path(sft.output).parent / "tokenizer.json"
+    settings = place.with_name("tokenizer_config.json")
+    place.write_text((corpus / "tokenizer.json").read_text())
+    sft.data.tokenizer = str(place)
+    settings.write_text('{"eos_token": "z"}')
+    domain = opened(sft, {"text": "ab"})
+    assert "".join(token for token, _ in shown(domain, sft, 0)) == "abz"
+    settings.write_text('{"eos_token": "<none>"}')
+    with pytest.raises(UserError, match="no <none> to end texts with"):
+        opened(sft, {"text": "ab"})
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_windows(sft: Config, alone: bool) -> None:
+    """Pieces of examples; what counts is the answers, or all, and every such token is drawn."""
+    pairs = [{"prompt": "abc", "completion": f"{i}" * 9} for i in range(4)]
+    path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs))
+    domain = open_sft_domain("mine", path, sft.data, answers_alone=alone)
+    tokenizer = load_tokenizer(sft.data.tokenizer)
+    drawn = set()
+    for i in range(200):
+        window = domain.sample(i, 5, seed=1)
+        again = domain.sample(i, 5, seed=1)
+        assert window.tokens.tolist() == again.tokens.tolist()
+        assert len(window.tokens) == len(window.counted) <= 5
+        assert window.counted.any()
+        drawn.add((tokenizer.decode(window.tokens.tolist()), window.counted.all()))
+    texts = {text for text, _ in drawn}
+    assert {text[0] for text in texts} == set("a0123")
+    assert all(counted for _, counted in drawn) is not alone
+    assert domain.counted == (domain.answer_tokens if alone else domain.tokens)
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_shares_mean_what_they_say(sft: Config, unit: str) -> None:
+    """Over a run the shares are within 1 % of the mixture's: of samples, or of answers' tokens."""
+    sft.data.unit, samples = unit, 3000
+    domains = datasets.open_domains(sft.data)
+    mixture = Mixture({"pairs": 0.5, "chats": 0.3, "text": 0.2})
+    dataset = datasets.training_dataset(
+        sft.data, domains, mixture, samples=samples, seq_length=64, seed=3
+    )
+    drawn: Counter[str] = Counter()
+    names = list(domains)
+    for i in range(samples):
+        item = dataset[i]
+        count = 1 if unit == "samples" else int(item["loss_mask"].sum())
+        drawn[names[item["dataset_id"]]] += count
+    for name, weight in mixture.weights.items():
+        assert drawn[name] / drawn.total() == pytest.approx(weight, rel=0.01)
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_max_epochs(sft: Config, unit: str) -> None:
+    """A cap on passes holds in either unit, and the freed share goes to the others."""
+    from nemo_chameleon import provider
+
+    sft.data.unit, sft.data.max_epochs = unit, 3.0
+    sft.train.train_iters, sft.train.global_batch_size = 60, 8
+    domains = datasets.open_domains(sft.data)
+    mixture = Mixture({"pairs": 0.1, "chats": 0.1, "text": 0.8})
+    bounded = provider.bounded(sft, domains, mixture)
+    dataset = datasets.training_dataset(
+        sft.data, domains, bounded, samples=480, seq_length=64, seed=sft.train.seed
+    )
+    drawn = Counter(int(dataset[i]["dataset_id"]) for i in range(480))
+    passes = drawn[2] * 64 / domains["text"].pass_tokens(64)
+    assert passes == pytest.approx(3.0, abs=0.1)
+    assert drawn[0] + drawn[1] > 0.4 * 480

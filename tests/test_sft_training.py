@@ -1,0 +1,123 @@
+"""Finetuning: what attention sees, and that no layout changes the loss."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import RECIPE, ROOT, Launch
+from nemo_chameleon import Mixture, evaluation, model, parallel
+from nemo_chameleon.schema import Config
+from sft_data import write_sft_config
+
+SFT = ROOT / "recipes" / "sft_chameleon.py"
+NAMES = ("pairs", "chats", "text")
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("positions", ["rope", "learned_absolute"])
+@pytest.mark.parametrize("groups", [None, 2])
+def test_packed_examples_do_not_see_each_other(
+    config: Config, positions: str, groups: int | None
+) -> None:
+    """Whatever stands before an example, its logits are the same bytes, and those of it alone."""
+    config.model.position_embedding_type = positions
+    config.model.num_query_groups = groups
+    generator = torch.Generator().manual_seed(0)
+    one, other, mine = torch.randint(512, (3, 16), generator=generator)
+
+    def logits(*examples: torch.Tensor) -> torch.Tensor:
+        position_ids = torch.cat([torch.arange(len(example)) for example in examples])[None]
+        with torch.no_grad():
+            return gpt(
+                torch.cat(examples)[None],
+                position_ids,
+                None,
+                packed_seq_params=evaluation.sequences(position_ids),
+            )[0]
+
+    with parallel.layout(config.parallel, seed=1):
+        gpt = model.build(config, 512, for_training=False)
+        assert torch.equal(logits(one, mine)[16:], logits(other, mine)[16:])
+        assert not torch.equal(logits(one, mine)[:16], logits(other, mine)[:16])
+        for before in (one, one[:5]):
+            after = logits(before, mine)[len(before) :]
+            torch.testing.assert_close(after, logits(mine), rtol=0, atol=1e-6)
+        plain = gpt(mine[None], torch.arange(16)[None], None)[0]
+        torch.testing.assert_close(logits(mine), plain, rtol=0, atol=1e-6)
+
+
+def test_no_layout_changes_the_loss(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+    """Tensor, pipeline and data parallel runs have one process's loss, in all and by domain."""
+    write_sft_config(corpus, tmp_path)
+    launch("data.mixture=uniform", f"output={tmp_path / 'base'}", recipe=SFT)
+    # Pipeline stages are made from seeds of their own: all start from the same weights.
+    start = f"checkpoint.pretrained_checkpoint={tmp_path / 'base' / 'uniform'}"
+    settings = ("data.mixture=uniform", start)
+    layouts = {
+        "one": (),
+        "TP": ("parallel.tensor_model_parallel_size=2",),
+        "SP": ("parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true"),
+        "PP": ("parallel.pipeline_model_parallel_size=2",),
+        "DP": (),
+        # As much in a micro-batch as DP's ranks have together.
+        "large": ("train.micro_batch_size=4",),
+    }
+    results = {}
+    for name, layout in layouts.items():
+        processes = 1 if name in ("one", "large") else 2
+        given = (*settings, *layout, f"output={tmp_path / name}")
+        launch(*given, processes=processes, recipe=SFT)
+        results[name] = result(tmp_path / name / "uniform")
+    for name, found in results.items():
+        assert found["loss"] == pytest.approx(results["one"]["loss"], abs=1e-5), name
+        for domain, facts in found["domains"].items():
+            same = results["one"]["domains"][domain]
+            assert facts["loss"] == pytest.approx(same["loss"], abs=1e-5), (name, domain)
+            assert facts["answer_tokens"] == same["answer_tokens"] > 0
+
+
+def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+    """The model that is finetuned embeds by its answers; the weights are finetuning's, used once.
+
+    Two processes that share its tensors give one's weights; a new domain is embedded by it too.
+    """
+    launch("data.mixture=uniform", "model.seq_length=64")
+    base = tmp_path / "out" / "uniform"
+    write_sft_config(corpus, tmp_path)
+    given = ("chameleon.source=model", f"checkpoint.pretrained_checkpoint={base}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(*given, f"output={one}", recipe=SFT)
+    tensor = "parallel.tensor_model_parallel_size=2"
+    said = launch(*given, tensor, f"output={two}", processes=2, recipe=SFT).stdout
+    assert "weights written to" in said
+    assert not (two / "proxy").exists()
+    mixtures = {folder: Mixture.load(folder / "mixture.json") for folder in (one, two)}
+    assert mixtures[one].objective == "finetune"
+    assert mixtures[one].method["tokens"] == "answers"
+    assert Path(mixtures[one].proxy["checkpoint"]).parent == base
+    assert mixtures[one].weights == pytest.approx(mixtures[two].weights, abs=1e-5)
+    losses = [result(folder / "chameleon")["loss"] for folder in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    again = launch(*given, f"output={one}", recipe=SFT).stdout
+    assert f"weights from {one / 'mixture.json'}" in again
+    other = launch(*given, f"output={one}", "chameleon.tokens=all", recipe=SFT, check=False)
+    assert other.returncode == 2
+    assert "it was made with tokens=answers, the run asks for all" in other.stderr
+
+
+def test_recipes_differ_in_what_data_is(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+    """The finetuning recipe takes JSONL without being told; the pretraining one is told so."""
+    path = write_sft_config(corpus, tmp_path)
+    path.write_text(path.read_text().replace("  dataset: sft\n", ""))
+    done = launch("data.mixture=uniform", "chameleon.source=proxy", recipe=SFT)
+    assert "perplexity" in done.stdout
+    assert "answer" in done.stdout
+    done = launch("data.mixture=uniform", check=False, recipe=RECIPE)
+    assert done.returncode == 2
+    assert "data.chat_template is for data.dataset=sft" in done.stderr
