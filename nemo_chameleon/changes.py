@@ -16,7 +16,7 @@ from nemo_chameleon.shards import Embeddings, embeddings_file, load_embeddings, 
 from nemo_chameleon.weights import Preset, choose_preset
 
 _SCORING = ("preset", "ridge", "exponent", "min_effective")
-_EMBEDDING = ("layer", "samples", "sample_length", "seed", "cross_documents")
+_EMBEDDING = ("layer", "samples", "sample_length", "seed", "cross_documents", "tokens")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Computed:
             objective=objective or self.mixture.objective or "pretrain",
             preset=preset or self.preset(),
             tolerance=method["tolerance"],
-            method={key: method[key] for key in _EMBEDDING},
+            method={key: method[key] for key in _EMBEDDING if key in method},
             proxy=self.mixture.proxy if proxy is None else proxy,
             created=created(),
         )

@@ -70,7 +70,7 @@ def _add_mixture_actions(actions: "argparse._SubParsersAction[argparse.ArgumentP
         return parser
 
     add = changing("add", "embed new domains with its proxy, weigh all anew", _add)
-    add.add_argument("domains", nargs="+", metavar="NAME=PREFIX", help="of the .bin and .idx")
+    add.add_argument("domains", nargs="+", metavar="NAME=PATH", help="as in the configuration")
     add.add_argument(
         "--proxy", action="append", default=[], metavar="FOLDER", help="where its checkpoint is now"
     )
@@ -145,7 +145,7 @@ def _add(arguments: argparse.Namespace) -> None:
     pairs = [domain.partition("=") for domain in arguments.domains]
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
-            raise UserError(f"{given!r} is not NAME=PREFIX")
+            raise UserError(f"{given!r} is not NAME=PATH")
     if arguments.micro_batch_size is not None and arguments.micro_batch_size < 1:
         raise UserError("--micro-batch-size must be at least 1")
     paths = {name: path for name, _, path in pairs}

@@ -13,7 +13,7 @@ import numpy as np
 from nemo_chameleon import checkpoint, datasets, parallel, scoring, training
 from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import preset_of
-from nemo_chameleon.domains import Domain, open_domains
+from nemo_chameleon.domains import Domain
 from nemo_chameleon.embedding import middle_layer
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import digest
@@ -25,8 +25,10 @@ from nemo_chameleon.schema import (
     AUTO,
     SFT,
     Config,
+    DataConfig,
     DomainConfig,
 )
+from nemo_chameleon.sft.index import Reader
 from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
 from nemo_chameleon.sources import (
     MegatronSource,
@@ -35,6 +37,8 @@ from nemo_chameleon.sources import (
     source_from_record,
     transformers_source,
 )
+
+_SFT = ("chat_template", "on_malformed", "cache")
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -66,6 +70,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
                 "vocab_size": datasets.Vocabulary.of(config.data).vocab_size,
                 "split": config.data.split,
                 "tokenizer": config.data.tokenizer,
+                **_read_with(config.data),
                 "settings": settings_digest(config, domains),
                 "trained": source.identity,
             },
@@ -89,6 +94,14 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     if "layers" in mixture.method:
         parallel.say(layers_table(mixture))
     return mixture
+
+
+def _read_with(data: DataConfig) -> dict[str, Any]:
+    """What it takes to read more JSONL as a mixture's domains were read."""
+    if data.dataset != SFT:
+        return {}
+    settings = {key: getattr(data, key) for key in _SFT}
+    return {"sft": {**settings, "reader": Reader(data).identity}}
 
 
 def _weights_by_layer(
@@ -202,7 +215,7 @@ def embed_new(
 
     Args:
         computed: the mixture.
-        paths: prefixes of the new domains, by name.
+        paths: of the new domains, by name, as the configuration has them.
         checkpoints: where its proxies lie, if no longer where it says.
         micro_batch_size: windows a rank embeds at once; None: as suits its device.
 
@@ -224,7 +237,7 @@ def embed_new(
     embeddings = []
     for place, record in zip(places, computed.proxies, strict=True):
         source = source_from_record(record, place)
-        domains = open_domains(wanted, str(record.get("split")), record.get("vocab_size"))
+        domains = _opened_as(record, wanted, method)
         for name, domain in domains.items():
             computed.refuse_known(name, domain.fingerprint)
         keys = ("sample_length", "seed", "cross_documents")
@@ -237,6 +250,29 @@ def embed_new(
     return embeddings, {
         name: {**domain.facts(), "samples": samples} for name, domain in domains.items()
     }
+
+
+def _opened_as(
+    record: Mapping[str, Any], wanted: dict[str, DomainConfig], method: Mapping[str, Any]
+) -> dict[str, Domain]:
+    """New domains, read as a mixture's own were.
+
+    Raises:
+        UserError: as `datasets.open_domains`, or they would be tokenised otherwise.
+    """
+    data = DataConfig(domains=wanted, split=str(record.get("split")))
+    if "sft" not in record:
+        data.vocab_size = record.get("vocab_size")
+        return datasets.open_domains(data)
+    data.dataset, data.tokenizer = SFT, record["tokenizer"]
+    for key in _SFT:
+        setattr(data, key, record["sft"][key])
+    if Reader(data).identity != record["sft"]["reader"]:
+        raise UserError(
+            f"{data.tokenizer} or the chat template is not what the mixture's domains were read "
+            "with"
+        )
+    return datasets.open_domains(data, answers_alone=method["tokens"] == "answers")
 
 
 def _embed(

@@ -140,7 +140,7 @@ class Sampler:
         follows_from = {
             **asdict(self.windows),
             "model": self._model,
-            "domain": [domain.name, domain.fingerprint, domain.tokens],
+            "domain": [domain.name, domain.fingerprint, domain.counted],
             "samples": [first, samples],
         }
         return self.folder / f"{digest(follows_from)}.safetensors"

@@ -1,6 +1,8 @@
 """Finetuning: what attention sees, and that no layout changes the loss."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,16 @@ def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: P
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     again = launch(*given, f"output={one}", recipe=SFT).stdout
     assert f"weights from {one / 'mixture.json'}" in again
+    # Taken out and embedded again, read and drawn as before, a domain has the weight that it had.
+    main = "from nemo_chameleon.cli import main; main()"
+    command = [sys.executable, "-c", main, "mixture"]
+    changed = tmp_path / "changed.json"
+    for change in (
+        ["remove", str(one / "mixture.json"), "pairs", f"--output={changed}"],
+        ["add", str(changed), f"pairs={tmp_path / 'pairs.jsonl'}"],
+    ):
+        subprocess.run([*command, *change], check=True, capture_output=True, cwd=ROOT)
+    assert Mixture.load(changed).weights == pytest.approx(mixtures[one].weights, abs=1e-6)
     other = launch(*given, f"output={one}", "chameleon.tokens=all", recipe=SFT, check=False)
     assert other.returncode == 2
     assert "it was made with tokens=answers, the run asks for all" in other.stderr
