@@ -1,5 +1,6 @@
 # make install   a virtual environment in .venv with all that the demo and the tests need
 # make demo      eight domains of real text, Chameleon against uniform weights, on two CPU cores
+# make demo-sft  seven languages to translate into, finetuned from the demo's model, the same
 # make test      everything that needs no GPU
 # make test-gpu  what does
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
@@ -7,7 +8,7 @@
 # make check     ruff and mypy
 
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-gpu test-nemo test-bridge bench-quality check clean
+.PHONY: install demo demo-sft test test-gpu test-nemo test-bridge bench-quality check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +25,7 @@ export MALLOC_MMAP_THRESHOLD_ := 33554432
 export MALLOC_TRIM_THRESHOLD_ := 134217728
 
 TRAIN = $(BIN)/torchrun --nproc_per_node=2 recipes/pretrain_chameleon.py --config conf/demo.yaml
+TUNE = $(BIN)/torchrun --nproc_per_node=2 recipes/sft_chameleon.py --config conf/demo_sft.yaml
 
 install: .venv/installed
 
@@ -50,6 +52,19 @@ demo: .venv/installed
 	@echo "Or train this one again, from this mixture with weights you changed by hand:"
 	@echo "  torchrun --nproc_per_node=2 recipes/pretrain_chameleon.py --config conf/demo.yaml \\"
 	@echo "    data.mixture=mine.json"
+
+demo-sft: .venv/installed
+	$(BIN)/python -m demo.prepare $(RUN)/data
+	$(TRAIN) data.mixture=uniform
+	$(BIN)/python -m demo.translations $(RUN)-sft/data
+	$(TUNE) data.mixture=chameleon
+	$(TUNE) data.mixture=uniform
+	@echo
+	$(BIN)/nemo-chameleon report $(RUN)-sft/uniform $(RUN)-sft/chameleon
+	@echo
+	@echo "The mixture: $(RUN)-sft/mixture.json. Next, with your own chats:"
+	@echo "  1. copy conf/sft_chameleon.yaml and name your .jsonl files in it"
+	@echo "  2. torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config YOURS.yaml"
 
 test: .venv/installed check
 	$(BIN)/python -m pytest -m "not gpu"
