@@ -90,10 +90,21 @@ def check(data: DataConfig, domains: Mapping[str, Domain], run: Run, prefix: str
     """
     length, evaluated = run.model.seq_length, bool(run.train.eval_iters)
     if data.dataset == SFT:
-        opened = {name: d for name, d in domains.items() if isinstance(d, SFTDomain)}
-        parallel.first_rank_first(lambda: check_sft(data, opened, length, prefix, evaluated))
+        check_samples(data, domains, length, f"{prefix}model.", evaluated)
     elif evaluated:
         check_validation(data, domains, length)
+
+
+def check_samples(
+    data: DataConfig,
+    domains: Mapping[str, Domain],
+    seq_length: int,
+    prefix: str = "",
+    evaluated: bool = False,
+) -> None:
+    """`check`, for data.dataset=sft; `prefix` is where `seq_length` stands."""
+    opened = {name: d for name, d in domains.items() if isinstance(d, SFTDomain)}
+    parallel.first_rank_first(lambda: check_sft(data, opened, seq_length, prefix, evaluated))
 
 
 def training_dataset(
@@ -117,7 +128,7 @@ def training_dataset(
         weights = [
             *sample_shares(dict(zip(domains, weights, strict=True)), domains, **sizes).values()
         ]
-    kind, config = _config(data, domains.values(), seq_length, seed, (prefixes, weights))
+    kind, config = dataset_config(data, domains.values(), seq_length, seed, (prefixes, weights))
     # Where a domain gives a handful of samples, rounding can ask for more than the default surplus
     # holds, and Megatron then refuses to build.
     if samples < _SMALL_RUN:
@@ -139,7 +150,7 @@ def validation_datasets(
     """
     apart, datasets = _open_validation(data, domains), {}
     for name, domain in {**domains, **apart}.items():
-        kind, config = _config(data, [domain], seq_length, seed, ([domain.prefix], None))
+        kind, config = dataset_config(data, [domain], seq_length, seed, ([domain.prefix], None))
         part = (0.0, 1.0) if name in apart else config.split_matrix[1]
         config.split_matrix = [None, part, None]
         sizes = [None, None, None]
@@ -173,14 +184,14 @@ def check_validation(data: DataConfig, domains: Mapping[str, Domain], seq_length
             )
 
 
-def _config(
+def dataset_config(
     data: DataConfig,
     domains: Iterable[Domain],
     seq_length: int,
     seed: int,
     blend: tuple[list[str], list[float] | None],
 ) -> tuple[type, GPTDatasetConfig]:
-    """Megatron's dataset class, and its configuration."""
+    """The class of Megatron's datasets over these domains, and their configuration."""
     settings: dict[str, Any] = {
         "blend": blend,
         "random_seed": seed,

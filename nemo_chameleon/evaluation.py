@@ -78,10 +78,15 @@ def schedule(run: Run, model: torch.nn.Module, packed: bool, **settings: Any) ->
     )
 
 
+def ends_of(position_ids: torch.Tensor) -> torch.Tensor:
+    """Where sequences start, and where the last one ends (sequences + 1,)."""
+    starts = (position_ids.flatten() == 0).nonzero().flatten()
+    return torch.cat([starts, starts.new_tensor([position_ids.numel()])]).int()
+
+
 def sequences(position_ids: torch.Tensor) -> PackedSeqParams:
     """Where the sequences of packed samples (b, s) end: wherever positions start anew."""
-    starts = (position_ids.flatten() == 0).nonzero().flatten()
-    ends = torch.cat([starts, starts.new_tensor([position_ids.numel()])]).int()
+    ends = ends_of(position_ids)
     longest = int(ends.diff().max())
     ends = ends.to(parallel.device(), non_blocking=True)
     return PackedSeqParams(

@@ -137,6 +137,20 @@ def mixture(corpus: Path, tmp_path: Path) -> Path:
     return tmp_path / "mine.json"
 
 
+@pytest.fixture
+def finetuning(corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A mixture file of .5, .3 and .2, and a configuration of its domains to finetune on."""
+    from nemo_chameleon import Mixture
+    from sft_data import write_sft_config
+
+    config = write_sft_config(corpus, tmp_path)
+    config.write_text(
+        config.read_text().replace("  dataset: sft", "  dataset: sft\n  on_too_long: truncate")
+    )
+    Mixture({"pairs": 0.5, "chats": 0.3, "text": 0.2}).save(tmp_path / "sft.json")
+    return tmp_path / "sft.json", config
+
+
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -191,7 +191,7 @@ def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) 
     """The end of its prompt and all of its answer are kept, or it is left out; and it is said."""
     domain = opened(sft, LONG, LONG_ANSWER, on_too_long="truncate")
     datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
-    assert "1 shortened, 1 left out" in capsys.readouterr().out
+    assert "1 begin later, 1 are left out" in capsys.readouterr().out
     packs = domain.packs(16)
     assert len(packs) == 1
     sample = sample_of(domain.index, packs.of(0))
@@ -206,7 +206,7 @@ def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -
     """Where that is asked for; and it is said."""
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"}, on_too_long="skip")
     datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
-    assert "0 shortened, 1 left out" in capsys.readouterr().out
+    assert "0 begin later, 1 are left out" in capsys.readouterr().out
     assert domain.packs(16).pieces[:, 0].tolist() == [1]
 
 

@@ -18,6 +18,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ENGINES, Config
 
 _OWN_ALONE = {
+    "data.dataset": "finetune in a host by a script of its own: docs/hosts",
     "data.validation": "a host validates on the domains' own splits",
     "checkpoint.resume": "a host goes on from what it finds; set another output",
     "checkpoint.pretrained_checkpoint": "start a host from a checkpoint in a script of its own",

@@ -16,9 +16,11 @@ from typing import Any
 
 from megatron.bridge.training import config as bridge
 from megatron.bridge.training.config import ConfigContainer, GPTDatasetConfig
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.utils import get_blend_from_list
+from omegaconf import MISSING
 
-from nemo_chameleon.engines import host
+from nemo_chameleon.engines import host, sft
 from nemo_chameleon.errors import UserError
 
 # Until 0.5 Bridge asks a subclass of GPTDatasetConfig to build its own datasets.
@@ -75,6 +77,54 @@ class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
         return pretrain_train_valid_test_datasets_provider(sizes, self)
 
 
+@dataclass(kw_only=True)
+class MixtureSFTConfig(_Provider):
+    """Finetuning data for Bridge: domains of JSONL, drawn by a mixture.
+
+    Attributes:
+        mixture: chameleon, uniform, proportional, static, or the path of a mixture file.
+        mixture_config: file of this package's configuration, with data.dataset=sft.
+        seq_length: tokens of a sample.
+        random_seed: of the order of the samples.
+        on_mixture_change: as MixtureDatasetConfig has it.
+        blend: what `apply_mixture` settled.
+    """
+
+    mixture: str = "chameleon"
+    mixture_config: str = MISSING
+    seq_length: int = MISSING
+    random_seed: int = 1234
+    on_mixture_change: str = "refuse"
+    dataloader_type: str | None = "single"
+    blend: tuple[list[str], list[float]] | None = None
+
+    def settle(self, draw: host.Draw, micro_batch_size: int) -> None:
+        """Take what `apply_mixture` found."""
+        if not sft.is_sft(draw):
+            raise UserError(f"{self.mixture_config}: MixtureSFTConfig is for data.dataset=sft")
+        self.blend = draw.blend
+        self._dataset_config = sft.dataset_config(
+            draw, self.seq_length, self.random_seed, micro_batch_size
+        )
+
+    def build_datasets(self, context: Any) -> Any:
+        """Megatron's builder, over packed samples.
+
+        Raises:
+            UserError: the mixture was not applied.
+        """
+        if self.blend is None:
+            raise UserError(
+                f"dataset.mixture={self.mixture} is not applied yet: call "
+                "nemo_chameleon.engines.bridge.apply_mixture(cfg) before finetune"
+            )
+        sizes = [context.train_samples, context.valid_samples, context.test_samples]
+        kind = sft.PackedSFTDataset
+        return BlendedMegatronDatasetBuilder(
+            kind, sizes, lambda: True, self._dataset_config
+        ).build()
+
+
 def apply_mixture(
     cfg: ConfigContainer,
     mixture: str | host.Draw | None = None,
@@ -97,12 +147,21 @@ def apply_mixture(
     data = cfg.dataset
     if isinstance(data, MixtureDatasetConfig):
         data._applied = data.mixture
-        if mixture is None:
-            mixture, mixture_config = data.mixture, data.mixture_config
-            on_mixture_change = data.on_mixture_change
+    if isinstance(data, MixtureDatasetConfig | MixtureSFTConfig) and mixture is None:
+        mixture, mixture_config = data.mixture, data.mixture_config
+        on_mixture_change = data.on_mixture_change
     save, load = cfg.checkpoint.save, None if cfg.checkpoint.finetune else cfg.checkpoint.load
     if mixture is None:
         host.refuse_unasked(save, load, on_mixture_change)
+        return cfg
+    train = cfg.train
+    if not (train.train_samples or (train.train_iters and train.global_batch_size)):
+        raise UserError("set train.train_iters and train.global_batch_size")
+    samples = train.train_samples or train.train_iters * train.global_batch_size
+    if isinstance(data, MixtureSFTConfig):
+        draw = host.resolve(mixture, config=mixture_config, saved=(save, load), finetuning=True)
+        draw = draw.within(samples, data.seq_length, data.random_seed)
+        data.settle(draw.kept(save, load, on_mixture_change), train.micro_batch_size)
         return cfg
     if not (data.blend or data.blend_per_split) and getattr(data, "data_path", None):
         # Bridge 0.4 and later: it would become the blend when the configuration is finalized.
@@ -110,11 +169,7 @@ def apply_mixture(
         data.blend = get_blend_from_list(given.split() if isinstance(given, str) else list(given))
     paths, weights = (data.blend_per_split or [data.blend])[0] or (None, None)
     draw = host.resolve(mixture, paths, weights, config=mixture_config, saved=(save, load))
-    train = cfg.train
-    if not (train.train_samples or (train.train_iters and train.global_batch_size)):
-        raise UserError("set train.train_iters and train.global_batch_size")
-    samples = train.train_samples or train.train_iters * train.global_batch_size
-    draw = draw.within(samples, data.seq_length)
+    draw = draw.within(samples, data.seq_length, data.random_seed)
     blend = draw.kept(save, load, on_mixture_change).blend
     if data.blend_per_split:
         data.blend_per_split[0] = blend

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from nemo_chameleon import parallel, provider, proxy
+from nemo_chameleon import datasets, parallel, provider, proxy
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.report import diff_mixtures
-from nemo_chameleon.schema import MIXTURES, ON_MIXTURE_CHANGE, Config
+from nemo_chameleon.schema import MIXTURES, ON_MIXTURE_CHANGE, SFT, Config
+from nemo_chameleon.sft.shares import sample_shares
 
 Source = str | os.PathLike[str]
 Prefixes = Sequence[str] | Mapping[str, str]
@@ -39,17 +40,20 @@ class Draw:
         paths: prefix of each domain, in the order of the host's datasets.
         config: of this package, where its bounds are to be kept.
         domains: opened, where there is a configuration.
+        shares: of the run's samples, where the mixture's weights are shares of answer tokens.
     """
 
     mixture: Mixture
     paths: Mapping[str, str]
     config: Config | None = None
     domains: Mapping[str, Domain] | None = None
+    shares: Mapping[str, float] | None = None
 
     @property
     def blend(self) -> tuple[list[str], list[float]]:
         """Prefixes, and weights in their order: Megatron's `blend`."""
-        return self.mixture.blend(self.paths)
+        prefixes, weights = self.mixture.blend(self.paths)
+        return prefixes, weights if self.shares is None else [self.shares[n] for n in self.paths]
 
     @property
     def pairs(self) -> list[str]:
@@ -58,16 +62,23 @@ class Draw:
             part for path, weight in zip(*self.blend, strict=True) for part in (repr(weight), path)
         ]
 
-    def within(self, samples: int, seq_length: int) -> "Draw":
+    def within(self, samples: int, seq_length: int, seed: int | None = None) -> "Draw":
         """Within the bounds of the configuration, for so many samples; the same without one.
 
         Raises:
-            UserError: bounds that cannot be kept.
+            UserError: bounds that cannot be kept, or examples that do not fit into a sample.
         """
         if self.config is None or self.domains is None:
             return self
-        bounded = provider.bounded(self.config, self.domains, self.mixture, samples, seq_length)
-        return replace(self, mixture=bounded)
+        data, sizes = self.config.data, {"samples": samples, "seq_length": seq_length}
+        if data.dataset == SFT:
+            datasets.check_samples(data, self.domains, seq_length)
+        bounded = provider.bounded(self.config, self.domains, self.mixture, **sizes)
+        if data.unit == "samples":
+            return replace(self, mixture=bounded)
+        seed = self.config.train.seed if seed is None else seed
+        shares = sample_shares(bounded.weights, self.domains, **sizes, seed=seed)
+        return replace(self, mixture=bounded, shares=shares)
 
     def kept(
         self, save: Source | None, load: Source | None = None, on_change: str = "refuse"
@@ -162,6 +173,7 @@ def resolve(
     *,
     config: Source | Config | None = None,
     saved: Folders = (),
+    finetuning: bool = False,
 ) -> Draw:
     """What a host is to draw by.
 
@@ -178,6 +190,7 @@ def resolve(
             how it is computed. Its base model's keys are not used.
         saved: folders of the run's checkpoints: what lies there serves where the file of a computed
             mixture is gone.
+        finetuning: whether the host takes examples to finetune on.
 
     Raises:
         UserError: naming the culprit and the next step.
@@ -193,7 +206,7 @@ def resolve(
         named = _named(paths)
         return Draw(Mixture.static(dict(zip(named, weights, strict=True))), named)
     if config is not None:
-        return _configured(wanted, config, paths, saved)
+        return _configured(wanted, config, paths, saved, finetuning)
     if wanted == "uniform" and paths:
         named = _named(paths)
         return Draw(Mixture.uniform(named), named)
@@ -206,16 +219,26 @@ def resolve(
 
 
 def _configured(
-    wanted: str, config: Source | Config, paths: Prefixes | None, folders: Folders
+    wanted: str,
+    config: Source | Config,
+    paths: Prefixes | None,
+    folders: Folders,
+    finetuning: bool,
 ) -> Draw:
     if not isinstance(config, Config):
         config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
+    if config.data.dataset == SFT and not finetuning:
+        raise UserError(
+            "data.dataset=sft: this takes datasets of tokens; finetune with NeMo 2's "
+            "MixtureDataModule or with Bridge's MixtureSFTConfig"
+        )
     domains = provider.prepare_mixture(config)
     own = {name: domain.path for name, domain in domains.items()}
     mixture = _computed(config, domains, folders)
     # What was saved is within the bounds of its run already, and those are its own.
     bounds = None if "bound" in mixture.method else config
-    return Draw(mixture, _paths(own, paths), bounds, domains)
+    named = {name: domains[name].prefix for name in _paths(own, paths)}
+    return Draw(mixture, named, bounds, domains)
 
 
 def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -> Mixture:

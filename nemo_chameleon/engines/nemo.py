@@ -7,6 +7,8 @@ In a script that calls NeMo's `llm.pretrain`:
     data = MixtureDataModule(mixture="chameleon", mixture_config="mine.yaml", seq_length=4096, ...)
     llm.pretrain(model=model, data=data, trainer=trainer, ...)
 
+With a configuration of data.dataset=sft it is finetuning data, for `llm.finetune`.
+
 docs/hosts/nemo.md has the rest.
 """
 
@@ -23,7 +25,8 @@ from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.lightning.io import IOMixin
 from nemo.lightning.resume import AutoResume
 
-from nemo_chameleon.engines import host
+from nemo_chameleon.engines import host, sft
+from nemo_chameleon.errors import UserError
 
 
 class MixtureDataModule(PreTrainingDataModule):
@@ -61,11 +64,22 @@ class MixtureDataModule(PreTrainingDataModule):
             if isinstance(training, str | Path):
                 training = [training]
             prefixes, weights = get_blend_from_list(training) or (None, None)
-            self.draw = host.resolve(mixture, prefixes, weights, config=mixture_config)
+            self.draw = host.resolve(
+                mixture, prefixes, weights, config=mixture_config, finetuning=True
+            )
+            if sft.is_sft(self.draw):
+                if paths is not None:
+                    raise UserError("paths: finetuning domains are named in mixture_config")
+                kwargs["dataset_cls"] = sft.PackedSFTDataset
             pairs = self.draw.pairs
             paths = {**paths, "train": pairs} if isinstance(paths, Mapping) else pairs
-            # What NeMo writes with a checkpoint has the weights: who reads it computes nothing.
-            self.__io__.paths, self.__io__.mixture, self.__io__.mixture_config = paths, None, None
+            if not sft.is_sft(self.draw):
+                # What NeMo writes with a checkpoint has the weights: who reads it computes nothing.
+                self.__io__.paths, self.__io__.mixture, self.__io__.mixture_config = (
+                    paths,
+                    None,
+                    None,
+                )
         super().__init__(paths=paths, **kwargs)
 
     def build(self, trainer_max_steps: int, *args: Any, **kwargs: Any) -> None:
@@ -77,13 +91,21 @@ class MixtureDataModule(PreTrainingDataModule):
             samples = int(trainer_max_steps * self.data_sampler.global_batch_size)
             if self.num_train_samples is not None:
                 samples = self.num_train_samples
-            draw = self.draw.within(samples, self.seq_length)
-            blend = draw.kept(save, load, self.on_mixture_change).blend
+            draw = self.draw.within(samples, self.seq_length, self.seed)
+            self.draw = draw.kept(save, load, self.on_mixture_change)
+            blend = self.draw.blend
             if "blend_per_split" in self.build_kwargs:
                 self.build_kwargs["blend_per_split"][0] = blend
             else:
                 self.build_kwargs["blend"] = blend
         super().build(trainer_max_steps, *args, **kwargs)
+
+    @property
+    def gpt_dataset_config(self) -> Any:
+        """NeMo's own, or for finetuning this package's."""
+        if self.draw is None or not sft.is_sft(self.draw):
+            return super().gpt_dataset_config
+        return sft.dataset_config(self.draw, self.seq_length, self.seed, self.micro_batch_size)
 
     def validation_by_domain(self) -> dict[str, Any]:
         """Parts of the validation set that `build` made: by domain name, or by prefix."""

@@ -276,7 +276,7 @@ def check_sft(
         data: the configuration.
         domains: opened.
         seq_length: tokens of a sample.
-        prefix: of `model.seq_length` in the configuration, for errors.
+        prefix: of `seq_length` in the configuration, for errors.
         evaluated: whether validation splits are used.
 
     Raises:
@@ -304,7 +304,7 @@ def _check_samples(
     if not len(part):
         raise UserError(
             f"{where}: no example to evaluate on under data.split: give validation a larger share, "
-            f"set data.validation.{domain.name}.path, or {prefix}train.eval_iters=0"
+            f"or set data.validation.{domain.name}.path, or no evaluation (train.eval_iters=0)"
         )
     packs, found = packs_of(domain.index, part, seq_length, domain.packing)
     too_long, shortened, left_out = (found[k] for k in ("too long", "shortened", "left out"))
@@ -313,7 +313,7 @@ def _check_samples(
     lines = "; ".join(domain.index.line(int(i)) for i in too_long[:_SHOWN])
     more = "; ..." if len(too_long) > _SHOWN else ""
     what = (
-        f"{where}: {len(too_long):,} of {len(part):,} examples are longer than {prefix}model."
+        f"{where}: {len(too_long):,} of {len(part):,} examples are longer than {prefix}"
         f"seq_length={seq_length} ({lines}{more})"
     )
     if domain.packing.on_too_long == "refuse":
@@ -323,4 +323,4 @@ def _check_samples(
         )
     if not len(packs):
         raise UserError(f"{what}: not one is left")
-    parallel.say(f"note: {what}: {len(shortened):,} shortened, {len(left_out):,} left out")
+    parallel.say(f"note: {what}: {len(shortened):,} begin later, {len(left_out):,} are left out")

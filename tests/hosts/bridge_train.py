@@ -17,6 +17,7 @@ def main() -> None:
     from megatron.bridge.data import utils
     from megatron.bridge.models.gpt_provider import GPTModelProvider
     from megatron.bridge.training import config as bridge
+    from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.gpt_step import forward_step
     from megatron.bridge.training.pretrain import pretrain
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
@@ -24,7 +25,11 @@ def main() -> None:
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
     import tiny
-    from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
+    from nemo_chameleon.engines.bridge import (
+        MixtureDatasetConfig,
+        MixtureSFTConfig,
+        apply_mixture,
+    )
 
     settings = json.loads(Path(sys.argv[1]).read_text())
     builder, seen = utils.BlendedMegatronDatasetBuilder, []
@@ -36,9 +41,28 @@ def main() -> None:
 
     utils.BlendedMegatronDatasetBuilder = Watched
     fp32 = {"bf16": False, "fp16": False}
+    layers, size = get_gpt_layer_local_spec(normalization="LayerNorm"), tiny.BATCH
+    if settings["finetune"]:
+        import nemo_chameleon.model
+        from nemo_chameleon.engines import bridge as engine
+
+        # Packed samples need Transformer Engine's attention, or this package's.
+        layers, size = nemo_chameleon.model.layers, 1
+        engine.BlendedMegatronDatasetBuilder = Watched
+        dataset = MixtureSFTConfig(num_workers=0, seq_length=32, **settings["dataset"])
+    else:
+        dataset = MixtureDatasetConfig(
+            random_seed=1,
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            num_workers=0,
+            dataloader_type="single",
+            **{"seq_length": 32, **settings["dataset"]},
+        )
     model = GPTModelProvider(
         vocab_size=512,
-        transformer_layer_spec=get_gpt_layer_local_spec(normalization="LayerNorm"),
+        transformer_layer_spec=layers,
         **fp32,
         **tiny.GPT,
     )
@@ -50,7 +74,7 @@ def main() -> None:
             eval_interval=1000,
             eval_iters=0,
             global_batch_size=tiny.BATCH,
-            micro_batch_size=tiny.BATCH,
+            micro_batch_size=size,
         ),
         optimizer=bridge.OptimizerConfig(
             optimizer="adam",
@@ -72,15 +96,7 @@ def main() -> None:
         ddp=bridge.DistributedDataParallelConfig(
             use_distributed_optimizer=False, overlap_grad_reduce=False, overlap_param_gather=False
         ),
-        dataset=MixtureDatasetConfig(
-            random_seed=1,
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            num_workers=0,
-            dataloader_type="single",
-            **{"seq_length": 32, **settings["dataset"]},
-        ),
+        dataset=dataset,
         logger=bridge.LoggerConfig(log_interval=1, tensorboard_dir=None),
         tokenizer=TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=511),
         checkpoint=bridge.CheckpointConfig(
@@ -91,7 +107,8 @@ def main() -> None:
         mixed_precision=None,
     )
     process_config_with_overrides(cfg, cli_overrides=sys.argv[2:])
-    pretrain(apply_mixture(cfg), forward_step)
+    train = finetune if settings["finetune"] else pretrain
+    train(apply_mixture(cfg), forward_step)
     tiny.say_drawn(seen[0], iterations)
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     from nemo.lightning import io
     from nemo.lightning.io import pl
 
+    import nemo_chameleon.model
     import tiny
     from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
 
@@ -43,9 +44,16 @@ def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text())
     steps = settings["max_steps"]
     tokenizer = Tokenizer()
+    layers, size, entry = local_layer_spec, tiny.BATCH, llm.pretrain
+    if settings["finetune"]:
+        from nemo.collections.llm.gpt.model import base
+
+        # Packed samples need Transformer Engine's attention, or this package's.
+        base.HAVE_TE = True
+        layers, size, entry = nemo_chameleon.model.layers, 1, llm.finetune
     data = MixtureDataModule(
         seq_length=32,
-        micro_batch_size=tiny.BATCH,
+        micro_batch_size=size,
         global_batch_size=tiny.BATCH,
         num_workers=0,
         pin_memory=False,
@@ -55,7 +63,7 @@ def main() -> None:
     )
     model = llm.GPTModel(
         llm.GPTConfig(
-            transformer_layer_spec=local_layer_spec,
+            transformer_layer_spec=layers,
             **tiny.GPT,
         ),
         tokenizer=tokenizer,
@@ -95,7 +103,7 @@ def main() -> None:
         fp16=False,
         params_dtype=torch.float32,
     )
-    llm.pretrain(
+    entry(
         model=model,
         data=data,
         trainer=trainer,

@@ -24,13 +24,19 @@ def bridge(
     *overrides: str,
     train_iters: int = 10,
     save: str | None = None,
+    finetune: bool = False,
     **dataset: object,
 ) -> subprocess.CompletedProcess[str]:
     """A run of `bridge_train.py`; the blend's own weights are .7 and .3."""
     blend = [[str(corpus / "code"), str(corpus / "prose")], [0.7, 0.3]]
     checkpoint = {"save": save, "load": save, "save_interval": 1000}
     given = {"blend": blend, "split": "90,10,0", "path_to_cache": str(folder / "cache"), **dataset}
-    settings = {"dataset": given, "checkpoint": checkpoint, "train_iters": train_iters}
+    settings = {
+        "dataset": dataset if finetune else given,
+        "checkpoint": checkpoint,
+        "train_iters": train_iters,
+        "finetune": finetune,
+    }
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
     return started(str(HERE / "bridge_train.py"), str(file), *overrides)
@@ -128,3 +134,17 @@ def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:
     config = MixtureDatasetConfig(seq_length=32, random_seed=1, mixture="chameleon")
     with pytest.raises(ValueError, match="apply_mixture"):
         config.finalize()
+
+
+def test_finetuning(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
+    """Bridge's `finetune` draws packed chats, pairs and text by the mixture, and keeps to it."""
+    mixture, config = finetuning
+    save = str(tmp_path / "run")
+    given = {"mixture": str(mixture), "mixture_config": str(config), "finetune": True}
+    assert printed(bridge(corpus, tmp_path, save=save, **given), "DRAWN") == [20, 12, 8]
+    assert Mixture.load(tmp_path / "run" / "mixture.json").weights == Mixture.load(mixture).weights
+    written = yaml.safe_load((tmp_path / "run" / "iter_0000010" / "run_config.yaml").read_text())
+    assert written["dataset"]["blend"][1] == [0.5, 0.3, 0.2]
+    asked = "dataset.mixture=uniform"
+    refused = bridge(corpus, tmp_path, asked, save=save, train_iters=20, **given)
+    assert "another mixture is asked for" in refused.stderr

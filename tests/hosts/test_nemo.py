@@ -33,12 +33,14 @@ def nemo(
     eval_iters: int = 0,
     log_dir: str = "log",
     resume: dict[str, object] = GOES_ON,
+    finetune: bool = False,
     **data: object,
 ) -> subprocess.CompletedProcess[str]:
     """A run of `nemo_train.py`, whose checkpoints lie in LOG_DIR/run/checkpoints."""
     data = {key: str(value) if isinstance(value, Path) else value for key, value in data.items()}
     settings = {
         "data": {"index_mapping_dir": str(folder / "cache"), **data},
+        "finetune": finetune,
         "max_steps": max_steps,
         "eval_iters": eval_iters,
         "log_dir": str(folder / log_dir),
@@ -115,6 +117,23 @@ def test_validation_by_domain(tmp_path: Path, mixture: Path) -> None:
     code, prose = (losses[f"val_loss_by_domain/{name}"] for name in ("code", "prose"))
     assert code != prose
     assert losses["val_loss"] == pytest.approx(0.25 * code + 0.75 * prose, abs=0.05)
+
+
+def test_finetuning(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
+    """`llm.finetune` draws packed chats, pairs and text by the mixture, and validates on each."""
+    mixture, config = finetuning
+    given = {"mixture": mixture, "mixture_config": config, "finetune": True}
+    run = nemo(tmp_path, eval_iters=2, **given)
+    assert printed(run, "DRAWN") == [20, 12, 8]
+    configured = printed(run, "CONFIGURED")
+    assert (configured["packing"], configured["on_too_long"]) == (True, "truncate")
+    losses = printed(run, "VALIDATED")
+    assert all(0 < losses[f"val_loss_by_domain/{name}"] < 8 for name in ("pairs", "chats", "text"))
+    saved = tmp_path / "log" / "run" / "checkpoints" / "mixture.json"
+    assert Mixture.load(saved).weights == Mixture.load(mixture).weights
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("pairs", "chats", "text")]
+    refused = nemo(tmp_path, paths=files, log_dir="other", **given)
+    assert "finetuning domains are named in mixture_config" in refused.stderr
 
 
 def test_engine_nemo(config_file: Path, mixture: Path) -> None:
