@@ -32,7 +32,7 @@ def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) ->
     for key, value in settings.items():
         setattr(sft.data, key, value)
     path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
-    return open_sft_domain(name, str(path), sft.data)
+    return open_sft_domain(name, str(path), sft.data, Reader(sft.data))
 
 
 def shown(domain: SFTDomain, sft: Config, example: int) -> list[tuple[str, bool]]:
@@ -116,7 +116,9 @@ def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -
 
 def test_every_answer_once_a_pass(sft: Config) -> None:
     """Over a pass every answer's token carries loss once; then all over again in another order."""
-    domain = open_sft_domain("pairs", sft.data.domains["pairs"].path, sft.data, split="80,20,0")
+    domain = open_sft_domain(
+        "pairs", sft.data.domains["pairs"].path, sft.data, Reader(sft.data), split="80,20,0"
+    )
     size = len(domain.packs(64))
     dataset = dataset_of(sft, domain, 2 * size)
     passes, orders = [], []
@@ -235,7 +237,7 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     path = Path(sft.output).parent / "mine.jsonl"
     path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
     sft.data.on_malformed = "skip"
-    domain = open_sft_domain("mine", str(path), sft.data)
+    domain = open_sft_domain("mine", str(path), sft.data, Reader(sft.data))
     assert domain.documents == whole.documents == 2
     assert domain.index.line(1) == "mine.jsonl, line 14"
     said = capsys.readouterr().out
@@ -259,7 +261,7 @@ def test_files_without_examples(sft: Config, contents: str | None, says: str) ->
     if contents is not None:
         path.write_text(contents)
     with pytest.raises(UserError, match=rf"data\.domains\.mine\.path=.*{says}"):
-        open_sft_domain("mine", str(path), sft.data)
+        open_sft_domain("mine", str(path), sft.data, Reader(sft.data))
 
 
 def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +270,7 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
     folder = domain.index.folder
     with monkeypatch.context() as patch:
         patch.setattr(indices, "_write", None)
-        again = open_sft_domain("mine", domain.path, sft.data)
+        again = open_sft_domain("mine", domain.path, sft.data, Reader(sft.data))
     assert again.index.folder == folder
     assert again.facts() == domain.facts()
     assert not list(folder.parent.glob("*.tmp"))
@@ -307,7 +309,7 @@ def test_a_folder_of_files(sft: Config) -> None:
     folder.mkdir()
     for name in ("b", "a"):
         write_jsonl(folder / f"{name}.jsonl", [{"text": name * 3}, {"text": name * 4}])
-    domain = open_sft_domain("many", str(folder), sft.data)
+    domain = open_sft_domain("many", str(folder), sft.data, Reader(sft.data))
     assert [domain.index.line(i) for i in range(4)] == [
         f"{name}.jsonl, line {line}" for name in "ab" for line in (1, 2)
     ]
@@ -332,7 +334,7 @@ def test_windows(sft: Config, alone: bool) -> None:
     """Pieces of examples; what counts is the answers, or all, and every such token is drawn."""
     pairs = [{"prompt": "abc", "completion": f"{i}" * 9} for i in range(4)]
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs))
-    domain = open_sft_domain("mine", path, sft.data, answers_alone=alone)
+    domain = open_sft_domain("mine", path, sft.data, Reader(sft.data), answers_alone=alone)
     tokenizer = load_tokenizer(sft.data.tokenizer)
     drawn = set()
     for i in range(200):

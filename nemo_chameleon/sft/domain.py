@@ -181,6 +181,7 @@ def open_sft_domain(
     name: str,
     path: str,
     data: DataConfig,
+    reader: Reader,
     *,
     split: str = "1,0,0",
     answers_alone: bool = True,
@@ -191,7 +192,8 @@ def open_sft_domain(
     Args:
         name: the domain's name, for errors.
         path: a JSONL file, or a folder of them.
-        data: tokenizer, chat template, what is refused, and the cache.
+        data: what is refused, and the cache.
+        reader: of the lines.
         split: Megatron's split string: shares of the examples, in their order.
         answers_alone: as `SFTDomain` has it.
         key: of the configuration that names it, for errors.
@@ -200,7 +202,7 @@ def open_sft_domain(
         UserError: no such file, lines that are no examples, or none to train on.
     """
     where = f"{key}.{name}.path={path}"
-    index, new = build(path, Reader(data), Path(data.cache) / "sft", where)
+    index, new = build(path, reader, Path(data.cache) / "sft", where)
     if wrong := malformed(index):
         if data.on_malformed == "refuse":
             raise UserError(f"{where}: {wrong}; data.on_malformed=skip leaves them out")
@@ -238,10 +240,11 @@ def open_sft_domains(data: DataConfig, *, answers_alone: bool = True) -> dict[st
     Raises:
         UserError: as `open_sft_domain`, or two names for the same data.
     """
+    reader = Reader(data)
     return distinct(
         {
             name: open_sft_domain(
-                name, domain.path, data, split=data.split, answers_alone=answers_alone
+                name, domain.path, data, reader, split=data.split, answers_alone=answers_alone
             )
             for name, domain in data.domains.items()
         }
@@ -254,9 +257,10 @@ def open_sft_validation(data: DataConfig, domains: Mapping[str, Domain]) -> dict
     Raises:
         UserError: as `open_sft_domain`, or one that is a domain's own data.
     """
+    reader = Reader(data)
     return held_out(
         {
-            name: open_sft_domain(name, dataset.path, data, key="data.validation")
+            name: open_sft_domain(name, dataset.path, data, reader, key="data.validation")
             for name, dataset in data.validation.items()
         },
         domains,

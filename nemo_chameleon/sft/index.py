@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -190,9 +191,7 @@ class Index:
         return f"{Path(self.facts['files'][file]).name}, line {number}"
 
 
-def build(
-    path: str, reader: Reader, cache: Path, where: str, progress: bool = False
-) -> tuple[Index, bool]:
+def build(path: str, reader: Reader, cache: Path, where: str) -> tuple[Index, bool]:
     """The index of JSONL files: from the cache, or made and put there.
 
     Malformed lines are left out and counted.
@@ -202,7 +201,6 @@ def build(
         reader: of their lines.
         cache: where indices lie.
         where: the key of the configuration that names them, for errors.
-        progress: draw a progress bar.
 
     Returns:
         The index, and whether it was made just now.
@@ -224,7 +222,7 @@ def build(
     beside = cache / f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        _write(files, reader, beside, where, progress)
+        _write(files, reader, beside, where)
         try:
             beside.rename(folder)
         except OSError:
@@ -260,18 +258,19 @@ def _files(path: str, where: str) -> list[Path]:
     return files
 
 
-def _write(files: list[Path], reader: Reader, folder: Path, where: str, progress: bool) -> None:
+def _write(files: list[Path], reader: Reader, folder: Path, where: str) -> None:
     hashed = hashlib.sha256(reader.identity.encode())
     wrong: Counter[str] = Counter()
     shown: list[str] = []
-    lines: list[tuple[int, int]] = []
+    lines = array("q")
     read = tokens = answers = 0
     size = sum(file.stat().st_size for file in files)
     dtype = DType.optimal_dtype(reader.tokenizer.get_vocab_size())
     builder = IndexedDatasetBuilder(str(folder / "examples.bin"), dtype=dtype)
     with (
+        # Nothing of what takes a moment.
         progress_bar(
-            desc=where.partition("=")[0], total=size, unit="B", disable=not progress
+            desc=where.partition("=")[0], total=size, unit="B", unit_scale=True, delay=5
         ) as bar,
         (folder / SKIPPED).open("w", encoding="utf-8") as skipped,
     ):
@@ -303,18 +302,18 @@ def _write(files: list[Path], reader: Reader, folder: Path, where: str, progress
                     leave_out(at, MalformedError("nothing comes before the answer's one token"))
                     continue
                 builder.add_document(torch.tensor(ids, dtype=torch.int64), cuts)
-                lines.append(at)
+                lines.extend(at)
                 tokens += len(ids)
                 answers += sum(cuts[1::2])
     if not lines:
         first = f": {shown[0]}" if shown else ""
         raise UserError(f"{where}: not one example in {read:,} line(s){first}")
     builder.finalize(str(folder / "examples.idx"))
-    np.save(folder / "lines.npy", np.array(lines, dtype=np.int64))
+    np.save(folder / "lines.npy", np.array(lines, dtype=np.int64).reshape(-1, 2))
     facts = {
         "files": [str(file) for file in files],
         "lines": read,
-        "examples": len(lines),
+        "examples": len(lines) // 2,
         "tokens": tokens,
         "answer_tokens": answers,
         "fingerprint": hashed.hexdigest()[:32],
