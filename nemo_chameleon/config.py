@@ -150,6 +150,8 @@ def check(config: Config, world_size: int) -> None:
     check_mixture(config)
     _choice("engine", config.engine, list(ENGINES))
     check_run(config, world_size, "")
+    if config.data.dataset == SFT and config.checkpoint.pretrained_checkpoint is None:
+        raise UserError("data.dataset=sft finetunes a model: set checkpoint.pretrained_checkpoint")
     _at_least(1, "checkpoint.keep", config.checkpoint.keep)
     _choice("checkpoint.resume", config.checkpoint.resume, ("auto", "never"))
     _at_least(0, "checkpoint.save_interval", config.checkpoint.save_interval)

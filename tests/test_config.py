@@ -1,5 +1,6 @@
 """config.py: what is refused before anything runs, and in which words."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ COMPLETE = (
     "train.global_batch_size=32",
 )
 ROOT = Path(__file__).parents[1]
+START = ["checkpoint.pretrained_checkpoint=base"]
 
 
 def test_order_of_precedence(tmp_path: Path) -> None:
@@ -140,10 +142,45 @@ def test_unreadable_files(tmp_path: Path) -> None:
             load_config(tmp_path / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("name", ["demo", "pretrain_chameleon"])
+@pytest.mark.parametrize("name", ["demo", "demo_sft", "pretrain_chameleon", "sft_chameleon"])
 def test_shipped_configurations_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file in conf/ passes the checks on a world it is meant for."""
     monkeypatch.setenv("DATA", "/data")
-    config, world_size = load_config(ROOT / "conf" / f"{name}.yaml"), 2 if name == "demo" else 16
+    config = load_config(ROOT / "conf" / f"{name}.yaml")
+    world_size = 2 if name.startswith("demo") else 16
     check(config, world_size)
     check_proxy(config, world_size)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.dataset=sfd"], "did you mean sft?"),
+        (["data.packing=false"], "data.packing is for data.dataset=sft"),
+        (["data.unit=words"], "data.unit=words is not one of samples, tokens"),
+        (["data.dataset=sft", "data.tokenizer=null", "data.vocab_size=9"], "needs data.tokenizer"),
+        (["data.dataset=sft", "data.on_too_long=cut"], "refuse, skip, truncate"),
+        (["data.dataset=sft"], "needs checkpoint.pretrained_checkpoint"),
+        (["data.dataset=sft", "chameleon.source=proxy"], "set checkpoint.pretrained_checkpoint"),
+        (["data.dataset=sft", *START, "proxy.hf=gpt2"], "set chameleon.source=proxy"),
+        (["data.dataset=sft", *START, "chameleon.cross_documents=true"], "is for data.dataset=gpt"),
+        (["chameleon.source=proxies"], "did you mean proxy?"),
+        (["chameleon.tokens=none"], "chameleon.tokens=none is not one of answers, all"),
+    ],
+)
+def test_settings_of_finetuning(overrides: list[str], says: str) -> None:
+    """What finetuning needs, and what is for it alone."""
+    config = load_config(ROOT / "conf" / "demo.yaml", overrides)
+    with pytest.raises(UserError, match=re.escape(says)):
+        check(config, 2)
+
+
+def test_finetuning_weighs_otherwise() -> None:
+    """What data is decides the objective and what embeds, unless they are said."""
+    for given, objective, source in (
+        ([], "pretrain", "proxy"),
+        (["data.dataset=sft"], "finetune", "model"),
+        (["data.dataset=sft", "chameleon.objective=pretrain"], "pretrain", "model"),
+    ):
+        config = load_config(ROOT / "conf" / "demo.yaml", given)
+        assert (config.chameleon.objective, config.chameleon.source) == (objective, source)

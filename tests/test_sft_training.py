@@ -21,6 +21,12 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+def pretrained(launch: Launch, folder: Path) -> str:
+    """The key of a checkpoint to start from: without it, pipeline stages begin from other seeds."""
+    launch("data.mixture=uniform", "model.seq_length=64", f"output={folder / 'base'}")
+    return f"checkpoint.pretrained_checkpoint={folder / 'base' / 'uniform'}"
+
+
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("positions", ["rope", "learned_absolute"])
 @pytest.mark.parametrize("groups", [None, 2])
@@ -56,11 +62,8 @@ def test_packed_examples_do_not_see_each_other(
 
 def test_no_layout_changes_the_loss(corpus: Path, launch: Launch, tmp_path: Path) -> None:
     """Tensor, pipeline and data parallel runs have one process's loss, in all and by domain."""
+    settings = ("data.mixture=uniform", pretrained(launch, tmp_path))
     write_sft_config(corpus, tmp_path)
-    launch("data.mixture=uniform", f"output={tmp_path / 'base'}", recipe=SFT)
-    # Pipeline stages are made from seeds of their own: all start from the same weights.
-    start = f"checkpoint.pretrained_checkpoint={tmp_path / 'base' / 'uniform'}"
-    settings = ("data.mixture=uniform", start)
     layouts = {
         "one": (),
         "TP": ("parallel.tensor_model_parallel_size=2",),
@@ -89,10 +92,8 @@ def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: P
 
     Two processes that share its tensors give one's weights; a new domain is embedded by it too.
     """
-    launch("data.mixture=uniform", "model.seq_length=64")
-    base = tmp_path / "out" / "uniform"
+    given = ("chameleon.source=model", pretrained(launch, tmp_path))
     write_sft_config(corpus, tmp_path)
-    given = ("chameleon.source=model", f"checkpoint.pretrained_checkpoint={base}")
     one, two = tmp_path / "one", tmp_path / "two"
     launch(*given, f"output={one}", recipe=SFT)
     tensor = "parallel.tensor_model_parallel_size=2"
@@ -102,7 +103,7 @@ def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: P
     mixtures = {folder: Mixture.load(folder / "mixture.json") for folder in (one, two)}
     assert mixtures[one].objective == "finetune"
     assert mixtures[one].method["tokens"] == "answers"
-    assert Path(mixtures[one].proxy["checkpoint"]).parent == base
+    assert Path(mixtures[one].proxy["checkpoint"]).parent == tmp_path / "base" / "uniform"
     assert mixtures[one].weights == pytest.approx(mixtures[two].weights, abs=1e-5)
     losses = [result(folder / "chameleon")["loss"] for folder in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
@@ -125,11 +126,16 @@ def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: P
 
 def test_recipes_differ_in_what_data_is(corpus: Path, launch: Launch, tmp_path: Path) -> None:
     """The finetuning recipe takes JSONL without being told; the pretraining one is told so."""
+    start = pretrained(launch, tmp_path)
     path = write_sft_config(corpus, tmp_path)
     path.write_text(path.read_text().replace("  dataset: sft\n", ""))
-    done = launch("data.mixture=uniform", "chameleon.source=proxy", recipe=SFT)
+    done = launch("data.mixture=uniform", start, recipe=SFT)
     assert "perplexity" in done.stdout
     assert "answer" in done.stdout
-    done = launch("data.mixture=uniform", check=False, recipe=RECIPE)
-    assert done.returncode == 2
-    assert "data.chat_template is for data.dataset=sft" in done.stderr
+    for given, recipe, says in (
+        (start, RECIPE, "data.chat_template is for data.dataset=sft"),
+        ("train.seed=1", SFT, "set checkpoint.pretrained_checkpoint"),
+    ):
+        done = launch("data.mixture=uniform", given, check=False, recipe=recipe)
+        assert done.returncode == 2
+        assert says in done.stderr
