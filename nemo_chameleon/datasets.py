@@ -56,13 +56,16 @@ class Vocabulary:
         return cls(size, -2, {"vocab_size": size, "contents": list(contents)})
 
 
-def open_domains(data: DataConfig, *, answers_alone: bool = True) -> dict[str, Domain]:
+def open_domains(
+    data: DataConfig, seq_length: int, *, answers_alone: bool = True
+) -> dict[str, Domain]:
     """Every configured domain, in the configuration's order.
 
     JSONL is tokenised by the first rank: every rank must call it, before or after they have met.
 
     Args:
         data: the configuration.
+        seq_length: for data.dataset=sft, tokens of the base model's samples.
         answers_alone: for data.dataset=sft, whether embeddings are means over answers alone.
 
     Raises:
@@ -70,7 +73,7 @@ def open_domains(data: DataConfig, *, answers_alone: bool = True) -> dict[str, D
     """
     if data.dataset == SFT:
         return parallel.first_rank_first(
-            lambda: {**open_sft_domains(data, answers_alone=answers_alone)}
+            lambda: {**open_sft_domains(data, seq_length, answers_alone=answers_alone)}
         )
     return domains_of(data.domains, data.split, Vocabulary.of(data).vocab_size)
 
@@ -148,7 +151,7 @@ def validation_datasets(
     Returns:
         By name: the domains first, whether with sets of their own or not.
     """
-    apart, datasets = _open_validation(data, domains), {}
+    apart, datasets = _open_validation(data, domains, seq_length), {}
     for name, domain in {**domains, **apart}.items():
         kind, config = dataset_config(data, [domain], seq_length, seed, ([domain.prefix], None))
         part = (0.0, 1.0) if name in apart else config.split_matrix[1]
@@ -158,9 +161,11 @@ def validation_datasets(
     return datasets
 
 
-def _open_validation(data: DataConfig, domains: Mapping[str, Domain]) -> Mapping[str, Domain]:
+def _open_validation(
+    data: DataConfig, domains: Mapping[str, Domain], seq_length: int
+) -> Mapping[str, Domain]:
     if data.dataset == SFT:
-        return open_sft_validation(data, domains)
+        return open_sft_validation(data, domains, seq_length)
     return open_validation(data, domains, Vocabulary.of(data).vocab_size)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ _BLOCKS = 64
 def write_atomically(path: Path, contents: str | bytes) -> None:
     """Write a file beside its place, then rename it there; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Of its own: processes on other nodes, and in other containers, have the same numbers.
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         beside.write_bytes(contents.encode() if isinstance(contents, str) else contents)
         beside.replace(path)

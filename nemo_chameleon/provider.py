@@ -61,7 +61,8 @@ def prepare_mixture(config: Config) -> dict[str, Domain]:
 
 def _opened(config: Config) -> dict[str, Domain]:
     answers_alone = config.chameleon.tokens == "answers"
-    return datasets.open_domains(config.data, answers_alone=answers_alone)
+    length = config.model.seq_length
+    return datasets.open_domains(config.data, length, answers_alone=answers_alone)
 
 
 def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
@@ -69,7 +70,7 @@ def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
     if proxy.trains(config):
         check_proxy(config, parallel.world_size())
         parallel.check_device(config.proxy, "proxy.")
-        datasets.check(config.data, domains, config.proxy, "proxy.")
+        datasets.check(job.config.data, job.domains, config.proxy, "proxy.")
         job.resumable()
     else:
         source = proxy.existing(config)

@@ -5,6 +5,7 @@ be killed and started again at any point; what is finished is not done twice.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from nemo_chameleon.schema import (
     DataConfig,
     DomainConfig,
 )
+from nemo_chameleon.sft.domain import shortened
 from nemo_chameleon.sft.index import Reader
 from nemo_chameleon.shards import Shards, embeddings_file, save_embeddings
 from nemo_chameleon.sources import (
@@ -38,7 +40,8 @@ from nemo_chameleon.sources import (
     transformers_source,
 )
 
-_SFT = ("chat_template", "on_malformed", "cache")
+# What of `data` decides how JSONL is read.
+_SFT = ("chat_template", "on_malformed", "on_too_long", "cache")
 
 
 def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
@@ -70,7 +73,7 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
                 "vocab_size": datasets.Vocabulary.of(config.data).vocab_size,
                 "split": config.data.split,
                 "tokenizer": config.data.tokenizer,
-                **_read_with(config.data),
+                **_read_with(config.data, config.model.seq_length),
                 "settings": settings_digest(config, domains),
                 "trained": source.identity,
             },
@@ -96,12 +99,12 @@ def compute_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     return mixture
 
 
-def _read_with(data: DataConfig) -> dict[str, Any]:
+def _read_with(data: DataConfig, seq_length: int) -> dict[str, Any]:
     """What it takes to read more JSONL as a mixture's domains were read."""
     if data.dataset != SFT:
         return {}
     settings = {key: getattr(data, key) for key in _SFT}
-    return {"sft": {**settings, "reader": Reader(data).identity}}
+    return {"sft": {**settings, "seq_length": seq_length, "reader": Reader(data).identity}}
 
 
 def _weights_by_layer(
@@ -184,7 +187,14 @@ def _layers(config: Config) -> tuple[int, ...]:
 
 
 def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
-    """The proxy's training: its part of the configuration on a uniform mixture."""
+    """The proxy's training: its part of the configuration on a uniform mixture.
+
+    Examples that fit the base model's samples may be longer than the proxy's: it trains on their
+    ends, whatever the base model does.
+    """
+    if config.data.dataset == SFT:
+        config = replace(config, data=replace(config.data, on_too_long="truncate"))
+        domains = shortened(domains)
     return training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
 
 
@@ -263,7 +273,7 @@ def _opened_as(
     data = DataConfig(domains=wanted, split=str(record.get("split")))
     if "sft" not in record:
         data.vocab_size = record.get("vocab_size")
-        return datasets.open_domains(data)
+        return datasets.open_domains(data, 0)
     data.dataset, data.tokenizer = SFT, record["tokenizer"]
     for key in _SFT:
         setattr(data, key, record["sft"][key])
@@ -272,7 +282,8 @@ def _opened_as(
             f"{data.tokenizer} or the chat template is not what the mixture's domains were read "
             "with"
         )
-    return datasets.open_domains(data, answers_alone=method["tokens"] == "answers")
+    answers_alone = method["tokens"] == "answers"
+    return datasets.open_domains(data, record["sft"]["seq_length"], answers_alone=answers_alone)
 
 
 def _embed(

@@ -10,6 +10,7 @@ import pytest
 from test_provider import written
 
 from nemo_chameleon import Mixture, UserError, engines
+from nemo_chameleon.config import load_config
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.engines import host
 from nemo_chameleon.schema import Config
@@ -152,3 +153,33 @@ def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None)
     with pytest.raises(UserError, match=r"compute it first, with torchrun .*compute_mixture\.py"):
         host.resolve("chameleon", config=config)
     assert set(open_domains(config.data.domains, config.data.split)) == set(NAMES)
+
+
+@pytest.mark.usefixtures("alone")
+def test_finetuning_goes_on_as_it_began(finetuning: tuple[Path, Path], tmp_path: Path) -> None:
+    """Another unit, packing or length of samples is refused; shares of tokens become samples'."""
+    mixture, config = finetuning
+
+    def drawn(**data: object) -> host.Draw:
+        configured = load_config(config, ["train.train_iters=50", f"data.mixture={mixture}"])
+        for key, value in data.items():
+            setattr(configured.data, key, value)
+        draw = host.resolve(mixture, config=configured, finetuning=True)
+        return draw.within(400, 64, seed=1, evaluated=True)
+
+    folder = tmp_path / "run"
+    first = drawn().kept(folder)
+    (folder / "latest_checkpointed_iteration.txt").write_text("1")
+    assert first.blend[1] == [0.5, 0.3, 0.2]
+    assert all(Path(f"{prefix}.idx").is_file() for prefix in first.blend[0])
+    drawn().kept(folder)
+    in_tokens = drawn(unit="tokens")
+    assert in_tokens.blend[1] != first.blend[1]
+    assert sum(in_tokens.blend[1]) == pytest.approx(1)
+    for other in (in_tokens, drawn(packing=False)):
+        with pytest.raises(UserError, match="another mixture is asked for"):
+            other.kept(folder)
+    with pytest.raises(UserError, match=r"samples have 32 tokens, model\.seq_length=64"):
+        first.within(400, 32)
+    with pytest.raises(UserError, match="this takes datasets of tokens"):
+        host.resolve(mixture, config=config)

@@ -1,20 +1,24 @@
 """sft/index.py, domain.py, dataset.py: lines to samples, with loss on answers and nothing lost."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from nemo_chameleon import Mixture, datasets
+from nemo_chameleon import Mixture, datasets, proxy
 from nemo_chameleon.config import load_config
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config
 from nemo_chameleon.sft import index as indices
 from nemo_chameleon.sft.dataset import SFTDataset, sample_of
-from nemo_chameleon.sft.domain import SFTDomain, open_sft_domain
+from nemo_chameleon.sft.domain import SFTDomain, open_sft_domain, packs_of
 from nemo_chameleon.sft.index import Reader
+from nemo_chameleon.sft.shares import capped_in_answers, sample_shares
 from nemo_chameleon.tokenizer import load_tokenizer
 from sft_data import write_jsonl, write_sft_config
 
@@ -32,7 +36,9 @@ def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) ->
     for key, value in settings.items():
         setattr(sft.data, key, value)
     path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
-    return open_sft_domain(name, str(path), sft.data, Reader(sft.data))
+    return open_sft_domain(
+        name, str(path), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+    )
 
 
 def shown(domain: SFTDomain, sft: Config, example: int) -> list[tuple[str, bool]]:
@@ -117,7 +123,12 @@ def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -
 def test_every_answer_once_a_pass(sft: Config) -> None:
     """Over a pass every answer's token carries loss once; then all over again in another order."""
     domain = open_sft_domain(
-        "pairs", sft.data.domains["pairs"].path, sft.data, Reader(sft.data), split="80,20,0"
+        "pairs",
+        sft.data.domains["pairs"].path,
+        sft.data,
+        Reader(sft.data),
+        seq_length=64,
+        split="80,20,0",
     )
     size = len(domain.packs(64))
     dataset = dataset_of(sft, domain, 2 * size)
@@ -193,7 +204,10 @@ def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) 
     """The end of its prompt and all of its answer are kept, or it is left out; and it is said."""
     domain = opened(sft, LONG, LONG_ANSWER, on_too_long="truncate")
     datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
-    assert "1 begin later, 1 are left out" in capsys.readouterr().out
+    assert (
+        "1 begin later, without 0 tokens of answers before the last: 1 are left out"
+        in capsys.readouterr().out
+    )
     packs = domain.packs(16)
     assert len(packs) == 1
     sample = sample_of(domain.index, packs.of(0))
@@ -204,23 +218,63 @@ def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) 
     assert sample["loss_mask"].tolist() == [0] * (16 - answer) + [1] * answer
 
 
+def test_an_answer_is_never_cut(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shortened chats begin with a prompt; what is lost of earlier answers is said in tokens."""
+    chat = [
+        {"role": role, "content": f"{role[0]}{turn} " * 3}
+        for turn in range(4)
+        for role in ("user", "assistant")
+    ]
+    domain = opened(sft, {"messages": chat}, on_too_long="truncate")
+    length = int(domain.index.lengths[0])
+    answers = domain.index.is_answer(0)
+    for seq_length in range(domain.index.last_answers[0], length - 1):
+        packs, _ = packs_of(domain.index, range(1), int(seq_length), domain.packing)
+        ((_, start, stop),) = packs.pieces.tolist()
+        assert stop == length
+        assert stop - start <= seq_length + 1
+        assert not answers[start]
+    sft.model.seq_length, sft.train.eval_iters = length - 2, 0
+    datasets.check(sft.data, {"mine": domain}, sft, "")
+    assert "without 0 tokens of answers" in capsys.readouterr().out
+    sft.model.seq_length = length // 2
+    datasets.check(sft.data, {"mine": domain}, sft, "")
+    start = int(domain.packs(length // 2).pieces[0, 1])
+    assert f"without {answers[:start].sum()} tokens of answers" in capsys.readouterr().out
+
+
+def test_what_is_left_out_counts_for_nothing(sft: Config) -> None:
+    """Not in a domain's tokens, and not in its embedding."""
+    pairs = [{"prompt": "Q", "completion": "Z"}, LONG]
+    path = write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs)
+    sft.data.on_too_long = "skip"
+    domain = open_sft_domain("mine", str(path), sft.data, Reader(sft.data), seq_length=16)
+    assert domain.tokens == len(domain.index.tokens(0)) == 3
+    assert domain.answer_tokens == domain.counted == 2
+    drawn = {tuple(domain.sample(i, 64, seed=1).tokens) for i in range(50)}
+    assert drawn == {tuple(domain.index.tokens(0))}
+
+
 def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Where that is asked for; and it is said."""
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"}, on_too_long="skip")
     datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
-    assert "0 begin later, 1 are left out" in capsys.readouterr().out
+    assert "mine.jsonl, line 1): 1 are left out" in capsys.readouterr().out
     assert domain.packs(16).pieces[:, 0].tolist() == [1]
 
 
-def test_malformed_lines_are_refused(sft: Config) -> None:
-    """All of them are counted, each with file, line and fault, before anything runs."""
+def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them are counted, each with file, line and fault, before anything runs.
+
+    Allowed afterwards, they are said again.
+    """
     path = Path(sft.data.domains["pairs"].path)
     lines = path.read_bytes().splitlines()
     lines[2:2] = [b"{", b"", b'{"messages": [{"content": "a"}]}', b'{"text": "\xff"}']
     path.write_bytes(b"\n".join(lines))
     for _ in range(2):  # the second time from the cache
         with pytest.raises(UserError) as error:
-            datasets.open_domains(sft.data)
+            datasets.open_domains(sft.data, 64)
         text = str(error.value)
         assert "data.domains.pairs.path=" in text
         assert f"3 of {len(lines) - 1} lines are no examples" in text
@@ -229,6 +283,9 @@ def test_malformed_lines_are_refused(sft: Config) -> None:
         assert "pairs.jsonl, line 6: broken UTF-8" in text
         assert "data.on_malformed=skip" in text
         assert "\n" not in text
+    sft.data.on_malformed = "skip"
+    datasets.open_domains(sft.data, 64)
+    assert "3 of" in capsys.readouterr().out
 
 
 def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +294,9 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     path = Path(sft.output).parent / "mine.jsonl"
     path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
     sft.data.on_malformed = "skip"
-    domain = open_sft_domain("mine", str(path), sft.data, Reader(sft.data))
+    domain = open_sft_domain(
+        "mine", str(path), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+    )
     assert domain.documents == whole.documents == 2
     assert domain.index.line(1) == "mine.jsonl, line 14"
     said = capsys.readouterr().out
@@ -261,7 +320,9 @@ def test_files_without_examples(sft: Config, contents: str | None, says: str) ->
     if contents is not None:
         path.write_text(contents)
     with pytest.raises(UserError, match=rf"data\.domains\.mine\.path=.*{says}"):
-        open_sft_domain("mine", str(path), sft.data, Reader(sft.data))
+        open_sft_domain(
+            "mine", str(path), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+        )
 
 
 def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +331,9 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
     folder = domain.index.folder
     with monkeypatch.context() as patch:
         patch.setattr(indices, "_write", None)
-        again = open_sft_domain("mine", domain.path, sft.data, Reader(sft.data))
+        again = open_sft_domain(
+            "mine", domain.path, sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+        )
     assert again.index.folder == folder
     assert again.facts() == domain.facts()
     assert not list(folder.parent.glob("*.tmp"))
@@ -293,14 +356,78 @@ def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch)
 
     def slowly(*arguments: object) -> None:
         monkeypatch.undo()
-        monkeypatch.setattr(indices.os, "getpid", lambda: -1)
         indices.build(path, reader, cache, "mine")
         write(*arguments)
 
     monkeypatch.setattr(indices, "_write", slowly)
-    index, _ = indices.build(path, reader, cache, "mine")
+    index = indices.build(path, reader, cache, "mine")
     assert index.facts["examples"] == 1
     assert [entry.name for entry in cache.iterdir()] == [index.folder.name]
+
+
+def test_files_of_one_name_are_told_apart(sft: Config) -> None:
+    """Even of one size and time, and alike wherever one looks at a few places."""
+    fingerprints = set()
+    for name in ("one", "other"):
+        folder = Path(sft.output).parent / name
+        folder.mkdir()
+        lines = [{"text": "same"}] * 40_000
+        lines[5_000:6_000] = [{"text": name[:3] + "x"}] * 1_000
+        file = write_jsonl(folder / "train.jsonl", lines)
+        os.utime(file, (0, 0))
+        domain = open_sft_domain(name, str(file), sft.data, Reader(sft.data), seq_length=64)
+        fingerprints.add(domain.fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_what_a_tokenizers_file_says_of_lengths_is_not_heeded(sft: Config, corpus: Path) -> None:
+    """Truncation and padding, in force when it was saved, would cut answers or lengthen them."""
+    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=50)
+    sft.data.tokenizer = str(Path(sft.output).parent / "tokenizer.json")
+    tokenizer.save(sft.data.tokenizer)
+    domain = opened(sft, {"prompt": "QZ", "completion": "XJ9W8"})
+    assert halves(shown(domain, sft, 0)) == [("QZ", False), ("XJ9W8<|endoftext|>", True)]
+
+
+def test_numbers_that_the_model_has_no_embedding_for(sft: Config, corpus: Path) -> None:
+    """A vocabulary with holes is refused."""
+    other = json.loads((corpus / "tokenizer.json").read_text())
+    last = max(other["model"]["vocab"], key=other["model"]["vocab"].get)
+    other["model"]["vocab"][last] = 70_000
+    sft.data.tokenizer = str(Path(sft.output).parent / "tokenizer.json")
+    Path(sft.data.tokenizer).write_text(json.dumps(other))
+    with pytest.raises(UserError, match="512 tokens and numbers up to 70000"):
+        opened(sft, {"text": "ab"})
+
+
+def test_a_byte_order_mark_is_no_fault(sft: Config) -> None:
+    """Nor are lines that end as on Windows."""
+    path = Path(sft.output).parent / "mine.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "ab"}\r\n\r\n{"text": "cd"}\r\n')
+    domain = open_sft_domain("mine", str(path), sft.data, Reader(sft.data), seq_length=64)
+    assert [domain.index.line(i) for i in range(2)] == ["mine.jsonl, line 1", "mine.jsonl, line 3"]
+
+
+def test_a_split_without_examples(sft: Config) -> None:
+    """Validation of nothing is said beforehand, and by the dataset where nobody asked."""
+    domain = opened(sft, {"text": "ab"}, {"text": "cd"})
+    with pytest.raises(UserError, match=r"data\.domains\.mine: no example to evaluate on"):
+        datasets.check(sft.data, {"mine": domain}, sft, "")
+    with pytest.raises(UserError, match=r"mine\.jsonl: no example for valid under split='80,20,0'"):
+        datasets.validation_datasets(sft.data, {"mine": domain}, seq_length=64, seed=1)["mine"]
+
+
+def test_a_proxys_samples_may_be_shorter(sft: Config) -> None:
+    """What fits the model's samples and not the proxy's is shortened for the proxy alone."""
+    sft.proxy.model.seq_length = 16
+    sft.proxy.train.eval_iters = 0
+    domain = opened(sft, LONG, {"prompt": "a", "completion": "b"})
+    job = proxy.job_of(sft, {"mine": domain})
+    datasets.check(job.config.data, job.domains, sft.proxy, "proxy.")
+    assert len(job.domains["mine"].packs(16).pieces) == 2
+    assert sft.data.on_too_long == "refuse"
 
 
 def test_a_folder_of_files(sft: Config) -> None:
@@ -309,7 +436,9 @@ def test_a_folder_of_files(sft: Config) -> None:
     folder.mkdir()
     for name in ("b", "a"):
         write_jsonl(folder / f"{name}.jsonl", [{"text": name * 3}, {"text": name * 4}])
-    domain = open_sft_domain("many", str(folder), sft.data, Reader(sft.data))
+    domain = open_sft_domain(
+        "many", str(folder), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+    )
     assert [domain.index.line(i) for i in range(4)] == [
         f"{name}.jsonl, line {line}" for name in "ab" for line in (1, 2)
     ]
@@ -334,7 +463,9 @@ def test_windows(sft: Config, alone: bool) -> None:
     """Pieces of examples; what counts is the answers, or all, and every such token is drawn."""
     pairs = [{"prompt": "abc", "completion": f"{i}" * 9} for i in range(4)]
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs))
-    domain = open_sft_domain("mine", path, sft.data, Reader(sft.data), answers_alone=alone)
+    domain = open_sft_domain(
+        "mine", path, sft.data, Reader(sft.data), seq_length=64, answers_alone=alone
+    )
     tokenizer = load_tokenizer(sft.data.tokenizer)
     drawn = set()
     for i in range(200):
@@ -354,7 +485,7 @@ def test_windows(sft: Config, alone: bool) -> None:
 def test_shares_mean_what_they_say(sft: Config, unit: str) -> None:
     """Over a run the shares are within 1 % of the mixture's: of samples, or of answers' tokens."""
     sft.data.unit, samples = unit, 3000
-    domains = datasets.open_domains(sft.data)
+    domains = datasets.open_domains(sft.data, 64)
     mixture = Mixture({"pairs": 0.5, "chats": 0.3, "text": 0.2})
     dataset = datasets.training_dataset(
         sft.data, domains, mixture, samples=samples, seq_length=64, seed=3
@@ -369,6 +500,39 @@ def test_shares_mean_what_they_say(sft: Config, unit: str) -> None:
         assert drawn[name] / drawn.total() == pytest.approx(weight, rel=0.01)
 
 
+class OfAnswers:
+    """As much of a domain as bounds ask for: samples of so many answer tokens each."""
+
+    def __init__(self, samples: int, answers: int) -> None:
+        self.samples, self.answers = samples, answers
+
+    def pass_tokens(self, seq_length: int) -> int:
+        return self.samples * seq_length
+
+    def answers_in(self, samples: int, seq_length: int, seed: int) -> int:
+        return samples * self.answers
+
+
+@pytest.mark.parametrize("samples", [1_000, 6_000, 9_500])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_max_epochs_in_answers(samples: int, share: float) -> None:
+    """However unlike the domains' samples are, none is passed over more often than the cap."""
+    domains: Any = {"short": OfAnswers(5_000, 50), "long": OfAnswers(5_000, 4_000)}
+    sizes = {"samples": samples, "seq_length": 4_096, "seed": 1}
+    mixture = Mixture({"short": share, "long": 1 - share})
+    free = sample_shares(mixture.weights, domains, **sizes)
+    bounded = capped_in_answers(mixture, domains, **sizes, max_epochs=1.0)
+    drawn = sample_shares(bounded.weights, domains, **sizes)
+    for name in domains:
+        assert samples * drawn[name] <= 5_000 * 1.001
+        if samples * free[name] > 5_000:
+            assert samples * drawn[name] == pytest.approx(5_000, rel=0.001)
+    if all(samples * part <= 5_000 for part in free.values()):
+        assert bounded == mixture
+    with pytest.raises(UserError, match="max_epochs"):
+        capped_in_answers(mixture, domains, **{**sizes, "samples": 10_100}, max_epochs=1.0)
+
+
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_max_epochs(sft: Config, unit: str) -> None:
     """A cap on passes holds in either unit, and the freed share goes to the others."""
@@ -376,7 +540,7 @@ def test_max_epochs(sft: Config, unit: str) -> None:
 
     sft.data.unit, sft.data.max_epochs = unit, 3.0
     sft.train.train_iters, sft.train.global_batch_size = 60, 8
-    domains = datasets.open_domains(sft.data)
+    domains = datasets.open_domains(sft.data, 64)
     mixture = Mixture({"pairs": 0.1, "chats": 0.1, "text": 0.8})
     bounded = provider.bounded(sft, domains, mixture)
     dataset = datasets.training_dataset(

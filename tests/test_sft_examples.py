@@ -1,6 +1,7 @@
 """sft/examples.py: which parts of a line are answers, and which lines are no examples."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,13 @@ def test_what_nobody_answers_is_left_out() -> None:
 def test_templates_that_rewrite_earlier_turns() -> None:
     """Where earlier turns change as others follow, the answers cannot be seen, and it says so."""
     last_alone = CHATML.replace(
-        "{{ message.content }}", "{% if loop.last %}hm: {% endif %}{{ message.content }}"
+        "<|end|>", "{% if loop.last and message.role == 'assistant' %}!{% endif %}<|end|>"
     )
     with pytest.raises(UserError, match=r"writes a turn otherwise .* \{% generation %\}"):
         example({"messages": CHAT}, last_alone)
+    thinks = CHATML.replace("<|assistant|>{% endif %}", "<|assistant|><think>{% endif %}")
+    with pytest.raises(UserError, match=r"generation prompt is not how .* \{% generation %\}"):
+        example({"messages": CHAT[1:3]}, thinks)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +114,54 @@ def test_a_template_may_refuse_a_chat() -> None:
         example({"messages": CHAT}, strict)
 
 
+@pytest.mark.parametrize(
+    ("template", "line", "says"),
+    [
+        ("{{ messages[0].content + messages[0].n }}", {"n": 3}, "refuses it"),
+        ("{{ messages[0].name }}", {"name": "\ud800"}, "makes of it is not valid Unicode"),
+        ("{# {% generation %} #}{{ messages[0].content }}", {}, "marks 0 of 1 answers"),
+    ],
+)
+def test_what_a_template_makes_of_a_line(template: str, line: dict, says: str) -> None:
+    """Whatever goes wrong there is that line's fault, and says so."""
+    turn = {"role": "assistant", "content": "a", **line}
+    with pytest.raises(MalformedError, match=says):
+        example({"messages": [turn]}, template)
+
+
+def test_a_broken_template_is_no_lines_fault() -> None:
+    """It would be every line's."""
+    with pytest.raises(UserError, match="the chat template is broken"):
+        example({"messages": CHAT}, "{% for message in messages }}")
+
+
+def test_nested_too_deep() -> None:
+    """What no parser reads is no example."""
+    with pytest.raises(MalformedError, match="not JSON"):
+        parse(b"[" * 100_000, None)
+
+
+def test_tools() -> None:
+    """What the assistant may call reaches the template; a turn that calls has no words."""
+    template = (
+        "{% if tools %}<|tools|>{{ tools | tojson }}{% endif %}"
+        "{% for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}"
+        "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    calls = [{"role": "assistant", "content": None, "tool_calls": [{"name": "now"}]}]
+    line = {"tools": [{"name": "now"}], "messages": [CHAT[1], *calls]}
+    assert example(line, template).text.startswith('<|tools|>[{"name": "now"}]<|user|>')
+    assert answers(line, template) == ['[{"name": "now"}]']
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chats say what to install."""
+    monkeypatch.setitem(sys.modules, "transformers.utils.chat_template_utils", None)
+    with pytest.raises(UserError, match=r"pip install nemo_chameleon\[hf\]"):
+        example({"messages": CHAT}, CHATML)
+
+
 def test_a_chat_needs_a_template() -> None:
     """None beside the tokenizer and none given: the key to set is named."""
     with pytest.raises(UserError, match=r"set data\.chat_template"):
@@ -126,6 +178,9 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
     assert found is not None
     assert found.source == "settings {{ eos_token }}"
     assert found.special_tokens == {"eos_token": "</s>"}
+    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<s>", "eos_token": "no"}')
+    found = read_template(None, tokenizer)
+    assert found.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     (tmp_path / "chat_template.jinja").write_text("beside")
     assert read_template(None, tokenizer).source == "beside"
     (tmp_path / "mine.jinja").write_text("mine")

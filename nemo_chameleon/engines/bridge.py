@@ -18,7 +18,6 @@ from megatron.bridge.training import config as bridge
 from megatron.bridge.training.config import ConfigContainer, GPTDatasetConfig
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.utils import get_blend_from_list
-from omegaconf import MISSING
 
 from nemo_chameleon.engines import host, sft
 from nemo_chameleon.errors import UserError
@@ -82,17 +81,17 @@ class MixtureSFTConfig(_Provider):
     """Finetuning data for Bridge: domains of JSONL, drawn by a mixture.
 
     Attributes:
-        mixture: chameleon, uniform, proportional, static, or the path of a mixture file.
         mixture_config: file of this package's configuration, with data.dataset=sft.
         seq_length: tokens of a sample.
+        mixture: chameleon, uniform, proportional, static, or the path of a mixture file.
         random_seed: of the order of the samples.
         on_mixture_change: as MixtureDatasetConfig has it.
         blend: what `apply_mixture` settled.
     """
 
+    mixture_config: str
+    seq_length: int
     mixture: str = "chameleon"
-    mixture_config: str = MISSING
-    seq_length: int = MISSING
     random_seed: int = 1234
     on_mixture_change: str = "refuse"
     dataloader_type: str | None = "single"
@@ -160,7 +159,8 @@ def apply_mixture(
     samples = train.train_samples or train.train_iters * train.global_batch_size
     if isinstance(data, MixtureSFTConfig):
         draw = host.resolve(mixture, config=mixture_config, saved=(save, load), finetuning=True)
-        draw = draw.within(samples, data.seq_length, data.random_seed)
+        evaluated = bool(train.eval_iters)
+        draw = draw.within(samples, data.seq_length, data.random_seed, evaluated)
         data.settle(draw.kept(save, load, on_mixture_change), train.micro_batch_size)
         return cfg
     if not (data.blend or data.blend_per_split) and getattr(data, "data_path", None):

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -20,6 +21,7 @@ from nemo_chameleon import datasets, parallel, provider, proxy
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.files import digest
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.report import diff_mixtures
 from nemo_chameleon.schema import MIXTURES, ON_MIXTURE_CHANGE, SFT, Config
@@ -62,8 +64,16 @@ class Draw:
             part for path, weight in zip(*self.blend, strict=True) for part in (repr(weight), path)
         ]
 
-    def within(self, samples: int, seq_length: int, seed: int | None = None) -> "Draw":
+    def within(
+        self, samples: int, seq_length: int, seed: int | None = None, evaluated: bool = False
+    ) -> "Draw":
         """Within the bounds of the configuration, for so many samples; the same without one.
+
+        Args:
+            samples: that the host draws.
+            seq_length: tokens of each.
+            seed: of the host's order of samples; None for the configuration's.
+            evaluated: whether the host evaluates on validation splits.
 
         Raises:
             UserError: bounds that cannot be kept, or examples that do not fit into a sample.
@@ -72,7 +82,13 @@ class Draw:
             return self
         data, sizes = self.config.data, {"samples": samples, "seq_length": seq_length}
         if data.dataset == SFT:
-            datasets.check_samples(data, self.domains, seq_length)
+            own = self.config.model.seq_length
+            if own != seq_length:
+                raise UserError(
+                    f"the host's samples have {seq_length} tokens, model.seq_length={own} in the "
+                    "mixture's configuration: set both the same"
+                )
+            datasets.check_samples(data, self.domains, seq_length, "model.", evaluated)
         bounded = provider.bounded(self.config, self.domains, self.mixture, **sizes)
         if data.unit == "samples":
             return replace(self, mixture=bounded)
@@ -95,7 +111,7 @@ class Draw:
         """
         weights = {name: self.mixture.weights[name] for name in self.paths}
         # In the order of the host's datasets, which the order of its samples follows from.
-        mine = replace(self.mixture, weights=weights)
+        mine = replace(self.mixture, weights=weights, method={**self.mixture.method, **self._read})
 
         def compare() -> None:
             file = begun_in(save, load, on_change)
@@ -110,6 +126,16 @@ class Draw:
 
         parallel.on_first_rank(compare)
         return self
+
+    @property
+    def _read(self) -> dict[str, Any]:
+        """What more the samples of finetuning follow from, for the file of the run."""
+        if self.config is None or self.domains is None or self.config.data.dataset != SFT:
+            return {}
+        keys = ("unit", "packing", "on_too_long")
+        contents = [domain.fingerprint for domain in self.domains.values()]
+        settings = {key: getattr(self.config.data, key) for key in keys}
+        return {"drawn": {**settings, "contents": digest(contents)}}
 
 
 def begun_in(save: Source | None, load: Source | None, on_change: str) -> Path | None:
@@ -143,6 +169,8 @@ def refuse_unasked(save: Source | None, load: Source | None, on_change: str) -> 
 
 def _same(saved: Mixture, asked: Mixture) -> bool:
     pairs = zip(saved.weights.items(), asked.weights.items(), strict=False)
+    if saved.method.get("drawn") != asked.method.get("drawn"):
+        return False
     return len(saved.weights) == len(asked.weights) and all(
         before[0] == now[0] and math.isclose(before[1], now[1], rel_tol=1e-9)
         for before, now in pairs

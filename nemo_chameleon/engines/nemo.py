@@ -82,7 +82,13 @@ class MixtureDataModule(PreTrainingDataModule):
                 )
         super().__init__(paths=paths, **kwargs)
 
-    def build(self, trainer_max_steps: int, *args: Any, **kwargs: Any) -> None:
+    def build(
+        self,
+        trainer_max_steps: int,
+        trainer_val_check_interval: int,
+        trainer_limit_val_batches: float,
+        trainer_limit_test_batches: float,
+    ) -> None:
         """Settle the weights, leave the rest to NeMo."""
         save, load = _checkpoints(getattr(self, "trainer", None))
         if self.draw is None:
@@ -91,14 +97,20 @@ class MixtureDataModule(PreTrainingDataModule):
             samples = int(trainer_max_steps * self.data_sampler.global_batch_size)
             if self.num_train_samples is not None:
                 samples = self.num_train_samples
-            draw = self.draw.within(samples, self.seq_length, self.seed)
+            evaluated = bool(trainer_limit_val_batches)
+            draw = self.draw.within(samples, self.seq_length, self.seed, evaluated)
             self.draw = draw.kept(save, load, self.on_mixture_change)
             blend = self.draw.blend
             if "blend_per_split" in self.build_kwargs:
                 self.build_kwargs["blend_per_split"][0] = blend
             else:
                 self.build_kwargs["blend"] = blend
-        super().build(trainer_max_steps, *args, **kwargs)
+        super().build(
+            trainer_max_steps=trainer_max_steps,
+            trainer_val_check_interval=trainer_val_check_interval,
+            trainer_limit_val_batches=trainer_limit_val_batches,
+            trainer_limit_test_batches=trainer_limit_test_batches,
+        )
 
     @property
     def gpt_dataset_config(self) -> Any:

@@ -12,6 +12,7 @@ from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
+from nemo_chameleon.errors import UserError
 from nemo_chameleon.sft.domain import Packing, packs_of
 from nemo_chameleon.sft.index import Index
 from nemo_chameleon.sft.packing import Ints
@@ -47,6 +48,11 @@ class SFTDataset(MegatronDataset):
         packing = Packing(config.packing, config.on_too_long)
         self.index = dataset
         self.packs, _ = packs_of(dataset, part, config.sequence_length, packing)
+        if num_samples != 0 and not len(self.packs):
+            raise UserError(
+                f"{Path(dataset.facts['files'][0]).name}: no example for {index_split.name} under "
+                f"split={config.split!r}, of {len(dataset.lengths)} in all: give it a larger share"
+            )
         self._order: tuple[int, Ints] | None = None
 
     @staticmethod

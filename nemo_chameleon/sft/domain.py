@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,10 @@ def packs_of(
     key = digest([[part.start, part.stop], seq_length, packing.together, packing.on_too_long])
     file = index.folder / f"packs-{key}.safetensors"
     if not file.is_file():
-        write_atomically(file, save(_packed(index, part, seq_length, packing)))
+        try:
+            write_atomically(file, save(_packed(index, part, seq_length, packing)))
+        except OSError as error:
+            raise UserError(f"cannot write {file}; set another data.cache: {error}") from error
     found = load_file(file)
     packs = Packs(*(found.pop(name) for name in ("pieces", "starts", "answers")))
     return packs, found
@@ -81,7 +84,12 @@ def _packed(index: Index, part: range, length: int, packing: Packing) -> dict[st
     truncates = packing.on_too_long == "truncate"
     shortened = too_long[keeps_answer] if truncates else too_long[:0]
     stops = index.lengths[shortened]
-    cut = np.stack([shortened, stops - (length + 1), stops], axis=1)
+    # From a prompt on: of an answer that is cut nobody knows what it answers.
+    begins = [
+        index.prompt_from(int(i), int(stop) - (length + 1))
+        for i, stop in zip(shortened, stops, strict=True)
+    ]
+    cut = np.stack([shortened, np.array(begins, dtype=np.int64), stops], axis=1)
     pieces = np.concatenate([whole, pieces, cut])
     firsts = index.starts[pieces[:, 0]]
     carrying = index.answers_before(firsts + pieces[:, 2]) - index.answers_before(
@@ -104,20 +112,22 @@ def _packed(index: Index, part: range, length: int, packing: Packing) -> dict[st
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SFTDomain(Domain):
     """One domain's training split: the first of its examples.
 
     Attributes:
         index: of its examples.
         validation_documents: examples of the validation split, which follow.
-        answer_tokens: tokens of the split that are answers.
+        trained: which examples of the training split fit into its samples (n,).
+        answer_tokens: tokens of these that are answers.
         packing: how examples become samples.
         answers_alone: whether embeddings are means over the answers, or over all tokens.
     """
 
     index: Index = field(repr=False, kw_only=True)
     validation_documents: int = field(kw_only=True)
+    trained: Ints = field(repr=False, compare=False, kw_only=True)
     answer_tokens: int = field(kw_only=True)
     packing: Packing = field(kw_only=True)
     answers_alone: bool = field(kw_only=True)
@@ -156,7 +166,7 @@ class SFTDomain(Domain):
         self, index: int, length: int, seed: int, *, cross_documents: bool = False
     ) -> Window:
         """See `Domain`; windows are pieces of examples, each as likely as any other."""
-        pieces = _windows(self.index, self.documents, length, self.answers_alone)
+        pieces = _windows(self, length)
         example, start, stop = pieces[
             int(window_generator(seed, self.name, index).integers(len(pieces)))
         ]
@@ -167,11 +177,13 @@ class SFTDomain(Domain):
         return Window(tokens, counted)
 
 
-@functools.cache
-def _windows(index: Index, examples: int, length: int, answers_alone: bool) -> Ints:
-    """Pieces of the first examples, those in which something counts (m, 3)."""
-    pieces = chunks(index.lengths[:examples], length)
-    if not answers_alone:
+@functools.lru_cache
+def _windows(domain: SFTDomain, length: int) -> Ints:
+    """Pieces of the examples that are trained on, those in which something counts (m, 3)."""
+    index = domain.index
+    pieces = chunks(index.lengths[domain.trained], length)
+    pieces[:, 0] = domain.trained[pieces[:, 0]]
+    if not domain.answers_alone:
         return pieces
     first, before = index.starts[pieces[:, 0]], index.answers_before
     return pieces[before(first + pieces[:, 2]) > before(first + pieces[:, 1])]
@@ -183,6 +195,7 @@ def open_sft_domain(
     data: DataConfig,
     reader: Reader,
     *,
+    seq_length: int,
     split: str = "1,0,0",
     answers_alone: bool = True,
     key: str = "data.domains",
@@ -194,6 +207,7 @@ def open_sft_domain(
         path: a JSONL file, or a folder of them.
         data: what is refused, and the cache.
         reader: of the lines.
+        seq_length: tokens of a sample: what does not fit into one is not trained on.
         split: Megatron's split string: shares of the examples, in their order.
         answers_alone: as `SFTDomain` has it.
         key: of the configuration that names it, for errors.
@@ -202,12 +216,11 @@ def open_sft_domain(
         UserError: no such file, lines that are no examples, or none to train on.
     """
     where = f"{key}.{name}.path={path}"
-    index, new = build(path, reader, Path(data.cache) / "sft", where)
+    index = build(path, reader, Path(data.cache) / "sft", where)
     if wrong := malformed(index):
         if data.on_malformed == "refuse":
             raise UserError(f"{where}: {wrong}; data.on_malformed=skip leaves them out")
-        if new:
-            parallel.say(f"{where}: {wrong}; left out")
+        parallel.say(f"note: {where}: {wrong}; left out")
     shares = split_shares(split)
     # Rounded as Megatron's builder rounds.
     examples = round(shares[0] * index.facts["examples"])
@@ -218,23 +231,30 @@ def open_sft_domain(
             f"data.split={split!r}"
         )
     ends = index.starts[[examples, validation_end]]
+    packing = Packing(data.packing, data.on_too_long)
+    _, found = packs_of(index, range(examples), seq_length, packing)
+    trained = np.setdiff1d(np.arange(examples), found["left out"], assume_unique=True)
+    answers = index.answers_before(index.starts)
     return SFTDomain(
         name,
         path,
         examples,
-        int(ends[0]),
+        int(index.lengths[trained].sum()),
         int(ends[1] - ends[0]),
         index.facts["fingerprint"],
         0,
         index=index,
         validation_documents=validation_end - examples,
-        answer_tokens=int(index.answers_before(ends[:1])[0]),
-        packing=Packing(data.packing, data.on_too_long),
+        trained=trained,
+        answer_tokens=int((answers[1:] - answers[:-1])[trained].sum()),
+        packing=packing,
         answers_alone=answers_alone,
     )
 
 
-def open_sft_domains(data: DataConfig, *, answers_alone: bool = True) -> dict[str, SFTDomain]:
+def open_sft_domains(
+    data: DataConfig, seq_length: int, *, answers_alone: bool = True
+) -> dict[str, SFTDomain]:
     """Every configured domain, in the configuration's order.
 
     Raises:
@@ -244,14 +264,22 @@ def open_sft_domains(data: DataConfig, *, answers_alone: bool = True) -> dict[st
     return distinct(
         {
             name: open_sft_domain(
-                name, domain.path, data, reader, split=data.split, answers_alone=answers_alone
+                name,
+                domain.path,
+                data,
+                reader,
+                seq_length=seq_length,
+                split=data.split,
+                answers_alone=answers_alone,
             )
             for name, domain in data.domains.items()
         }
     )
 
 
-def open_sft_validation(data: DataConfig, domains: Mapping[str, Domain]) -> dict[str, SFTDomain]:
+def open_sft_validation(
+    data: DataConfig, domains: Mapping[str, Domain], seq_length: int
+) -> dict[str, SFTDomain]:
     """Every dataset that is evaluated on and not drawn from, in the configuration's order.
 
     Raises:
@@ -260,7 +288,9 @@ def open_sft_validation(data: DataConfig, domains: Mapping[str, Domain]) -> dict
     reader = Reader(data)
     return held_out(
         {
-            name: open_sft_domain(name, dataset.path, data, reader, key="data.validation")
+            name: open_sft_domain(
+                name, dataset.path, data, reader, seq_length=seq_length, key="data.validation"
+            )
             for name, dataset in data.validation.items()
         },
         domains,
@@ -292,7 +322,7 @@ def check_sft(
         _check_samples(f"data.domains.{name}", domain, part, seq_length, prefix)
     if not evaluated:
         return
-    apart = open_sft_validation(data, domains)
+    apart = open_sft_validation(data, domains, seq_length)
     for name, domain in apart.items():
         part = range(domain.documents)
         _check_samples(f"data.validation.{name}", domain, part, seq_length, prefix)
@@ -327,4 +357,22 @@ def _check_samples(
         )
     if not len(packs):
         raise UserError(f"{what}: not one is left")
-    parallel.say(f"note: {what}: {len(shortened):,} begin later, {len(left_out):,} are left out")
+    if len(shortened):
+        pieces = packs.pieces[np.isin(packs.pieces[:, 0], shortened)]
+        starts = domain.index.starts[pieces[:, 0]]
+        before = domain.index.answers_before
+        lost = int((before(starts + pieces[:, 1]) - before(starts)).sum())
+        what += (
+            f": {len(shortened):,} begin later, without {lost:,} tokens of answers before the last"
+        )
+    parallel.say(f"note: {what}: {len(left_out):,} are left out")
+
+
+def shortened(domains: Mapping[str, Domain]) -> dict[str, Domain]:
+    """The domains for a proxy, whose samples may be too short for examples that fit the model's."""
+    return {
+        name: replace(domain, packing=replace(domain.packing, on_too_long="truncate"))
+        if isinstance(domain, SFTDomain)
+        else domain
+        for name, domain in domains.items()
+    }

@@ -15,6 +15,12 @@ _FORMS = "messages, prompt and completion, input and output, or text"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
+_REMEDY = (
+    "where the answers are cannot be seen; set data.chat_template to one that marks them with "
+    "{% generation %} and {% endgeneration %}"
+)
+
+
 class MalformedError(ValueError):
     """A line that is no example; the message says why."""
 
@@ -45,56 +51,73 @@ class ChatTemplate:
         self.source, self.special_tokens = source, dict(special_tokens)
         self._marks = _GENERATION.search(source) is not None
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> Example:
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> Example:
         """A chat's text, and its assistant's turns.
 
         A turn is what the template marks as generation, or else all that comes between the
         generation prompt and the next message: with what ends the turn.
 
+        Args:
+            messages: of role and content.
+            tools: that the assistant may call, as the template wants them.
+
         Raises:
             MalformedError: no assistant speaks, or the template refuses the chat.
-            UserError: the template writes a turn otherwise once more messages follow.
+            UserError: the template does not show where a turn begins or ends.
         """
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not answers:
             raise MalformedError("no answer: no message of the assistant's")
         messages = messages[: answers[-1] + 1]  # what is asked last is never answered
-        text, marked = self._write(messages)
+        text, marked = self._write(messages, tools)
         if self._marks:
+            if len(marked) < len(answers):
+                raise MalformedError(
+                    f"the chat template marks {len(marked)} of {len(answers)} answers as generation"
+                )
             return Example(text, tuple(marked), begins=False, ends=False)
         turns = []
         for i in answers:
-            asked, _ = self._write(messages[:i], generation=True)
-            answered, _ = self._write(messages[: i + 1])
-            if not (text.startswith(answered) and answered.startswith(asked)):
+            asked, _ = self._write(messages[:i], tools, generation=True)
+            answered, _ = self._write(messages[: i + 1], tools)
+            if not answered.startswith(asked):
                 raise UserError(
-                    "the chat template writes a turn otherwise once others follow, so where the "
-                    "answers are cannot be seen: set data.chat_template to one that marks them "
-                    "with {% generation %} and {% endgeneration %}"
+                    "the chat template's generation prompt is not how it begins the assistant's "
+                    f"turns: {_REMEDY}"
+                )
+            if not text.startswith(answered):
+                raise UserError(
+                    f"the chat template writes a turn otherwise once others follow: {_REMEDY}"
                 )
             turns.append((len(asked), len(answered)))
         return Example(text, tuple(turns), begins=False, ends=False)
 
     def _write(
-        self, messages: Sequence[Mapping[str, Any]], generation: bool = False
+        self, messages: Sequence[Mapping[str, Any]], tools: Any, generation: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         try:
-            settings: dict[str, Any] = {
-                **self.special_tokens,
-                "conversations": [list(messages)],
-                "chat_template": self.source,
-                "add_generation_prompt": generation,
-                "return_assistant_tokens_mask": self._marks,
-            }
+            from jinja2 import TemplateSyntaxError
+            from transformers.utils.chat_template_utils import render_jinja_template
+        except ImportError as error:
+            raise UserError("chats need transformers: pip install nemo_chameleon[hf]") from error
+        settings: dict[str, Any] = {
+            **self.special_tokens,
+            "conversations": [list(messages)],
+            "tools": tools,
+            "chat_template": self.source,
+            "add_generation_prompt": generation,
+            "return_assistant_tokens_mask": self._marks,
+        }
+        try:
             rendered: Any = render_jinja_template(**settings)
-        except TemplateError as error:
+        except TemplateSyntaxError as error:
+            raise UserError(f"the chat template is broken: {error}") from error
+        # A template may do anything with what a line holds, and so raise anything.
+        except Exception as error:
             cause = " ".join(str(error).split())
             raise MalformedError(f"the chat template refuses it: {cause}") from error
         texts, marked = rendered
-        return texts[0], marked[0] if marked else []
+        return _text(texts[0], "what the chat template makes of it"), marked[0] if marked else []
 
 
 def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
@@ -124,20 +147,23 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
 
 
 def tokenizer_settings(tokenizer: str) -> dict[str, Any]:
-    """The tokenizer_config.json beside a tokenizer.json; empty where there is none.
+    """What lies beside a tokenizer.json in special_tokens_map.json and tokenizer_config.json.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: one of them cannot be read.
     """
-    path = Path(tokenizer).with_name("tokenizer_config.json")
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is no JSON object")
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = Path(tokenizer).with_name(name)
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{path} is no JSON object")
+        settings |= found
     return settings
 
 
@@ -168,12 +194,12 @@ def parse(line: bytes, template: ChatTemplate | None) -> Example:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise MalformedError("broken UTF-8") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedError("not JSON") from error
     if not isinstance(value, dict):
         raise MalformedError("no JSON object")
     if "messages" in value:
-        example = _chat(value["messages"], template)
+        example = _chat(value["messages"], value.get("tools"), template)
     elif pair := next((keys for keys in _PAIRS if all(key in value for key in keys)), None):
         prompt, completion = (_text(value[key], key) for key in pair)
         text = prompt + completion
@@ -189,7 +215,7 @@ def parse(line: bytes, template: ChatTemplate | None) -> Example:
     return example
 
 
-def _chat(messages: Any, template: ChatTemplate | None) -> Example:
+def _chat(messages: Any, tools: Any, template: ChatTemplate | None) -> Example:
     if not isinstance(messages, list) or not messages:
         raise MalformedError("messages is no list of messages")
     for message in messages:
@@ -198,15 +224,17 @@ def _chat(messages: Any, template: ChatTemplate | None) -> Example:
         for key in ("role", "content"):
             if key not in message:
                 raise MalformedError(f"a message has no {key}")
-            _text(message[key], key)
-        if message["role"] == "assistant" and not message["content"].strip():
+            if message[key] is not None or not message.get("tool_calls"):
+                _text(message[key], key)
+        says = (message["content"] or "").strip() or message.get("tool_calls")
+        if message["role"] == "assistant" and not says:
             raise MalformedError("empty answer")
     if template is None:
         raise UserError(
             "it is a chat, and there is no chat template beside data.tokenizer: set "
             "data.chat_template to a Jinja file"
         )
-    return template.render(messages)
+    return template.render(messages, tools)
 
 
 def _text(value: Any, key: str) -> str:

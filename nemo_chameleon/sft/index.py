@@ -6,11 +6,11 @@ can fall out of step with it. An index lies in a folder of its own, under a name
 follows from; the folder appears when it is whole, so any number of jobs can share a cache.
 """
 
+import codecs
 import hashlib
 import json
-import os
+import secrets
 import shutil
-import socket
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.errors import UserError
@@ -51,7 +52,16 @@ class Reader:
         """
         if data.tokenizer is None:
             raise UserError("data.dataset=sft needs data.tokenizer: it is tokenised here")
-        self.tokenizer = load_tokenizer(data.tokenizer)
+        # A copy, for what was in force when the file was saved is in it too.
+        self.tokenizer = Tokenizer.from_str(load_tokenizer(data.tokenizer).to_str())
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        vocabulary = self.tokenizer.get_vocab()
+        if max(vocabulary.values()) >= len(vocabulary):
+            raise UserError(
+                f"data.tokenizer={data.tokenizer} has {len(vocabulary)} tokens and numbers up to "
+                f"{max(vocabulary.values())}: the model has no embeddings for those"
+            )
         self.template = read_template(data.chat_template, data.tokenizer)
         name = end_token(data.tokenizer, END_OF_DOCUMENT)
         self.end = self.tokenizer.token_to_id(name)
@@ -185,13 +195,21 @@ class Index:
         lines: Ints = np.load(self.folder / "lines.npy")
         return lines
 
+    def prompt_from(self, example: int, start: int) -> int:
+        """The first token of an example, from `start` on, that is no answer's."""
+        at = int(self.starts[example]) + start
+        sequence = int(np.searchsorted(self._cuts, at, side="right")) - 1
+        if (sequence - self._firsts[example]) % 2:
+            at = int(self._cuts[sequence + 1])
+        return at - int(self.starts[example])
+
     def line(self, example: int) -> str:
         """File and line that an example stood on."""
         file, number = self._lines[example]
         return f"{Path(self.facts['files'][file]).name}, line {number}"
 
 
-def build(path: str, reader: Reader, cache: Path, where: str) -> tuple[Index, bool]:
+def build(path: str, reader: Reader, cache: Path, where: str) -> Index:
     """The index of JSONL files: from the cache, or made and put there.
 
     Malformed lines are left out and counted.
@@ -202,24 +220,26 @@ def build(path: str, reader: Reader, cache: Path, where: str) -> tuple[Index, bo
         cache: where indices lie.
         where: the key of the configuration that names them, for errors.
 
-    Returns:
-        The index, and whether it was made just now.
-
     Raises:
         UserError: no such files, no example in them, or they cannot be read.
     """
     files = _files(path, where)
     try:
         stats = [
-            (file.name, file.stat().st_size, file.stat().st_mtime_ns, sampled_digest(file))
+            (
+                str(file.resolve()),
+                file.stat().st_size,
+                file.stat().st_mtime_ns,
+                sampled_digest(file),
+            )
             for file in files
         ]
     except OSError as error:
         raise UserError(f"{where}: {error}") from error
     folder = cache / digest([reader.identity, stats])
     if (folder / FACTS).is_file():
-        return Index.load(folder), False
-    beside = cache / f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+        return Index.load(folder)
+    beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         beside.mkdir(parents=True, exist_ok=True)
         _write(files, reader, beside, where)
@@ -233,7 +253,7 @@ def build(path: str, reader: Reader, cache: Path, where: str) -> tuple[Index, bo
         raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Index.load(folder), True
+    return Index.load(folder)
 
 
 def malformed(index: Index) -> str:
@@ -301,7 +321,10 @@ def _write(files: list[Path], reader: Reader, folder: Path, where: str) -> None:
                 if carrying < 1:
                     leave_out(at, MalformedError("nothing comes before the answer's one token"))
                     continue
-                builder.add_document(torch.tensor(ids, dtype=torch.int64), cuts)
+                tensor = torch.tensor(ids, dtype=torch.int64)
+                # A template may write something else tomorrow: the date, say.
+                hashed.update(tensor.numpy().tobytes())
+                builder.add_document(tensor, cuts)
                 lines.extend(at)
                 tokens += len(ids)
                 answers += sum(cuts[1::2])
@@ -331,6 +354,7 @@ def _batches(files: list[Path], bar: Any) -> Iterator[list[tuple[tuple[int, int]
             with path.open("rb") as stream:
                 for number, line in enumerate(stream, 1):
                     bar.update(len(line))
+                    line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                     if line.strip():
                         yield (file, number), line
 

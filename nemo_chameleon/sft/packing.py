@@ -4,6 +4,7 @@ Packs are made once, and every pass over the data takes them in an order of its 
 of one domain go together: a sample of two would belong to neither's share.
 """
 
+import functools
 import hashlib
 from bisect import bisect_left, insort
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ Ints = NDArray[np.int64]
 _OPEN = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Packs:
     """Samples, and what they are made of.
 
@@ -50,8 +51,15 @@ class Packs:
     def answers_in(self, samples: int, seed: int) -> int:
         """Tokens that carry loss in the first samples of a run, over as many passes as it takes."""
         epochs, rest = divmod(samples, len(self))
-        total = epochs * int(self.answers.sum())
-        return total + int(self.answers[self.order(epochs, seed)[:rest]].sum())
+        of_pass = _answers_of_pass(self, epochs, seed)
+        return int(epochs * of_pass[-1] + of_pass[rest])
+
+
+@functools.lru_cache
+def _answers_of_pass(packs: Packs, epoch: int, seed: int) -> Ints:
+    """Tokens that carry loss in the first 0, 1, ... samples of a pass (samples + 1,)."""
+    answers = packs.answers[packs.order(epoch, seed)]
+    return np.concatenate([[0], np.cumsum(answers)])
 
 
 def chunks(lengths: Ints, size: int, overlap: int = 0) -> Ints:

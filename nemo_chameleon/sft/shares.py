@@ -7,6 +7,7 @@ answer tokens (data.unit=tokens) draws a domain the less, the more of them its s
 from collections.abc import Mapping
 
 from nemo_chameleon.domains import Domain
+from nemo_chameleon.errors import UserError
 from nemo_chameleon.mixture import Mixture
 
 # Each brings the counts nearer to those of the samples that are drawn; three are enough for a
@@ -55,21 +56,37 @@ def capped_in_answers(
 ) -> Mixture:
     """`Mixture.cap_epochs` for weights that are shares of answer tokens.
 
-    How many of them a run of so many samples draws depends on its weights, and these on the cap: it
-    is settled in rounds.
+    A share's cap depends on how many of them the run draws in all, and that on the shares: the
+    number for which both agree is searched for.
+
+    Raises:
+        UserError: bounds that no weights can keep, or not enough data.
     """
+    # There is as much as it takes, or this says what is missing.
+    passes = {name: domain.pass_tokens(seq_length) for name, domain in domains.items()}
+    mixture.cap_epochs(passes, samples * seq_length, max_epochs)
     sizes = {
         name: domain.answers_in(domain.pass_tokens(seq_length) // seq_length, seq_length, seed)
         for name, domain in domains.items()
     }
-    capped = mixture
-    for _ in range(_ROUNDS):
-        shares = sample_shares(
-            capped.weights, domains, samples=samples, seq_length=seq_length, seed=seed
-        )
-        budget = sum(
+
+    def capped(drawn: int) -> Mixture:
+        return mixture.cap_epochs(sizes, drawn, max_epochs, **bounds)
+
+    def draws(weights: Mapping[str, float]) -> int:
+        shares = sample_shares(weights, domains, samples=samples, seq_length=seq_length, seed=seed)
+        return sum(
             domains[name].answers_in(round(share * samples), seq_length, seed)
             for name, share in shares.items()
         )
-        capped = mixture.cap_epochs(sizes, budget, max_epochs, **bounds)
-    return capped
+
+    # With a low number no cap binds, and more is drawn; with all that there is, no more.
+    low, high = 1, max(1, int(max_epochs * sum(sizes.values())))
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            enough = draws(capped(middle).weights) <= middle
+        except UserError:  # fixed shares that so low a cap does not bear
+            enough = True
+        low, high = (low, middle) if enough else (middle, high)
+    return capped(high)
