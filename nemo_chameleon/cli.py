@@ -1,6 +1,7 @@
 """`nemo-chameleon`: what a person does around a run, from a shell.
 
 prepare   text to Megatron datasets
+index     the JSONL of a finetuning configuration to tokens, before the run and as it would
 mixture   show, compare and check mixture files; change computed ones; export and import
 report    a table of one finished run, or of several side by side
 doctor    what is installed, what works with it, what to install for the rest
@@ -17,7 +18,7 @@ from nemo_chameleon.errors import UserError
 from nemo_chameleon.exchange import FORMS, export_mixture, import_mixture
 from nemo_chameleon.files import write_atomically
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.report import compare, diff_mixtures, read_result, show_mixture
+from nemo_chameleon.report import compare, diff_mixtures, read_result, show_mixture, table
 from nemo_chameleon.weights import OBJECTIVES, PRESETS
 
 
@@ -38,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--output", required=True, metavar="PREFIX", help="of the .bin and .idx")
     prepare.add_argument("--key", default="text", help="of the document in a line (text)")
     prepare.set_defaults(command=_prepare)
+
+    index = commands.add_parser("index", help="tokenise a finetuning run's JSONL before the run")
+    index.add_argument("--config", metavar="FILE", help="as the recipe's")
+    index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
+    index.set_defaults(command=_index)
 
     mixture = commands.add_parser("mixture", help="look at, change, export mixture files")
     _add_mixture_actions(mixture.add_subparsers(required=True, metavar="ACTION"))
@@ -107,6 +113,29 @@ def _prepare(arguments: argparse.Namespace) -> None:
     documents = read_jsonl(arguments.files, arguments.key)
     tokens = write_dataset(documents, tokenizer, arguments.output)
     print(f"{arguments.output}: {tokens:,} tokens")
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon import datasets
+    from nemo_chameleon.config import check_mixture, load_sft_config
+
+    config = load_sft_config(arguments.config, arguments.overrides)
+    check_mixture(config)
+    length = config.model.seq_length
+    domains = datasets.open_domains(config.data, length)
+    datasets.check(config.data, domains, config, "")
+    header = ["domain", "examples", "tokens", "answer tokens", "samples a pass"]
+    rows = [
+        [
+            name,
+            f"{domain.documents:,}",
+            f"{domain.tokens:,}",
+            f"{domain.size('tokens'):,}",
+            f"{domain.pass_tokens(length) // length:,}",
+        ]
+        for name, domain in domains.items()
+    ]
+    print(table(header, rows))
 
 
 def _report(arguments: argparse.Namespace) -> None:

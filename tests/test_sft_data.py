@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from nemo_chameleon import Mixture, datasets, proxy
+from nemo_chameleon import Mixture, cli, datasets, proxy
 from nemo_chameleon.config import load_config
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config
@@ -550,3 +550,25 @@ def test_max_epochs(sft: Config, unit: str) -> None:
     passes = drawn[2] * 64 / domains["text"].pass_tokens(64)
     assert passes == pytest.approx(3.0, abs=0.1)
     assert drawn[0] + drawn[1] > 0.4 * 480
+
+
+def test_indexed_before_the_run(
+    sft: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`nemo-chameleon index` makes what the run then finds, and says what there is."""
+    file = str(Path(sft.output).parent / "config.yaml")
+    monkeypatch.setattr("sys.argv", ["nemo-chameleon", "index", "--config", file])
+    cli.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setattr(indices, "_write", None)
+    domains = datasets.open_domains(sft.data, 64)
+    assert rows[-3:] == [
+        [
+            name,
+            str(domain.documents),
+            f"{domain.tokens:,}",
+            f"{domain.size('tokens'):,}",
+            str(len(domain.packs(64))),
+        ]
+        for name, domain in domains.items()
+    ]
