@@ -139,6 +139,7 @@ def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:
 def test_finetuning(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
     """Bridge's `finetune` draws packed chats, pairs and text by the mixture, and keeps to it."""
     mixture, config = finetuning
+    config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
     save = str(tmp_path / "run")
     given = {"mixture": str(mixture), "mixture_config": str(config), "finetune": True}
     assert printed(bridge(corpus, tmp_path, save=save, **given), "DRAWN") == [20, 12, 8]

@@ -122,6 +122,7 @@ def test_validation_by_domain(tmp_path: Path, mixture: Path) -> None:
 def test_finetuning(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
     """`llm.finetune` draws packed chats, pairs and text by the mixture, and validates on each."""
     mixture, config = finetuning
+    config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
     given = {"mixture": mixture, "mixture_config": config, "finetune": True}
     run = nemo(tmp_path, eval_iters=2, **given)
     assert printed(run, "DRAWN") == [20, 12, 8]
