@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.stopping import StoppedError
 
 # megatron-core says on import, several times and in every process, what is not installed, and
 # torch's checkpoint code warns of what megatron-core calls in it. Neither is for the user to mend.
@@ -27,6 +28,8 @@ _KNOWN_WARNINGS = (
 def program(main: Callable[[], None]) -> Callable[[], None]:
     """Make `main` end on a UserError with one line on stderr and exit code 2, no traceback.
 
+    On a StoppedError too, with its exit code.
+
     Under torchrun every rank finds the same error, and one per node should say so. So the others
     wait: torchrun ends them as soon as that one exits. Who is still there then was alone with it.
     """
@@ -40,11 +43,12 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, inherited))
         try:
             main()
-        except UserError as error:
+        except (UserError, StoppedError) as error:
             if int(os.environ.get("LOCAL_RANK", "0")) != 0:
                 time.sleep(10)
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            sys.exit(2)
+            stopped = isinstance(error, StoppedError)
+            print(f"{'' if stopped else 'error: '}{error}", file=sys.stderr, flush=True)
+            sys.exit(StoppedError.exit_code if stopped else 2)
 
     return run
 

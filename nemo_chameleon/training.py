@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.utils.data import DataLoader
 
-from nemo_chameleon import checkpoint, datasets, evaluation, model, optimizer, parallel
+from nemo_chameleon import checkpoint, datasets, evaluation, model, optimizer, parallel, stopping
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
@@ -162,11 +162,16 @@ class Training:
         self.writer = _tensorboard(job, self.iteration)
 
     def complete(self) -> dict[str, Any]:
-        """All remaining iterations, a last checkpoint and evaluation, and result.json."""
+        """All remaining iterations, a last checkpoint and evaluation, and result.json.
+
+        Raises:
+            StoppedError: it was asked to stop; it has saved where it was, a log interval later at
+                most.
+        """
         job, train = self.job, self.job.run.train
         if parallel.is_first_rank():
             job.mixture.save(job.directory / "mixture.json")
-        with _progress(job, self.iteration) as bar:
+        with stopping.listening() as asked, _progress(job, self.iteration) as bar:
             batches = self._batches()
             window = time.monotonic()
             while self.iteration < train.train_iters:
@@ -174,10 +179,15 @@ class Training:
                 last = self.iteration == train.train_iters
                 save = last or _due(self.iteration, job.config.checkpoint.save_interval)
                 if save or _due(self.iteration, job.config.logging.log_interval):
-                    self._log(bar, grad_norm, time.monotonic() - window)
+                    stop = self._log(bar, grad_norm, time.monotonic() - window, asked())
                     window = time.monotonic()
-                if save:
-                    self._save()
+                    if save or stop:
+                        self._save()
+                    if stop and not last:
+                        raise stopping.StoppedError(
+                            f"{job.name}: stopped at iteration {self.iteration}, as it was asked "
+                            "to; the same command goes on from there"
+                        )
                 if not last and self.validation and _due(self.iteration, train.eval_interval):
                     self._evaluate()
                     window = time.monotonic()
@@ -212,13 +222,14 @@ class Training:
         self.last_losses = [item["loss"] for item in losses]
         return float(grad_norm) if grad_norm else None
 
-    def _log(self, bar: Any, grad_norm: float | None, seconds: float) -> None:
+    def _log(self, bar: Any, grad_norm: float | None, seconds: float, asked: bool) -> bool:
+        """Tell of the iterations since the last time; whether any rank was asked to stop."""
         job = self.job
         losses, samples, answers = self.meter.reduce()
         for name, count in samples.items():
             self.drawn[name] += count
             self.answers[name] += answers[name]
-        self.loss = _mean_over_ranks(self.last_losses)
+        self.loss, stop = _over_ranks(self.last_losses, asked)
         self.seconds += seconds
         tokens = sum(samples.values()) * job.run.model.seq_length
         if not math.isfinite(self.loss):
@@ -242,6 +253,7 @@ class Training:
         self._scalars("samples by domain", self.drawn)
         if self.packed:
             self._scalars("answer tokens by domain", self.answers)
+        return stop
 
     def _scalars(self, group: str, values: Mapping[str, float]) -> None:
         if self.writer:
@@ -344,13 +356,15 @@ def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def _mean_over_ranks(losses: list[torch.Tensor]) -> float:
-    """The last iteration's loss, a mean over its tokens, on every rank."""
-    total = torch.zeros(2, dtype=torch.float64, device=parallel.device())
+def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:
+    """The last iteration's loss, a mean over its tokens; whether any rank was asked to stop."""
+    total = torch.zeros(3, dtype=torch.float64, device=parallel.device())
     if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
-        total += torch.stack(losses).double().sum(0)
+        total[:2] += torch.stack(losses).double().sum(0)
+    total[2] = asked
     dist.all_reduce(total)
-    return float(total[0] / total[1])
+    loss, tokens, stop = total.tolist()
+    return loss / tokens, stop > 0
 
 
 def _due(iteration: int, interval: int) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -236,6 +237,26 @@ def test_killed_run_ends_as_if_never_killed(
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     for name, domain in whole["domains"].items():
         assert resumed["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
+
+
+def test_a_run_of_several_stops_when_one_is_asked_to(
+    launch: Launch, config_file: Path, tmp_path: Path
+) -> None:
+    """SIGUSR1 to one of two processes: both save and end, and the same command goes on."""
+    settings = ("data.mixture=uniform", "train.train_iters=150", "logging.log_interval=5")
+    settings += ("checkpoint.save_interval=40",)
+    folder = tmp_path / "out" / "uniform"
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    process = started(config_file, *settings, until=tracker.exists)
+    workers = psutil.Process(process.pid).children()
+    max(workers, key=lambda worker: worker.pid).send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=120) != 0
+    reached = int(tracker.read_text())
+    assert 40 < reached < 150
+    assert not (folder / "result.json").exists()
+    done = launch(*settings, processes=2)
+    assert f"going on from {folder / f'iter_{reached:07d}'}" in done.stdout
+    assert result(folder)["iterations"] == 150
 
 
 def refused(

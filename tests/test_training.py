@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from nemo_chameleon import Mixture, checkpoint, provider, report, training
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config, DatasetConfig
+from nemo_chameleon.stopping import StoppedError
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -160,6 +163,31 @@ def test_stopped_and_resumed_equals_never_stopped(
     for name, domain in whole["domains"].items():
         assert resumed["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
         assert resumed["domains"][name]["samples"] == domain["samples"]
+
+
+def test_a_run_that_is_asked_to_stop(
+    job: training.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGUSR1 lets it save at the next log and end; started again it ends as if never stopped."""
+    job.config.logging.log_interval, job.config.checkpoint.save_interval = 2, 0
+    whole = training.train(elsewhere(job, tmp_path / "whole"))
+    step, before = training.Training.step, signal.getsignal(signal.SIGUSR1)
+
+    def asked_in_the_third(self: training.Training, batches: object) -> float | None:
+        if self.iteration == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", asked_in_the_third)
+        with pytest.raises(StoppedError, match="base: stopped at iteration 4"):
+            training.train(job)
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert checkpoint.newest(job.directory) == job.directory / "iter_0000004"
+    assert not (job.directory / "result.json").exists()
+    resumed = training.train(job)
+    assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    assert resumed["domains"] == whole["domains"]
 
 
 def test_finished_run_starts_no_training(job: training.Job) -> None:

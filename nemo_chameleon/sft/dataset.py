@@ -30,8 +30,8 @@ class SFTDataset(MegatronDataset):
     """Samples of a part of a domain's examples, over as many passes as are asked for.
 
     A sample is some examples one after another. Positions start anew with each, which is what tells
-    attention where one ends: see `evaluation.packed`. What is left over is filled with tokens that
-    carry no loss.
+    attention where one ends: see `evaluation.sequences`. What is left over is filled with tokens
+    that carry no loss.
     """
 
     def __init__(
