@@ -8,11 +8,12 @@ import pytest
 import torch
 from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
-from conftest import Launch
-from nemo_chameleon import embedding, model, parallel
+from conftest import ROOT, Launch
+from nemo_chameleon import embedding, evaluation, model, parallel
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.schema import Config
+from sft_data import write_sft_config
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,6 +47,37 @@ def test_resumed_run_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -
     launch(*uniform)
     resumed = json.loads((folder / "result.json").read_text())
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+
+
+def test_finetuning_in_bf16(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+    """From a checkpoint, which embeds its answers, packed samples train, in bf16."""
+    launch("data.mixture=uniform", "model.seq_length=64", f"output={tmp_path / 'base'}")
+    write_sft_config(corpus, tmp_path)
+    start = f"checkpoint.pretrained_checkpoint={tmp_path / 'base' / 'uniform'}"
+    given = (start, "chameleon.source=model", "train.train_iters=60")
+    launch(*given, recipe=ROOT / "recipes" / "sft_chameleon.py")
+    result = json.loads((tmp_path / "out" / "chameleon" / "result.json").read_text())
+    assert result["loss"] < np.log(512) - 1.0
+
+
+@pytest.mark.parametrize("positions", ["rope", "learned_absolute"])
+def test_packed_examples_do_not_see_each_other(config: Config, alone: None, positions: str) -> None:
+    """With whatever attention there is, an example's logits are those of it alone, in bf16."""
+    config.model.position_embedding_type = positions
+    generator = torch.Generator().manual_seed(0)
+    one, other, mine = torch.randint(512, (3, 16), generator=generator)
+
+    def logits(*examples: torch.Tensor) -> torch.Tensor:
+        position_ids = torch.cat([torch.arange(len(example)) for example in examples])[None]
+        ends = evaluation.sequences(position_ids)
+        tokens = torch.cat(examples)[None].cuda()
+        with torch.no_grad():
+            return gpt(tokens, position_ids.cuda(), None, packed_seq_params=ends)[0].float()
+
+    with parallel.layout(config.parallel, seed=1):
+        gpt = model.build(config, 512, for_training=False)
+        assert torch.equal(logits(one, mine)[16:], logits(other, mine)[16:])
+        torch.testing.assert_close(logits(one, mine)[16:], logits(mine), rtol=0, atol=0.02)
 
 
 def test_embeddings_in_bf16_are_those_in_fp32(config: Config, alone: None) -> None:
