@@ -17,7 +17,12 @@ class StoppedError(Exception):
 
 @contextlib.contextmanager
 def listening() -> Iterator[Callable[[], bool]]:
-    """Within, the signal does not end this process; what is given says whether it has come."""
+    """Within, the signal does not end this process; what is given says whether it has come.
+
+    Nor does it end processes that are started within, as Megatron's checkpoint writer and data
+    loaders start some: a scheduler sends it to all there are. They inherit that it is blocked; a
+    handler they would not.
+    """
     came = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -27,8 +32,11 @@ def listening() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set  # Python hears signals in the main thread alone
         return
-    before = signal.signal(SIGNAL, note)
+    handler = signal.signal(SIGNAL, note)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
     try:
-        yield came.is_set
+        # Blocked in this thread alone: another may hear it, or it waits.
+        yield lambda: came.is_set() or SIGNAL in signal.sigpending()
     finally:
-        signal.signal(SIGNAL, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(SIGNAL, handler)

@@ -196,7 +196,7 @@ def test_average(
         (("add", "FILE", "prose=CORPUS/code"), "a domain 'prose' already"),
         (("add", "FILE", "more=CORPUS/code"), "'more' is the same data as the mixture's 'code'"),
         (("add", "FILE", "more=CORPUS/none"), "there is no"),
-        (("add", "FILE", "more"), "'more' is not NAME=PREFIX"),
+        (("add", "FILE", "more"), "'more' is not NAME=PATH"),
         (("add", "FILE", "a=x", "a=y"), "named twice"),
         (("rescore", "FILE", "--ridge", "-1"), "ridge=-1.0"),
         (("rescore", "FILE", "--output", "mine.txt"), r"ends in \.json"),

@@ -1,0 +1,55 @@
+"""stopping.py: a signal that asks, and ends nobody."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from nemo_chameleon import stopping
+
+
+def test_the_signal_asks() -> None:
+    """Within, it is noted, whichever thread it reaches; outside all is as it was."""
+    before = signal.getsignal(signal.SIGUSR1)
+    with stopping.listening() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert asked()
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    waiting = threading.Event()
+    other = threading.Thread(target=waiting.wait)
+    other.start()  # it does not block the signal
+    with stopping.listening() as asked:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert asked()
+    waiting.set()
+    other.join()
+
+
+def test_processes_that_are_started_within_live_on() -> None:
+    """A checkpoint's writer hears the signal with everyone else, and has to write."""
+    wait = [sys.executable, "-c", "print(1, flush=True); input(); print(2)"]
+    with stopping.listening():
+        writer = subprocess.Popen(wait, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "1\n"
+    writer.send_signal(signal.SIGUSR1)
+    written, _ = writer.communicate("\n")
+    assert (written, writer.returncode) == ("2\n", 0)
+
+
+def test_elsewhere_than_in_the_main_thread() -> None:
+    """Where Python hears no signals, nothing is asked and nothing fails."""
+    seen = []
+
+    def listen() -> None:
+        with stopping.listening() as asked:
+            seen.append(asked())
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [False]
