@@ -4,11 +4,12 @@
 # make test      everything that needs no GPU
 # make test-gpu  what does
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
+# make test-slurm   the .sbatch scripts on a SLURM of two nodes, on this machine, as root
 # make test-nemo, make test-bridge   the hosts' own training, each in an environment of its own
 # make check     ruff and mypy
 
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-sft test test-gpu test-nemo test-bridge bench-quality check clean
+.PHONY: install demo demo-sft test test-gpu test-nemo test-bridge test-slurm bench-quality check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -67,7 +68,7 @@ demo-sft: .venv/installed
 	@echo "  2. torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config YOURS.yaml"
 
 test: .venv/installed check
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --ignore=tests/slurm
 
 # Goes on with what benchmarks/mixtures/results has; can be stopped any time.
 bench-quality: .venv/installed
@@ -90,6 +91,12 @@ test-gpu:
 
 test-nemo test-bridge: test-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest tests/hosts/test_$*.py
+
+# A real SLURM of two nodes on this machine; as root.
+test-slurm: .venv/installed
+	command -v slurmctld munged shellcheck > /dev/null || \
+		(apt-get update -qq && apt-get install -y -qq slurm-wlm munge shellcheck)
+	$(BIN)/python -m pytest tests/slurm
 
 check: .venv/installed
 	$(BIN)/ruff format --check --quiet .

@@ -1,0 +1,154 @@
+"""A real SLURM cluster of two nodes, all on this machine: Debian's slurm-wlm and munge, as root."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+MpiDefault=none
+ReturnToService=2
+GresTypes=gpu
+KillWait=10
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 Gres=gpu:8
+PartitionName=all Nodes=n[1-2] Default=YES MaxTime=60 State=UP
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One that runs.
+
+    Attributes:
+        folder: of its files.
+        work: where jobs are submitted from.
+        env: what its commands and jobs run with.
+    """
+
+    folder: Path
+    work: Path
+    env: dict[str, str]
+
+    def run(self, *command: str) -> str:
+        """A command of SLURM's, and what it prints."""
+        done = subprocess.run(
+            command, env=self.env, cwd=self.work, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}{self.logs()}"
+        return done.stdout.strip()
+
+    def submit(self, *arguments: str) -> str:
+        """A job's number."""
+        return self.run("sbatch", "--parsable", *arguments)
+
+    def facts(self, job: str) -> dict[str, str]:
+        """What `scontrol show job` says."""
+        pairs = self.run("scontrol", "show", "job", job).split()
+        return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+    def ended(self, job: str, within: float = 180) -> dict[str, str]:
+        """Its facts, when it is over."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        self.until(lambda: self.facts(job)["JobState"] in over, within, job)
+        return self.facts(job)
+
+    def until(self, happened: Callable[[], bool], within: float, job: str) -> None:
+        """Wait for something, but not for ever."""
+        deadline = time.monotonic() + within
+        while not happened():
+            assert time.monotonic() < deadline, f"{self.facts(job)}\n{self.output(job)}"
+            time.sleep(0.1)
+
+    def output(self, job: str) -> str:
+        """What it printed."""
+        return "".join(path.read_text() for path in sorted(self.work.glob(f"*-{job}.log")))
+
+    def logs(self) -> str:
+        """The ends of the daemons' logs."""
+        return "".join(
+            f"\n{path}:\n{path.read_text()[-1500:]}" for path in self.folder.glob("*.log")
+        )
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, work: Path, env: dict[str, str]) -> Iterator[Cluster]:
+    """Start one; end its processes, by their numbers, in the end."""
+    _munge()
+    devices = folder / "devices"
+    for path in (devices, folder / "state"):
+        path.mkdir(parents=True)
+    for number in range(8):
+        os.mknod(devices / f"gpu{number}", 0o20666, os.makedev(1, 3))  # as good as /dev/null
+    first = _free_ports(3)
+    configuration = _CONFIGURATION.format(
+        host=socket.gethostname(), folder=folder, port=first, first=first + 1, last=first + 2
+    )
+    (folder / "slurm.conf").write_text(configuration)
+    (folder / "gres.conf").write_text(f"Name=gpu File={devices}/gpu[0-7]\n")
+    running = Cluster(folder, work, {**env, "SLURM_CONF": str(folder / "slurm.conf")})
+    try:
+        running.run("slurmctld", "-c")
+        for node in ("n1", "n2"):
+            running.run("slurmd", "-N", node)
+        deadline = time.monotonic() + 60
+        while running.run("sinfo", "-h", "-o", "%t %D") != "idle 2":
+            assert time.monotonic() < deadline, running.logs()
+            time.sleep(0.5)
+        yield running
+    finally:
+        subprocess.run(["scancel", "--user=root", "--full"], env=running.env, check=False)
+        for name in ("n1", "n2", "slurmctld"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                os.kill(int((folder / f"{name}.pid").read_text()), 15)
+
+
+def missing() -> list[str]:
+    """Commands that are not installed."""
+    needed = ("sbatch", "slurmctld", "slurmd", "munged", "shellcheck")
+    return [command for command in needed if shutil.which(command) is None]
+
+
+def _munge() -> None:
+    """SLURM's authentication, unless it runs."""
+    if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
+        return
+    for folder in ("/run/munge", "/var/log/munge", "/var/lib/munge"):
+        Path(folder).mkdir(exist_ok=True)
+        shutil.chown(folder, "munge", "munge")
+    Path("/run/munge").chmod(0o755)
+    subprocess.run(["su", "-s", "/bin/sh", "munge", "-c", "munged"], check=True)
+
+
+def _free_ports(count: int) -> int:
+    """The first of some that follow each other and that nobody listens at."""
+    for first in range(26800, 28000, count):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise AssertionError("no free ports")
