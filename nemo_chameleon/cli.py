@@ -117,7 +117,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _index(arguments: argparse.Namespace) -> None:
     from nemo_chameleon import datasets
-    from nemo_chameleon.config import check_mixture, load_sft_config
+    from nemo_chameleon.checks import check_mixture
+    from nemo_chameleon.config import load_sft_config
 
     config = load_sft_config(arguments.config, arguments.overrides)
     check_mixture(config)

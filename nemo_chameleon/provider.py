@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
-from nemo_chameleon.config import (
+from nemo_chameleon.checks import (
     check,
     check_mixture,
     check_model,

@@ -13,7 +13,7 @@ import numpy as np
 
 from nemo_chameleon import checkpoint, datasets, parallel, scoring, training
 from nemo_chameleon.changes import Computed
-from nemo_chameleon.config import preset_of
+from nemo_chameleon.checks import preset_of
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.embedding import middle_layer
 from nemo_chameleon.errors import UserError
@@ -134,7 +134,7 @@ def existing(config: Config) -> Source:
     wanted, data = config.proxy, config.data
     if config.chameleon.source == "model":
         key, place = "checkpoint.pretrained_checkpoint", config.checkpoint.pretrained_checkpoint
-        assert place is not None, "config.check_mixture sees to it"
+        assert place is not None, "checks.check_mixture sees to it"
         return megatron_source(key, place, config, data, prefix="")
     if wanted.hf is not None:
         if data.tokenizer is None:

@@ -1,11 +1,12 @@
-"""config.py: what is refused before anything runs, and in which words."""
+"""config.py, checks.py: what is refused before anything runs, and in which words."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from nemo_chameleon.config import check, check_proxy, load_config, parse_command_line
+from nemo_chameleon.checks import check, check_proxy
+from nemo_chameleon.config import load_config, parse_command_line
 from nemo_chameleon.errors import UserError
 
 COMPLETE = (

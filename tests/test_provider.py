@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nemo_chameleon import Mixture, provider, proxy
-from nemo_chameleon.config import preset_of
+from nemo_chameleon.checks import preset_of
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.prepare import write_dataset
 from nemo_chameleon.schema import Config

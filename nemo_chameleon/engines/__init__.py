@@ -13,7 +13,7 @@ of them ask host.py which datasets are drawn, and by which weights.
 from importlib import import_module, util
 
 from nemo_chameleon import parallel
-from nemo_chameleon.config import check
+from nemo_chameleon.checks import check
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ENGINES, Config
 
