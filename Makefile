@@ -4,7 +4,7 @@
 # make test      everything that needs no GPU
 # make test-gpu  what does
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
-# make test-slurm   the .sbatch scripts on a SLURM of two nodes, on this machine, as root
+# make test-slurm   recipes/slurm on a SLURM of two nodes, on this machine, as root
 # make test-nemo, make test-bridge   the hosts' own training, each in an environment of its own
 # make check     ruff and mypy
 
@@ -92,8 +92,8 @@ test-gpu:
 test-nemo test-bridge: test-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest tests/hosts/test_$*.py
 
-# A real SLURM of two nodes on this machine; as root.
-test-slurm: .venv/installed
+# A real SLURM of two nodes on this machine; as root. NeMo's environment brings NeMo-Run.
+test-slurm: .venv/installed .venv-nemo/installed
 	command -v slurmctld munged shellcheck > /dev/null || \
 		(apt-get update -qq && apt-get install -y -qq slurm-wlm munge shellcheck)
 	$(BIN)/python -m pytest tests/slurm

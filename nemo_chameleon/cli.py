@@ -3,6 +3,7 @@
 prepare   text to Megatron datasets
 index     the JSONL of a finetuning configuration to tokens, before the run and as it would
 mixture   show, compare and check mixture files; change computed ones; export and import
+check     whether a configuration can run, before its jobs are submitted
 report    a table of one finished run, or of several side by side
 doctor    what is installed, what works with it, what to install for the rest
 """
@@ -44,6 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--config", metavar="FILE", help="as the recipe's")
     index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
     index.set_defaults(command=_index)
+
+    check = commands.add_parser(
+        "check", help="a configuration and its data, before it is submitted"
+    )
+    check.add_argument("--config", metavar="FILE", help="as the recipe's")
+    check.add_argument("--processes", type=int, default=1, help="that train the base model (1)")
+    check.add_argument("--proxy-processes", type=int, help="that train the proxy (as many)")
+    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
+    check.set_defaults(command=_check)
 
     mixture = commands.add_parser("mixture", help="look at, change, export mixture files")
     _add_mixture_actions(mixture.add_subparsers(required=True, metavar="ACTION"))
@@ -137,6 +147,17 @@ def _index(arguments: argparse.Namespace) -> None:
         for name, domain in domains.items()
     ]
     print(table(header, rows))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon import provider
+    from nemo_chameleon.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    processes = arguments.processes
+    domains = provider.inspect(config, processes, arguments.proxy_processes or processes)
+    tokens = sum(domain.tokens for domain in domains.values())
+    print(f"{len(domains)} domains of {tokens:,} tokens; it can run in {processes} processes")
 
 
 def _report(arguments: argparse.Namespace) -> None:

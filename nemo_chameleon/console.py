@@ -24,6 +24,9 @@ _KNOWN_WARNINGS = (
     "Please use DTensor instead",
 )
 
+# Longer than it takes torchrun and srun to notice a process that is gone, and end the rest.
+_LET_OTHERS_SPEAK = 30  # seconds
+
 
 def program(main: Callable[[], None]) -> Callable[[], None]:
     """Make `main` end on a UserError with one line on stderr and exit code 2, no traceback.
@@ -32,6 +35,8 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
 
     Under torchrun every rank finds the same error, and one per node should say so. So the others
     wait: torchrun ends them as soon as that one exits. Who is still there then was alone with it.
+    What torchrun says in the end has the traceback of any other error in it; and ranks whose
+    collective broke because another one died wait too, so that its error comes first.
     """
 
     @functools.wraps(main)
@@ -49,8 +54,25 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
             stopped = isinstance(error, StoppedError)
             print(f"{'' if stopped else 'error: '}{error}", file=sys.stderr, flush=True)
             sys.exit(StoppedError.exit_code if stopped else 2)
+        except Exception as error:
+            if _came_from_elsewhere(error):
+                time.sleep(_LET_OTHERS_SPEAK)
+            raise
 
-    return run
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return run
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return functools.wraps(main)(record(run))
+
+
+def _came_from_elsewhere(error: Exception) -> bool:
+    """Whether it is a collective's that lost another rank."""
+    if "torch" not in sys.modules:
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo/transport" in str(error)
 
 
 def progress_bar(**settings: Any) -> Any:

@@ -131,11 +131,26 @@ def layout(parallel: ParallelConfig, seed: int) -> Iterator[None]:
         cpu.seed(seed)
     try:
         yield
+        _close_groups()
     finally:
         parallel_state.destroy_model_parallel()
         gc.collect()  # a Megatron model and its configuration refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _close_groups() -> None:
+    """End the layout's process groups, with the threads, sockets and GPU memory that they hold.
+
+    Megatron forgets them without ending them. Not after an error: the other ranks are elsewhere.
+    """
+    groups = {id(group): group for group in parallel_state._global_process_group_list or ()}
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # or what is still on its way would be cut off
+    dist.barrier()
+    for group in reversed(groups.values()):
+        if group is not None:  # which stands for the group of all
+            dist.destroy_process_group(group)
 
 
 def over_stages(names: set[str]) -> set[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
+from nemo_chameleon import checkpoint, datasets, parallel, proxy, storage, training
 from nemo_chameleon.checks import (
     check,
     check_mixture,
@@ -59,6 +59,32 @@ def prepare_mixture(config: Config) -> dict[str, Domain]:
     return domains
 
 
+def inspect(config: Config, processes: int, proxy_processes: int) -> dict[str, Domain]:
+    """What `prepare` can say of jobs on other machines, before they are submitted.
+
+    Args:
+        config: the whole configuration.
+        processes: that train the base model.
+        proxy_processes: that train the proxy.
+
+    Returns:
+        The domains, opened.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    check(config, processes)
+    domains = _opened(config)
+    datasets.check(config.data, domains, config, "")
+    mixture = existing_mixture(config, domains)
+    bounded(config, domains, mixture or Mixture.uniform(domains))
+    if mixture is None and proxy.trains(config):
+        check_proxy(config, proxy_processes)
+        job = proxy.job_of(config, domains)
+        datasets.check(job.config.data, job.domains, config.proxy, "proxy.")
+    return domains
+
+
 def _opened(config: Config) -> dict[str, Domain]:
     answers_alone = config.chameleon.tokens == "answers"
     length = config.model.seq_length
@@ -110,6 +136,17 @@ def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None)
     return bounded(config, domains, unbounded_mixture(config, domains))
 
 
+def train_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
+    """The part of `resolve_mixture` that may take the longest, if it has to be done."""
+    storage.require_same(config, domains)
+    if parallel.on_first_rank(lambda: existing_mixture(config, domains) is not None):
+        parallel.say(f"{config.data.mixture}: the mixture is there, and no proxy is needed")
+    elif not proxy.trains(config):
+        parallel.say("no proxy to train: a model that exists embeds the domains")
+    else:
+        training.train(proxy.job_of(config, domains))
+
+
 def unbounded_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
     """`resolve_mixture`, with the weights as they were given or computed."""
 
@@ -117,6 +154,7 @@ def unbounded_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         mixture = existing_mixture(config, domains)
         return None if mixture is None else mixture.to_json()
 
+    storage.require_same(config, domains)
     text = parallel.on_first_rank(find)
     if text is None:
         return proxy.compute_mixture(config, domains)

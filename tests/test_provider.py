@@ -1,11 +1,12 @@
 """provider.py: which weights a run uses, and that they are computed once."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from nemo_chameleon import Mixture, provider, proxy
+from nemo_chameleon import Mixture, cli, provider, proxy
 from nemo_chameleon.checks import preset_of
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.prepare import write_dataset
@@ -226,3 +227,33 @@ def test_mixture_of_other_data_is_refused(config: Config, tmp_path: Path) -> Non
     config.data.domains["code"].path = str(tmp_path / "code")
     with pytest.raises(UserError, match="the data of domain 'code' has changed"):
         resolve(config, "chameleon")
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        (["--processes=3"], "train.global_batch_size=8"),
+        (["--processes=4", "--proxy-processes=3"], "proxy.train.global_batch_size=8"),
+        (["data.pin.code=2"], "data.pin"),
+        (["proxy.model.seq_length=4096"], "a sample takes 4097"),
+    ],
+)
+def test_checked_before_jobs_are_submitted(
+    config_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    culprit: str,
+) -> None:
+    """Base model and proxy, each for the processes that it will have; nothing is written."""
+    command = ["nemo-chameleon", "check", "--config", str(config_file)]
+    monkeypatch.setattr(sys, "argv", [*command, "--processes=4", "--proxy-processes=2"])
+    cli.main()
+    assert "3 domains" in (said := capsys.readouterr().out)
+    assert "it can run in 4 processes" in said
+    monkeypatch.setattr(sys, "argv", [*command, *settings])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert culprit in capsys.readouterr().err
+    assert not (config_file.parent / "out").exists()

@@ -94,19 +94,24 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
 
 
 def test_a_mixture_computed_apart_serves_the_run(launch: Launch, config_file: Path) -> None:
-    """compute_mixture.py needs nothing of the base model; a run then takes what it wrote."""
+    """train_proxy.py and compute_mixture.py need nothing of the base model; a run takes on.
+
+    Each finds what the one before it left, and does not do it again.
+    """
     settings = yaml.safe_load(config_file.read_text())
     base = {key: settings.pop(key) for key in ("model", "train", "optimizer")}
     config_file.write_text(yaml.safe_dump(settings))
-    recipe = [sys.executable, str(RECIPE.with_name("compute_mixture.py"))]
-    done = subprocess.run(
-        [*recipe, "--config", str(config_file)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
     written = config_file.parent / "out" / "mixture.json"
+    train_proxy, compute = (
+        RECIPE.with_name(f"{name}.py") for name in ("train_proxy", "compute_mixture")
+    )
+    launch(recipe=train_proxy)
+    assert not written.exists()
+    assert "proxy: going on from" in (done := launch(recipe=compute)).stdout
     text = written.read_text()
     assert f"{Mixture.load(written).weights['code']:.4f}" in done.stdout
     assert not (config_file.parent / "out" / "chameleon").exists()
+    assert "no proxy is needed" in launch(recipe=train_proxy).stdout
     config_file.write_text(yaml.safe_dump(settings | base))
     assert f"weights from {written}" in launch("data.mixture=chameleon").stdout
     assert written.read_text() == text

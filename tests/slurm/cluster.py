@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Cluster:
     """One that runs.
 
     Attributes:
-        folder: of its files.
+        folder: of its files; what is in `local` there lies on each node's own disk.
         work: where jobs are submitted from.
         env: what its commands and jobs run with.
     """
@@ -82,7 +83,17 @@ class Cluster:
         deadline = time.monotonic() + within
         while not happened():
             assert time.monotonic() < deadline, f"{self.facts(job)}{self.logs()}"
-            time.sleep(0.1)
+            time.sleep(0.2)
+
+    @property
+    def local(self) -> Path:
+        """Where the two nodes see different files."""
+        return self.folder / "local"
+
+    def on(self, node: str, *command: str) -> None:
+        """Run a command among the files that a node sees."""
+        pid = (self.folder / f"{node}.pid").read_text().strip()
+        subprocess.run(["nsenter", f"--target={pid}", "--mount", *command], check=True)
 
     def logs(self) -> str:
         """The ends of the daemons' logs."""
@@ -92,11 +103,16 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, work: Path, env: dict[str, str]) -> Iterator[Cluster]:
-    """Start one; end its processes, by their numbers, in the end."""
+def cluster(folder: Path, work: Path) -> Iterator[Cluster]:
+    """Start one; end its processes, by their numbers, in the end.
+
+    Its jobs run in this environment, and start one process a node.
+    """
     _munge()
+    env = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1", "GRACE": "60"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     devices = folder / "devices"
-    for path in (devices, folder / "state"):
+    for path in (devices, folder / "state", folder / "local"):
         path.mkdir(parents=True)
     for number in range(8):
         os.mknod(devices / f"gpu{number}", 0o20666, os.makedev(1, 3))  # as good as /dev/null
@@ -110,7 +126,8 @@ def cluster(folder: Path, work: Path, env: dict[str, str]) -> Iterator[Cluster]:
     try:
         running.run("slurmctld", "-c")
         for node in ("n1", "n2"):
-            running.run("slurmd", "-N", node)
+            own_disk = f'mount -t tmpfs none "{running.local}" && exec slurmd -N {node}'
+            running.run("unshare", "--mount", "sh", "-c", own_disk)
         deadline = time.monotonic() + 60
         while running.run("sinfo", "-h", "-o", "%t %D") != "idle 2":
             assert time.monotonic() < deadline, running.logs()

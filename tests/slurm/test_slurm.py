@@ -1,15 +1,18 @@
 """The .sbatch scripts on a real SLURM of two nodes: make test-slurm."""
 
+import dataclasses
 import json
-import os
+import re
+import shlex
+import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from cluster import Cluster, cluster, missing
 from conftest import ROOT, write_config
@@ -22,12 +25,10 @@ UNIFORM = ("data.mixture=uniform", "checkpoint.save_interval=40", "logging.log_i
 LONG = (*UNIFORM, "train.train_iters=160")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster whose jobs start one process a node, in this environment."""
-    env = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1", "GRACE": "60"}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
-    with cluster(tmp_path_factory.mktemp("cluster"), ROOT, env) as running:
+    with cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
         yield running
 
 
@@ -42,11 +43,16 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+def submit_as(slurm: Cluster, config: Path, variables: dict[str, str], *arguments: str) -> str:
+    """A job, or what a script says of its jobs, with variables of its own."""
+    return dataclasses.replace(slurm, env={**slurm.env, **variables}).run(*arguments)
+
+
 def said(config: Path, job: str) -> str:
     return (config.parent / f"job-{job}.log").read_text()
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*")), ids=lambda path: path.name)
 def test_scripts_are_sound(script: Path) -> None:
     """A shell check finds nothing."""
     check = ["shellcheck", "--external-sources", str(script)]
@@ -54,7 +60,7 @@ def test_scripts_are_sound(script: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def undisturbed(slurm: Cluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     """The loss that a job on two nodes ends with when nothing happens to it."""
     config = write_config(corpus, tmp_path_factory.mktemp("undisturbed"))
@@ -107,7 +113,167 @@ def test_a_rank_that_dies_takes_the_job_with_it(
     killed = time.monotonic()
     assert slurm.ended(job, within=60)["JobState"] == "FAILED"
     assert time.monotonic() - killed < 60
-    assert "Signal 9" in said(config_file, job)
+    log = said(config_file, job)
+    assert "Signal 9" in log
+    assert "gloo" not in log, "the other rank waits for the one that died to be named"
     again = submit(slurm, config_file, *LONG)
     assert slurm.ended(again)["JobState"] == "COMPLETED", said(config_file, again)
     assert result(folder)["loss"] == pytest.approx(undisturbed, abs=1e-6)
+
+
+DYING = """\
+import sys
+sys.path.insert(0, {recipes!r})
+import torch.distributed as dist
+from pretrain_chameleon import main
+from nemo_chameleon import training
+
+step = training.Training.step
+
+def dies(self, batches):
+    if self.iteration == 8 and dist.get_rank() == 1:
+        raise RuntimeError("the dog ate it")
+    return step(self, batches)
+
+training.Training.step = dies
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> None:
+    """Within a minute; the ranks whose collective it broke say nothing before it."""
+    recipe = config_file.parent / "dying.py"
+    recipe.write_text(DYING.format(recipes=str(ROOT / "recipes")))
+    settings = shlex.join([str(recipe), "--config", str(config_file), *LONG])
+    job = slurm.submit(
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+        f"--output={config_file.parent}/job-%j.log",
+        f"--wrap=exec bash -c 'source recipes/slurm/launch.sh; launch {settings}'",
+    )
+    slurm.until((config_file.parent / "out" / "uniform" / "mixture.json").exists, 120, job)
+    assert slurm.ended(job, within=60)["JobState"] == "FAILED"
+    log = said(config_file, job)
+    first = log.index("Traceback")
+    assert "RuntimeError: the dog ate it" in log[first:].split("Traceback")[1], log
+    assert "gloo" not in log, log
+
+
+def test_the_chain(slurm: Cluster, config_file: Path) -> None:
+    """Three jobs, one after the other; the first is preempted, and the others still wait for it."""
+    settings = ("proxy.train.train_iters=80", "logging.log_interval=5")
+    variables = {"NODES": "2", "GPUS": "1", "SBATCH_OUTPUT": f"{config_file.parent}/job-%j.log"}
+    script = str(SCRIPTS / "chain.sh")
+    printed = submit_as(slurm, config_file, variables, script, str(config_file), *settings)
+    said_of_check, *of_jobs = printed.splitlines()
+    assert "it can run in 2 processes" in said_of_check
+    names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
+    assert names == ("train_proxy", "compute_mixture", "pretrain_chameleon")
+    out = config_file.parent / "out"
+    slurm.until((out / "proxy" / "mixture.json").exists, 120, jobs[0])
+    slurm.run("scancel", "--signal=USR1", "--batch", jobs[0])
+    facts = [slurm.ended(job) for job in jobs]
+    logs = "".join(said(config_file, job) for job in jobs)
+    assert [fact["JobState"] for fact in facts] == ["COMPLETED"] * 3, logs
+    assert [fact["NumNodes"] for fact in facts] == ["1", "1", "2"]
+    assert [fact["Restarts"] for fact in facts] == ["1", "0", "0"]
+    ends = [fact["EndTime"] for fact in facts]
+    assert ends == sorted(ends)
+    assert "proxy: going on from" in said(config_file, jobs[0])
+    assert "weights written to" in said(config_file, jobs[1])
+    assert "weights from" in said(config_file, jobs[2])
+    assert result(out / "chameleon")["iterations"] == 6
+
+
+def test_the_chain_ends_where_it_cannot_run(slurm: Cluster, config_file: Path) -> None:
+    """No job is submitted for a base model that does not lie over its nodes."""
+    wrong = "parallel.tensor_model_parallel_size=4"
+    command = [str(SCRIPTS / "chain.sh"), str(config_file), wrong]
+    env = {**slurm.env, "NODES": "1", "GPUS": "2"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "tensor_model_parallel_size" in done.stderr
+    assert "job" not in done.stdout
+
+
+CONTAINERS = """\
+#!/bin/bash
+arguments=()
+for argument; do
+    case $argument in
+        --container-*) echo "$argument" >> {seen} ;;
+        *) arguments+=("$argument") ;;
+    esac
+done
+exec {srun} "${{arguments[@]}}"
+"""
+
+
+def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
+    """A run for each, at once, and each in the image; pyxis itself is stood in for."""
+    folder = config_file.parent
+    (folder / "bin").mkdir()
+    srun = folder / "bin" / "srun"
+    seen = folder / "containers"
+    srun.write_text(CONTAINERS.format(seen=seen, srun=shutil.which("srun")))
+    srun.chmod(0o755)
+    variables = {
+        "PATH": f"{folder}/bin:{slurm.env['PATH']}",
+        "CONTAINER_IMAGE": "nemo.sqsh",
+        "CONTAINER_MOUNTS": "/data,/home",
+    }
+    job = submit_as(
+        slurm,
+        config_file,
+        variables,
+        *("sbatch", "--parsable", "--array=1-2", "--nodes=1", "--gpus-per-node=1"),
+        f"--output={folder}/job-%a.log",
+        *(str(SCRIPTS / "array.sbatch"), str(config_file)),
+    )
+    for number, name in (("1", "uniform"), ("2", "proportional")):
+        facts = slurm.ended(f"{job}_{number}")
+        assert facts["JobState"] == "COMPLETED", said(config_file, number)
+        assert result(folder / "out" / name)["iterations"] == 6
+    assert set(seen.read_text().split()) == {
+        "--container-image=nemo.sqsh",
+        "--container-mounts=/data,/home",
+        f"--container-workdir={ROOT}",
+    }
+
+
+def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> None:
+    """Before anything is trained, in one line that says what to set."""
+    local = slurm.local / config_file.parent.name
+    job = submit(slurm, config_file, f"output={local}")
+    assert slurm.ended(job)["JobState"] == "FAILED"
+    wanted = (
+        f"error: output={local} on n[12] is another folder than on n[12]: set output to a folder"
+    )
+    assert re.match(wanted, said(config_file, job)), said(config_file, job)
+    job = submit(slurm, config_file, f"data.cache={local}")
+    assert slurm.ended(job)["JobState"] == "FAILED"
+    assert f"error: data.cache={local} on n" in said(config_file, job)
+
+
+def test_data_on_local_disks(slurm: Cluster, config_file: Path) -> None:
+    """It is drawn from where every node has the same; where one has other data, it is named."""
+    settings = yaml.safe_load(config_file.read_text())["data"]["domains"]
+    domain, path = next((name, facts["path"]) for name, facts in settings.items())
+    local = slurm.local / f"data-{config_file.parent.name}"
+    for node in ("n1", "n2"):
+        slurm.on(node, "mkdir", str(local))
+        for end in (".bin", ".idx"):
+            slurm.on(node, "cp", path + end, f"{local}/{domain}{end}")
+    moved = (*UNIFORM, f"data.domains.{domain}.path={local}/{domain}")
+    job = submit(slurm, config_file, *moved)
+    assert slurm.ended(job)["JobState"] == "COMPLETED", said(config_file, job)
+    damage = ("if=/dev/zero", f"of={local}/{domain}.bin", "count=1", "conv=notrunc", "status=none")
+    slurm.on("n2", "dd", *damage)
+    job = submit(slurm, config_file, *moved, f"output={config_file.parent}/anew")
+    assert slurm.ended(job)["JobState"] == "FAILED"
+    wanted = (
+        f"error: domain {domain!r} is other data on n[12] than on n[12]: {local}/{domain}; copy"
+    )
+    assert re.match(wanted, said(config_file, job)), said(config_file, job)

@@ -1,0 +1,113 @@
+"""Several models in one job: what is left of the first, and who writes which file."""
+
+import gc
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from conftest import Launch
+from nemo_chameleon import provider, proxy, storage, training
+from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import Config
+
+
+def held() -> tuple[int, int, int]:
+    """Process groups, threads, and bytes of tensors that are alive."""
+    gc.collect()
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    storages = {item.untyped_storage().data_ptr(): item.untyped_storage() for item in tensors}
+    groups = len(dist.distributed_c10d._world.pg_map)
+    threads = len([*Path("/proc/self/task").iterdir()])
+    return groups, threads, sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.usefixtures("alone")
+def test_nothing_is_left_of_the_proxy(config: Config) -> None:
+    """No process group of its layout, no thread of theirs, nothing of its weights and optimizer."""
+    domains = provider.prepare(config)
+    proxy.compute_mixture(config, domains)  # once, for what is made once
+    groups, threads, size = held()
+    weights = 4 * 2 * 32 * (512 + 4 * 12 * 32)  # fp32, and a little more than half of them
+    within = []
+    one_step = training.Training.step
+
+    def step(self: training.Training, batches: Any) -> float | None:
+        within.append(held())
+        return one_step(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Training, "step", step)
+        config.output += "-again"
+        proxy.compute_mixture(config, domains)
+    assert within[-1][0] > groups
+    assert within[-1][1] > threads
+    assert within[-1][2] - size > weights
+    after = held()
+    assert after[0] == groups
+    assert after[1] <= threads
+    assert after[2] - size < weights / 100
+
+
+WATCH = """
+import os
+import sys
+
+LOG = {log!r} + os.environ.get("RANK", "")
+
+
+def watch(event, arguments):
+    if event == "open":
+        path, _, flags = arguments
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    elif event == "os.rename":
+        path, writes = arguments[1], True
+    else:
+        return
+    if writes and isinstance(path, (str, os.PathLike)) and os.fspath(path) != LOG:
+        number = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(number, (os.path.abspath(path) + "\\n").encode())
+        os.close(number)
+
+
+if "RANK" in os.environ:
+    sys.addaudithook(watch)
+"""
+
+
+def test_no_file_is_written_by_two_ranks(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a whole run, its checkpoints' helper processes included, and when it goes on."""
+    (tmp_path / "hook").mkdir()
+    log = tmp_path / "written-by-"
+    (tmp_path / "hook" / "sitecustomize.py").write_text(WATCH.format(log=str(log)))
+    paths = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    settings = ("checkpoint.save_interval=3", "proxy.parallel.tensor_model_parallel_size=2")
+    for iterations in (6, 6):
+        launch(*settings, f"train.train_iters={iterations}", processes=2)
+    writers = defaultdict(set)
+    for rank in ("0", "1"):
+        for line in Path(f"{log}{rank}").read_text().splitlines():
+            if line.startswith(str(tmp_path / "out")):
+                writers[line].add(rank)
+    assert {path for path, ranks in writers.items() if len(ranks) > 1} == set()
+    names = {Path(path).name for path in writers}
+    assert {"mixture.json", "mixture.safetensors", "result.json", "state.json"} <= names
+    assert any(name.endswith(".npy") for name in names), "Megatron's indices"
+    by_second = {Path(path).suffix for path, ranks in writers.items() if ranks == {"1"}}
+    assert by_second == {".distcp"}, "its part of checkpoints is all that it writes"
+
+
+@pytest.mark.usefixtures("alone")
+def test_output_that_cannot_be_written_to(config: Config) -> None:
+    """Named before anything is trained."""
+    domains = provider.prepare(config)
+    Path(config.output).write_text("a file")
+    with pytest.raises(UserError, match=f"output={config.output} cannot be written to"):
+        storage.require_same(config, domains)
