@@ -21,6 +21,7 @@ from nemo_chameleon.schema import SFT, DataConfig, Run
 from nemo_chameleon.sft.dataset import SFTDataset, SFTDatasetConfig
 from nemo_chameleon.sft.domain import SFTDomain, check_sft, open_sft_domains, open_sft_validation
 from nemo_chameleon.sft.shares import sample_shares
+from nemo_chameleon.storage import opened_once_a_node
 from nemo_chameleon.tokenizer import load_tokenizer
 
 _SMALL_RUN = 10_000  # samples
@@ -61,7 +62,8 @@ def open_domains(
 ) -> dict[str, Domain]:
     """Every configured domain, in the configuration's order.
 
-    JSONL is tokenised by the first rank: every rank must call it, before or after they have met.
+    JSONL is tokenised by the first rank, Megatron datasets are opened once a node: every rank must
+    call it, before or after they have met.
 
     Args:
         data: the configuration.
@@ -75,7 +77,8 @@ def open_domains(
         return parallel.first_rank_first(
             lambda: {**open_sft_domains(data, seq_length, answers_alone=answers_alone)}
         )
-    return domains_of(data.domains, data.split, Vocabulary.of(data).vocab_size)
+    vocab_size = Vocabulary.of(data).vocab_size
+    return opened_once_a_node(lambda: domains_of(data.domains, data.split, vocab_size))
 
 
 def check(data: DataConfig, domains: Mapping[str, Domain], run: Run, prefix: str) -> None:

@@ -103,13 +103,18 @@ def processes() -> Iterator[None]:
         dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=_TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    # Not after an error: the other ranks are elsewhere, and this would wait for them.
-    dist.destroy_process_group()
-    if connections is None:
-        del os.environ["CUDA_DEVICE_MAX_CONNECTIONS"]
-    # Or Megatron would keep the kind of tracker that was made here.
-    tensor_parallel.random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False
+    over = False
+    try:
+        yield
+        over = True
+    finally:
+        # After an error the other ranks are elsewhere, and this would wait for them.
+        if over or dist.get_world_size() == 1:
+            dist.destroy_process_group()
+        if connections is None:
+            del os.environ["CUDA_DEVICE_MAX_CONNECTIONS"]
+        # Or Megatron would keep the kind of tracker that was made here.
+        tensor_parallel.random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False
 
 
 @contextlib.contextmanager

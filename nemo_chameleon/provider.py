@@ -138,7 +138,7 @@ def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None)
 
 def train_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
     """The part of `resolve_mixture` that may take the longest, if it has to be done."""
-    storage.require_same(config, domains)
+    storage.require_shared(config)
     if parallel.on_first_rank(lambda: existing_mixture(config, domains) is not None):
         parallel.say(f"{config.data.mixture}: the mixture is there, and no proxy is needed")
     elif not proxy.trains(config):
@@ -154,7 +154,7 @@ def unbounded_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         mixture = existing_mixture(config, domains)
         return None if mixture is None else mixture.to_json()
 
-    storage.require_same(config, domains)
+    storage.require_shared(config)
     text = parallel.on_first_rank(find)
     if text is None:
         return proxy.compute_mixture(config, domains)

@@ -1,10 +1,13 @@
-"""What the nodes of a job see of each other's files: one storage, the same data."""
+"""What the nodes of a job see of each other's files: one storage, the same data.
+
+One process a node looks: what every process did would be done ten thousand times on a large job.
+"""
 
 import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +21,71 @@ from nemo_chameleon.schema import Config
 _PATIENCE = 30  # seconds that a network file system may take to show a new file elsewhere
 
 
-def require_same(config: Config, domains: Mapping[str, Domain]) -> None:
-    """Refuse nodes that do not share a run's folders, or that read other data than the first one.
+def opened_once_a_node(open_them: Callable[[], Mapping[str, Domain]]) -> dict[str, Domain]:
+    """Domains as the first rank opens them; the other nodes see to it that they have the same data.
 
-    Checkpoints and Megatron's indices are written by some ranks and read by others; data may lie on
-    each node's own disk, if it is the same. Every rank must call it; one alone, outside of
-    `parallel.processes`, is not looked at.
+    Data may lie on each node's own disk. Before the processes have met, each opens its own.
 
     Raises:
-        UserError: naming the key and the nodes, or a folder that cannot be written to.
+        UserError: as `open_them` on any node, or a node has other data than the first rank's.
+    """
+    if not dist.is_initialized():
+        return {**open_them()}
+    domains = parallel.on_first_rank(lambda: {**open_them()})
+
+    def differs() -> str | None:
+        for name, domain in open_them().items():
+            if domain.fingerprint != domains[name].fingerprint:
+                return (
+                    f"domain {name!r} is other data on {_node()} than on the first rank's node: "
+                    f"{domain.prefix}; copy it anew, or set its path to storage that every node "
+                    "shares"
+                )
+        return None
+
+    _ask_every_node(differs)
+    return domains
+
+
+def require_shared(config: Config) -> None:
+    """Refuse nodes that do not share a run's folders.
+
+    Checkpoints and Megatron's indices are written by some ranks and read by others. Every rank must
+    call it; one alone, outside of `parallel.processes`, is not looked at.
+
+    Raises:
+        UserError: naming the key and a node, or a folder that cannot be written to.
     """
     if not dist.is_initialized():
         return
     folders = {"output": Path(config.output), "data.cache": Path(config.data.cache)}
     name = f".seen-from-every-node-{secrets.token_hex(4)}"
     marks = parallel.on_first_rank(
-        lambda: {key: str(_mark(key, folder / name)) for key, folder in folders.items()}
+        lambda: {key: _mark(key, folder / name) for key, folder in folders.items()}
     )
+
+    def unseen() -> str | None:
+        deadline = time.monotonic() + _PATIENCE
+        for key, mark in marks.items():
+            while not mark.exists():
+                if time.monotonic() > deadline:
+                    return (
+                        f"{key}={folders[key]} on {_node()} is another folder than on the first "
+                        f"rank's node: set {key} to one that every node shares"
+                    )
+                time.sleep(0.2)
+        return None
+
     try:
-        prints = {name: domain.fingerprint for name, domain in domains.items()}
-        # One process a node looks.
-        looks = os.environ.get("LOCAL_RANK", "0") == "0"
-        node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        seen = (node, _unseen(marks), prints) if looks else None
-        of_all: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(of_all, seen)
+        _ask_every_node(unseen)
     finally:
         if parallel.is_first_rank():
             for mark in marks.values():
-                Path(mark).unlink(missing_ok=True)
-    first, *others = [seen for seen in of_all if seen is not None]
-    for node, unseen, its in others:
-        for key in unseen:
-            raise UserError(
-                f"{key}={folders[key]} on {node} is another folder than on {first[0]}: set {key} "
-                "to a folder that every node shares"
-            )
-        for domain, fingerprint in its.items():
-            if fingerprint != first[2][domain]:
-                raise UserError(
-                    f"domain {domain!r} is other data on {node} than on {first[0]}: "
-                    f"{domains[domain].prefix}; copy it anew, or set its path to storage that "
-                    "every node shares"
-                )
+                mark.unlink(missing_ok=True)
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _mark(key: str, mark: Path) -> Path:
@@ -73,12 +98,16 @@ def _mark(key: str, mark: Path) -> Path:
     return mark
 
 
-def _unseen(marks: Mapping[str, str]) -> list[str]:
-    """Keys of the folders that have no such file, wherever this process looks at them."""
-    deadline = time.monotonic() + _PATIENCE
-    unseen = list(marks)
-    while True:
-        unseen = [key for key in unseen if not Path(marks[key]).exists()]
-        if not unseen or time.monotonic() > deadline:
-            return unseen
-        time.sleep(0.2)
+def _ask_every_node(complain: Callable[[], str | None]) -> None:
+    """Raise what any node but the first rank's complains of, on every rank."""
+    complaint = None
+    if os.environ.get("LOCAL_RANK", "0") == "0" and not parallel.is_first_rank():
+        try:
+            complaint = complain()
+        except UserError as error:
+            complaint = f"on {_node()}: {error}"
+    of_all: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_all, complaint)
+    for complaint in of_all:
+        if complaint is not None:
+            raise UserError(complaint)

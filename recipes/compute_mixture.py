@@ -16,8 +16,8 @@ def main() -> None:
     from nemo_chameleon.config import load_mixture_config, parse_command_line
 
     config = parse_command_line(load=load_mixture_config)
-    domains = provider.prepare_mixture(config)
     with parallel.processes():
+        domains = provider.prepare_mixture(config)
         parallel.say(report.show_mixture(provider.unbounded_mixture(config, domains)))
 
 

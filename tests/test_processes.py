@@ -107,7 +107,6 @@ def test_no_file_is_written_by_two_ranks(
 @pytest.mark.usefixtures("alone")
 def test_output_that_cannot_be_written_to(config: Config) -> None:
     """Named before anything is trained."""
-    domains = provider.prepare(config)
     Path(config.output).write_text("a file")
     with pytest.raises(UserError, match=f"output={config.output} cannot be written to"):
-        storage.require_same(config, domains)
+        storage.require_shared(config)

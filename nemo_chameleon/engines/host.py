@@ -282,7 +282,7 @@ def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -
     if several and "RANK" in os.environ and not dist.is_initialized():
         # The ranks agree on which files are there.
         with parallel.processes():
-            storage.require_same(config, domains)
+            storage.require_shared(config)
             text = parallel.on_first_rank(find)
             return Mixture.from_json(text) if text else proxy.compute_mixture(config, domains)
     text = find()
