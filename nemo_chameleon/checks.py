@@ -27,6 +27,8 @@ from nemo_chameleon.schema import (
     Run,
 )
 
+_MOST_DOMAINS = 2**15 - 1
+
 
 def check(config: Config, world_size: int) -> None:
     """Refuse what cannot run, on `world_size` ranks.
@@ -50,6 +52,11 @@ def check_mixture(config: Config) -> None:
     if len(config.data.domains) < 2:
         raise UserError(
             f"data.domains has {len(config.data.domains)} domain(s): a mixture needs at least two"
+        )
+    if len(config.data.domains) > _MOST_DOMAINS:
+        raise UserError(
+            f"data.domains has {len(config.data.domains):,} domains: Megatron's blend numbers them "
+            f"with 16 bits, so {_MOST_DOMAINS:,} at most; put alike ones together"
         )
     if config.data.mixture not in MIXTURES and not _is_file(config.data.mixture):
         hint = nearest(config.data.mixture, MIXTURES)

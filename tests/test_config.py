@@ -8,6 +8,7 @@ import pytest
 from nemo_chameleon.checks import check, check_proxy
 from nemo_chameleon.config import load_config, parse_command_line
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.schema import DomainConfig
 
 COMPLETE = (
     "output=out",
@@ -121,6 +122,14 @@ def test_one_domain_is_no_mixture() -> None:
     one = [item for item in COMPLETE if "domains.b" not in item]
     with pytest.raises(UserError, match="at least two"):
         check(load_config(None, one), world_size=1)
+
+
+def test_more_domains_than_megatron_can_number() -> None:
+    """Its blend has 16 bits for them; more would be drawn from others in silence."""
+    config = load_config(None, COMPLETE)
+    config.data.domains = {f"d{i}": DomainConfig(path="p") for i in range(2**15)}
+    with pytest.raises(UserError, match=r"32,768 domains: .* 32,767 at most"):
+        check(config, 1)
 
 
 def test_what_has_no_default_must_be_set() -> None:

@@ -4,6 +4,7 @@
 # One torchrun, that meets the other nodes' on the one that srun was called on. SIGUSR1 says that the
 # time is nearly up: the run saves and ends, and this ends with 254, more than any other exit code,
 # for srun says the highest. NPROC is how many processes; else as many as there are GPUs for the job.
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # in a container it need not be installed
 asked="" status=0
 trap 'asked=yes; trap : TERM' USR1 # srun ends the other nodes' as soon as one has ended
 # torchrun would end on the signal. Ignored around it, it is ignored by it too, and its processes

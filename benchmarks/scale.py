@@ -1,0 +1,287 @@
+"""What a mixture costs, and where it stops scaling: each rate by itself, then two large runs.
+
+    python -m benchmarks.scale [--quick]
+
+The default proxy's training and embedding; Megatron's indices over 22 domains and a hundred million
+samples, and its blend over more domains; what it takes to open a domain, in seconds and (where
+strace is installed) file system calls; scores and files of ten thousand domains. Prints them, what
+docs/scale.md has of two runs at these rates and, as its last line, one JSON object.
+"""
+
+import argparse
+import json
+import logging
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets import helpers
+
+from benchmarks.embedding import matmul_rate
+from benchmarks.mixtures import cost
+from nemo_chameleon import Mixture, datasets, parallel, provider, proxy, scoring, training
+from nemo_chameleon.config import load_mixture_config
+from nemo_chameleon.domains import open_domains
+from nemo_chameleon.embedding import embed, middle_layer
+from nemo_chameleon.extractors import megatron_extractor
+from nemo_chameleon.sampling import default_batch
+from nemo_chameleon.schema import ChameleonConfig, Config, DataConfig, DomainConfig
+from nemo_chameleon.shards import SHARDS, Shards, save_embeddings
+from nemo_chameleon.weights import PRESETS
+
+LENGTH, DOCUMENT, VOCABULARY, WIDTH = 8192, 2048, 32_000, 768
+
+
+def write_domain(prefix: Path, documents: int) -> None:
+    """A Megatron dataset of documents of one length, whose tokens take no room on disk."""
+    lengths = np.full(documents, DOCUMENT, dtype="<i4")
+    pointers = np.arange(documents, dtype="<i8") * DOCUMENT * 2
+    with prefix.with_suffix(".idx").open("wb") as stream:
+        stream.write(b"MMIDIDX\x00\x00" + np.array([1], "<u8").tobytes() + b"\x08")  # uint16
+        stream.write(np.array([documents, documents + 1], "<u8").tobytes())
+        for part in (lengths, pointers, np.arange(documents + 1, dtype="<i8")):
+            part.tofile(stream)
+    with prefix.with_suffix(".bin").open("wb") as stream:
+        stream.truncate(documents * DOCUMENT * 2)
+
+
+def write_domains(folder: Path, count: int, documents: int) -> DataConfig:
+    """So many, no two of one size, or they would be taken for the same data."""
+    folder.mkdir()
+    data = DataConfig(vocab_size=VOCABULARY, split="1,0,0", cache=str(folder / "cache"))
+    for number in range(count):
+        prefix = folder / f"domain{number:05}"
+        write_domain(prefix, documents + number)
+        data.domains[prefix.name] = DomainConfig(path=str(prefix))
+    return data
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long it takes, once."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def indices(folder: Path, samples: int, count: int = 22) -> dict[str, float]:
+    """Megatron's, over one pass of each domain, as the first rank of a run builds them."""
+    data = write_domains(folder, count, samples * LENGTH // DOCUMENT // count + 1)
+    domains = datasets.open_domains(data, LENGTH)
+    mixture = Mixture.uniform(domains)
+    sizes = {"samples": samples, "seq_length": LENGTH, "seed": 1}
+
+    def build() -> None:
+        datasets.training_dataset(data, domains, mixture, **sizes)
+
+    first, again = seconds(build), seconds(build)
+    cache = sum(path.stat().st_size for path in Path(data.cache).iterdir())
+    shutil.rmtree(folder)
+    return {
+        "samples": samples,
+        "domains": count,
+        "seconds": first,
+        "seconds_from_cache": again,
+        "nanoseconds_a_sample": first / samples * 1e9,
+        "bytes_a_sample": cache / samples,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def blend(samples: int, count: int) -> dict[str, float]:
+    """Megatron's order of the domains, for which it looks at all of them for every sample."""
+    weights = np.random.default_rng(0).dirichlet(np.full(count, 2.0))
+    of_domain, of_sample = np.zeros(samples, np.int16), np.zeros(samples, np.int64)
+    arguments = (of_domain, of_sample, weights, count, samples, False)
+    taken = seconds(lambda: helpers.build_blending_indices(*arguments))
+    return {"seconds": taken, "nanoseconds_a_sample_and_domain": taken / samples / count * 1e9}
+
+
+def opening(folder: Path, count: int) -> dict[str, Any]:
+    """A domain's checks and fingerprint: seconds, and file system calls where strace is."""
+    data = write_domains(folder, count, 1000)
+    taken = seconds(lambda: open_domains(data.domains, data.split, VOCABULARY))
+    found: dict[str, Any] = {"domains": count, "milliseconds_a_domain": taken / count * 1e3}
+    if shutil.which("strace"):
+        some, none = counted(folder, count), counted(folder, 0)
+        found["calls_a_domain"] = {
+            name: (some.get(name, 0) - none.get(name, 0)) / count for name in some
+        }
+        found["calls_a_domain"] = {k: v for k, v in found["calls_a_domain"].items() if v >= 0.5}
+    shutil.rmtree(folder)
+    return found
+
+
+def counted(folder: Path, count: int) -> dict[str, int]:
+    """System calls on files of a process that opens so many domains, by name."""
+    log = folder / f"calls{count}"
+    command = ["strace", "-f", "-qq", "-c", "-o", str(log), "-e", "trace=%file,%desc"]
+    again = [sys.executable, "-m", "benchmarks.scale", "--open", str(folder), str(count)]
+    subprocess.run([*command, *again], check=True, capture_output=True)
+    rows = [line.split() for line in log.read_text().splitlines()[2:-2]]
+    return {row[-1]: int(row[3]) for row in rows}
+
+
+def open_some(folder: Path, count: int) -> None:
+    """What `counted` counts."""
+    paths = sorted(folder.glob("*.idx"))[:count]
+    wanted = {path.stem: DomainConfig(path=str(path.with_suffix(""))) for path in paths}
+    open_domains(wanted, "1,0,0", VOCABULARY)
+
+
+def rates(folder: Path, quick: bool) -> dict[str, Any]:
+    """Tokens a second of one device: the default proxy in training, and embedding."""
+    cuda = torch.cuda.is_available()
+    iterations, sequences, windows = (20, 128, 4096) if cuda else (3, 8, 32)
+    data = write_domains(folder, 2, 10_000)
+    settings = [f"data.domains.{name}.path={domain.path}" for name, domain in data.domains.items()]
+    settings += [f"output={folder}/out", "data.vocab_size=50257", "data.split=1,0,0"]
+    settings += ["proxy.train.eval_iters=0", "chameleon.source=proxy"]
+    settings += [f"proxy.train.global_batch_size={sequences}"]
+    if quick:
+        settings += ["proxy.model.num_layers=2", "proxy.model.hidden_size=48"]
+    config = load_mixture_config(None, settings)
+    model, vocabulary = config.proxy.model, 50257
+    length, layer = model.seq_length, middle_layer(model.num_layers)
+    job = proxy.job_of(config, provider.prepare_mixture(config))
+    with parallel.layout(config.proxy.parallel, 1):
+        run = training.Training(job)
+        batches = run._batches()
+        run.step(batches)
+
+        def train() -> None:
+            for _ in range(iterations):
+                run.step(batches)
+            run.meter.reduce()  # which waits for the device
+
+        training_rate = iterations * sequences * length / seconds(train)
+        first = next(iter(job.domains.items()))
+        with megatron_extractor(run.model) as extractor:
+            sizes = {"samples": windows, "sample_length": length, "seed": 1}
+
+            def embed_one() -> None:
+                batch = default_batch()
+                embed(extractor, dict([first]), layers=(layer,), micro_batch_size=batch, **sizes)
+
+            embed_one()
+            embedding_rate = windows * length / seconds(embed_one)
+    shutil.rmtree(folder)
+    matmul = matmul_rate()
+    to_train, to_embed = cost.training(model, vocabulary), cost.forward(model, vocabulary, layer)
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "one CPU core",
+        "training_tokens_per_second": training_rate,
+        "training_operations_a_token": to_train,
+        "training_share_of_matmul_rate": training_rate * to_train / matmul,
+        "embedding_tokens_per_second": embedding_rate,
+        "embedding_operations_a_token": to_embed,
+        "embedding_share_of_matmul_rate": embedding_rate * to_embed / matmul,
+    }
+
+
+def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, float]:
+    """A run's costs at the rates that were measured.
+
+    Args:
+        figures: measured.
+        count: domains.
+        tokens: that the base model is trained on.
+    """
+    default = Config().proxy.train
+    of_proxy = default.train_iters * default.global_batch_size * 512
+    of_windows = count * ChameleonConfig().samples * 512
+    rate, opening, files = figures["rates"], figures["opening"], figures["scores"]
+    blends = {22: "blend of 22 domains", 10_000: "blend of 10,000 domains"}
+    blend_rate = figures[blends[count]]["nanoseconds_a_sample_and_domain"] * count
+    own = figures["indices"]["nanoseconds_a_sample"]
+    own -= figures[blends[22]]["nanoseconds_a_sample_and_domain"] * 22
+    samples = tokens / LENGTH
+    calls = opening.get("calls_a_domain", {})
+    return {
+        "domains": count,
+        "tokens": tokens,
+        "samples": samples,
+        "proxy_operations": of_proxy * rate["training_operations_a_token"],
+        "proxy_device_hours": of_proxy / rate["training_tokens_per_second"] / 3600,
+        "embedding_operations": of_windows * rate["embedding_operations_a_token"],
+        "embedding_device_hours": of_windows / rate["embedding_tokens_per_second"] / 3600,
+        "mixture_bytes": files["bytes_of_json"] / files["domains"] * count,
+        "embeddings_bytes": files["bytes_of_safetensors"] / files["domains"] * count,
+        "opening_seconds_a_node": opening["milliseconds_a_domain"] * count / 1e3,
+        "metadata_calls_a_node": (calls.get("newfstatat", 0) + calls.get("openat", 0)) * count,
+        "index_hours": (own + blend_rate) * samples / 1e9 / 3600,
+        "blend_hours": blend_rate * samples / 1e9 / 3600,
+        "index_bytes": figures["indices"]["bytes_a_sample"] * samples,
+    }
+
+
+def scores(folder: Path, count: int) -> dict[str, float]:
+    """Embeddings to a mixture file: scores, weights, their intervals, and both files."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    embeddings = {}
+    for number in range(count):
+        means = generator.normal(size=WIDTH) + 0.3 * generator.normal(size=(SHARDS, WIDTH))
+        shards = Shards(means.astype(np.float32), np.full(SHARDS, 2**15))
+        embeddings[f"domain{number:05}"] = shards
+    facts = {
+        name: {"path": f"/data/{name}", "tokens": 10**10, "samples": 2048} for name in embeddings
+    }
+    arguments: dict[str, Any] = {"objective": "pretrain", "preset": PRESETS["calibrated"]}
+    made: list[Mixture] = []
+    taken = seconds(
+        lambda: made.append(scoring.mixture_from_embeddings([embeddings], facts, **arguments))
+    )
+    made[0].save(folder / "mixture.json")
+    save_embeddings(folder / "mixture.safetensors", [embeddings])
+    sizes = {path.suffix: path.stat().st_size for path in folder.iterdir()}
+    reading = seconds(lambda: Mixture.load(folder / "mixture.json"))
+    shutil.rmtree(folder)
+    return {
+        "domains": count,
+        "seconds": taken,
+        "seconds_to_read": reading,
+        "bytes_of_json": sizes[".json"],
+        "bytes_of_safetensors": sizes[".safetensors"],
+    }
+
+
+def main() -> None:
+    """Measure, print the table and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, seconds in all")
+    parser.add_argument("--open", nargs=2, metavar=("FOLDER", "COUNT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.open:
+        open_some(Path(arguments.open[0]), int(arguments.open[1]))
+        return
+    quick = arguments.quick
+    logging.disable(logging.WARNING)
+    figures: dict[str, Any] = {"benchmark": "scale", "quick": quick}
+
+    def add(name: str, found: dict[str, Any]) -> None:
+        figures[name] = found
+        print(name, json.dumps(found, indent=2), flush=True)
+
+    with tempfile.TemporaryDirectory() as name, parallel.processes():
+        folder = Path(name)
+        add("opening", opening(folder / "opening", 50 if quick else 1000))
+        for samples, count in ((10**6, 22), (10**6, 1000), (10**5, 10_000)):
+            add(f"blend of {count:,} domains", blend(samples // (10 if quick else 1), count))
+        add("scores", scores(folder / "scores", 200 if quick else 10_000))
+        add("indices", indices(folder / "indices", 10**5 if quick else 10**8))
+        add("rates", rates(folder / "rates", quick))
+    add("22 domains, 15 T tokens", reckoned(figures, 22, 15e12))
+    add("10,000 domains, 100 T tokens", reckoned(figures, 10_000, 100e12))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
