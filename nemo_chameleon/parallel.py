@@ -71,11 +71,15 @@ def check_device(run: Run, prefix: str = "") -> None:
 def processes() -> Iterator[None]:
     """Let the job's processes meet; alone, without torchrun, a job of one.
 
-    Leaves nothing behind that a host, whose processes meet after, would take for its own.
+    Leaves nothing behind that a host, whose processes meet after, would take for its own. Where
+    they have met before, they stay together.
 
     Raises:
         UserError: several processes that were not started by torchrun.
     """
+    if dist.is_initialized():
+        yield
+        return
     for variable in _LAUNCHERS if "RANK" not in os.environ else ():
         if int(os.environ.get(variable, "1")) > 1:
             raise UserError(
