@@ -27,7 +27,7 @@ from nemo_chameleon.schema import (
     Run,
 )
 
-_MOST_DOMAINS = 2**15 - 1
+_MOST_DOMAINS = 2**15 - 2
 
 
 def check(config: Config, world_size: int) -> None:
@@ -55,8 +55,8 @@ def check_mixture(config: Config) -> None:
         )
     if len(config.data.domains) > _MOST_DOMAINS:
         raise UserError(
-            f"data.domains has {len(config.data.domains):,} domains: Megatron's blend numbers them "
-            f"with 16 bits, so {_MOST_DOMAINS:,} at most; put alike ones together"
+            f"data.domains has {len(config.data.domains):,} domains, Megatron's blend can number "
+            f"{_MOST_DOMAINS:,}: put alike ones together"
         )
     if config.data.mixture not in MIXTURES and not _is_file(config.data.mixture):
         hint = nearest(config.data.mixture, MIXTURES)

@@ -157,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> None:
     processes = arguments.processes
     domains = provider.inspect(config, processes, arguments.proxy_processes or processes)
     tokens = sum(domain.tokens for domain in domains.values())
-    print(f"{len(domains)} domains of {tokens:,} tokens; it can run in {processes} processes")
+    print(f"{len(domains)} domains of {tokens:,} tokens; nothing against {processes} processes")
 
 
 def _report(arguments: argparse.Namespace) -> None:

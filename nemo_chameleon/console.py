@@ -63,7 +63,7 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
         return run
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    return functools.wraps(main)(record(run))
+    return record(run)
 
 
 def _came_from_elsewhere(error: Exception) -> bool:

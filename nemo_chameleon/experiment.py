@@ -29,8 +29,8 @@ def chain(
     them. A task whose time is nearly up saves, ends and goes back into the queue, where it goes on.
 
     Args:
-        executor: of the base model's task; one torchrun a node starts as many processes as it has
-            GPUs there. With `retries` a task that fails is started again too.
+        executor: of the base model's task, which gets whole nodes; one torchrun a node starts as
+            many processes as it has GPUs there. With `retries` a task that fails is started again.
         config: file, as the nodes see it from the checkout's root.
         overrides: `key=value`, over the file.
         checkout: folder of this project's checkout, as the nodes see it. None: what the executor's
@@ -54,9 +54,17 @@ def chain(
         before: list[str] = []
         for step in STEPS:
             task = executor.clone()
-            # The nodes' script starts a torchrun that starts the processes.
-            task.env_vars = {"NPROC": str(executor.nproc_per_node()), **executor.env_vars}
+            # One task a node, which starts the processes.
+            tasks = executor.ntasks_per_node
+            gpus = executor.gpus_per_node or (executor.gpus_per_task or 0) * tasks
+            processes = executor.torchrun_nproc_per_node or gpus or tasks
             task.ntasks_per_node, task.launcher = 1, None
+            task.gpus_per_node, task.gpus_per_task = gpus or None, None
+            task.cpus_per_task = executor.cpus_per_task and executor.cpus_per_task * tasks
+            task.exclusive, task.mem = executor.exclusive or True, executor.mem or "0"
+            # NeMo-Run's script finds the first node.
+            own = {"NPROC": str(processes), "RENDEZVOUS_HOST": f"${executor.HEAD_NODE_IP_VAR}"}
+            task.env_vars = {**own, **executor.env_vars}
             if step != STEPS[-1]:
                 task.nodes = proxy_nodes
             task.signal = f"USR1@{seconds_to_save}"

@@ -15,6 +15,7 @@ from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import ParallelConfig, Run
+from nemo_chameleon.stopping import StoppedError
 
 T = TypeVar("T")
 _deciding = ContextVar("_deciding", default=False)  # in on_first_rank, on the first rank
@@ -111,6 +112,9 @@ def processes() -> Iterator[None]:
     try:
         yield
         over = True
+    except StoppedError:
+        over = True  # which all ranks agreed on
+        raise
     finally:
         # After an error the other ranks are elsewhere, and this would wait for them.
         if over or dist.get_world_size() == 1:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_chameleon import checkpoint, datasets, parallel, proxy, storage, training
+from nemo_chameleon import checkpoint, datasets, parallel, proxy, training
 from nemo_chameleon.checks import (
     check,
     check_mixture,
@@ -24,7 +24,7 @@ from nemo_chameleon.sources import MegatronSource
 def prepare(config: Config) -> dict[str, Domain]:
     """Check everything that can be known before training, the data's files included.
 
-    Needs no process group: it can run before the ranks meet, or on a login node.
+    Every rank must call it if they have met, and is told what the first one finds.
 
     Returns:
         The domains, opened.
@@ -35,18 +35,18 @@ def prepare(config: Config) -> dict[str, Domain]:
     check(config, parallel.world_size())
     parallel.check_device(config)
     domains = _opened(config)
-    datasets.check(config.data, domains, config, "")
-    mixture = existing_mixture(config, domains)
-    if mixture is None:
-        # Bounds that uniform weights cannot keep, no weights can.
-        job = base_job(config, domains, bounded(config, domains, Mixture.uniform(domains)))
-        job.pretrained()
-        _prepare_proxy(config, domains)
-        _refuse_a_run_without_its_mixture(job)
-    else:
-        job = base_job(config, domains, bounded(config, domains, mixture))
-        if job.resumable() is None:
+
+    def look() -> None:
+        mixture = existing_mixture(config, domains)
+        job = _checked_job(config, domains, mixture)
+        if mixture is None:
             job.pretrained()
+            _check_proxy(config, domains)
+            _refuse_a_run_without_its_mixture(job)
+        elif job.resumable() is None:
+            job.pretrained()
+
+    parallel.on_first_rank(look)
     return domains
 
 
@@ -54,8 +54,12 @@ def prepare_mixture(config: Config) -> dict[str, Domain]:
     """The part of `prepare` that is not about the base model's run."""
     check_mixture(config)
     domains = _opened(config)
-    if existing_mixture(config, domains) is None:
-        _prepare_proxy(config, domains)
+
+    def look() -> None:
+        if existing_mixture(config, domains) is None:
+            _check_proxy(config, domains)
+
+    parallel.on_first_rank(look)
     return domains
 
 
@@ -75,14 +79,19 @@ def inspect(config: Config, processes: int, proxy_processes: int) -> dict[str, D
     """
     check(config, processes)
     domains = _opened(config)
-    datasets.check(config.data, domains, config, "")
     mixture = existing_mixture(config, domains)
-    bounded(config, domains, mixture or Mixture.uniform(domains))
-    if mixture is None and proxy.trains(config):
-        check_proxy(config, proxy_processes)
-        job = proxy.job_of(config, domains)
-        datasets.check(job.config.data, job.domains, config.proxy, "proxy.")
+    _checked_job(config, domains, mixture).pretrained()
+    if mixture is None:
+        _check_proxy(config, domains, elsewhere=proxy_processes)
     return domains
+
+
+def _checked_job(
+    config: Config, domains: Mapping[str, Domain], mixture: Mixture | None
+) -> training.Job:
+    datasets.check(config.data, domains, config, "")
+    # Bounds that uniform weights cannot keep, no weights can.
+    return base_job(config, domains, bounded(config, domains, mixture or Mixture.uniform(domains)))
 
 
 def _opened(config: Config) -> dict[str, Domain]:
@@ -91,18 +100,22 @@ def _opened(config: Config) -> dict[str, Domain]:
     return datasets.open_domains(config.data, length, answers_alone=answers_alone)
 
 
-def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
-    job = proxy.job_of(config, domains)
-    if proxy.trains(config):
-        check_proxy(config, parallel.world_size())
+def _check_proxy(
+    config: Config, domains: Mapping[str, Domain], elsewhere: int | None = None
+) -> None:
+    """Here, or for so many processes on other machines."""
+    job, processes = proxy.job_of(config, domains), elsewhere or parallel.world_size()
+    if elsewhere is None:
         parallel.check_device(config.proxy, "proxy.")
+    if proxy.trains(config):
+        check_proxy(config, processes)
         datasets.check(job.config.data, job.domains, config.proxy, "proxy.")
-        job.resumable()
+        if elsewhere is None:
+            job.resumable()
     else:
         source = proxy.existing(config)
-        parallel.check_device(config.proxy, "proxy.")
         if isinstance(source, MegatronSource):
-            check_model(source.run, parallel.world_size(), "proxy.")
+            check_model(source.run, processes, "proxy.")
         check_windows(config.chameleon, source.num_layers, source.seq_length)
 
 
@@ -138,7 +151,6 @@ def resolve_mixture(config: Config, domains: Mapping[str, Domain] | None = None)
 
 def train_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
     """The part of `resolve_mixture` that may take the longest, if it has to be done."""
-    storage.require_shared(config)
     if parallel.on_first_rank(lambda: existing_mixture(config, domains) is not None):
         parallel.say(f"{config.data.mixture}: the mixture is there, and no proxy is needed")
     elif not proxy.trains(config):
@@ -154,7 +166,6 @@ def unbounded_mixture(config: Config, domains: Mapping[str, Domain]) -> Mixture:
         mixture = existing_mixture(config, domains)
         return None if mixture is None else mixture.to_json()
 
-    storage.require_shared(config)
     text = parallel.on_first_rank(find)
     if text is None:
         return proxy.compute_mixture(config, domains)

@@ -1,8 +1,9 @@
 """What the nodes of a job see of each other's files: one storage, the same data.
 
-One process a node looks: what every process did would be done ten thousand times on a large job.
+One process a node looks: what every process does is done ten thousand times in a large job.
 """
 
+import contextlib
 import os
 import secrets
 import socket
@@ -18,7 +19,9 @@ from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.schema import Config
 
-_PATIENCE = 30  # seconds that a network file system may take to show a new file elsewhere
+# Longer than a network file system may go on to say that there is no such file, 60 seconds by
+# default: the nodes may have looked for the folder before it was made.
+_PATIENCE = 90  # seconds
 
 
 def opened_once_a_node(open_them: Callable[[], Mapping[str, Domain]]) -> dict[str, Domain]:
@@ -51,18 +54,22 @@ def require_shared(config: Config) -> None:
     """Refuse nodes that do not share a run's folders.
 
     Checkpoints and Megatron's indices are written by some ranks and read by others. Every rank must
-    call it; one alone, outside of `parallel.processes`, is not looked at.
+    call it.
 
     Raises:
         UserError: naming the key and a node, or a folder that cannot be written to.
     """
-    if not dist.is_initialized():
-        return
     folders = {"output": Path(config.output), "data.cache": Path(config.data.cache)}
-    name = f".seen-from-every-node-{secrets.token_hex(4)}"
-    marks = parallel.on_first_rank(
-        lambda: {key: _mark(key, folder / name) for key, folder in folders.items()}
-    )
+    name = parallel.on_first_rank(lambda: f".seen-from-every-node-{secrets.token_hex(4)}")
+    marks = {key: folder / name for key, folder in folders.items()}
+
+    def leave() -> None:
+        for key, mark in marks.items():
+            try:
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+            except OSError as error:
+                raise UserError(f"{key}={folders[key]} cannot be written to: {error}") from error
 
     def unseen() -> str | None:
         deadline = time.monotonic() + _PATIENCE
@@ -77,25 +84,17 @@ def require_shared(config: Config) -> None:
         return None
 
     try:
+        parallel.on_first_rank(leave)
         _ask_every_node(unseen)
     finally:
         if parallel.is_first_rank():
             for mark in marks.values():
-                mark.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    mark.unlink()
 
 
 def _node() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def _mark(key: str, mark: Path) -> Path:
-    """Leave a file for the others to see."""
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    except OSError as error:
-        raise UserError(f"{key}={mark.parent} cannot be written to: {error}") from error
-    return mark
 
 
 def _ask_every_node(complain: Callable[[], str | None]) -> None:
@@ -108,6 +107,6 @@ def _ask_every_node(complain: Callable[[], str | None]) -> None:
             complaint = f"on {_node()}: {error}"
     of_all: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(of_all, complaint)
-    for complaint in of_all:
-        if complaint is not None:
-            raise UserError(complaint)
+    for of_one in of_all:
+        if of_one is not None:
+            raise UserError(of_one)

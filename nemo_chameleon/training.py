@@ -14,7 +14,16 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.utils.data import DataLoader
 
-from nemo_chameleon import checkpoint, datasets, evaluation, model, optimizer, parallel, stopping
+from nemo_chameleon import (
+    checkpoint,
+    datasets,
+    evaluation,
+    model,
+    optimizer,
+    parallel,
+    stopping,
+    storage,
+)
 from nemo_chameleon.console import progress_bar
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
@@ -124,8 +133,10 @@ def train(job: Job) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        UserError: a checkpoint is there that this job cannot go on from.
+        UserError: a checkpoint is there that this job cannot go on from, or not every node sees its
+            folders.
     """
+    storage.require_shared(job.config)
     with parallel.layout(job.run.parallel, job.run.train.seed):
         return Training(job).complete()
 

@@ -235,6 +235,8 @@ def test_mixture_of_other_data_is_refused(config: Config, tmp_path: Path) -> Non
         (["--processes=3"], "train.global_batch_size=8"),
         (["--processes=4", "--proxy-processes=3"], "proxy.train.global_batch_size=8"),
         (["data.pin.code=2"], "data.pin"),
+        (["proxy.load=nowhere"], "proxy.load=nowhere"),
+        (["checkpoint.pretrained_checkpoint=nowhere"], "checkpoint.pretrained_checkpoint=nowhere"),
         (["proxy.model.seq_length=4096"], "a sample takes 4097"),
     ],
 )
@@ -250,7 +252,7 @@ def test_checked_before_jobs_are_submitted(
     monkeypatch.setattr(sys, "argv", [*command, "--processes=4", "--proxy-processes=2"])
     cli.main()
     assert "3 domains" in (said := capsys.readouterr().out)
-    assert "it can run in 4 processes" in said
+    assert "nothing against 4 processes" in said
     monkeypatch.setattr(sys, "argv", [*command, *settings])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from nemo_chameleon import datasets, parallel, provider, proxy, storage
+from nemo_chameleon import datasets, parallel, provider, proxy
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
@@ -282,7 +282,6 @@ def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -
     if several and "RANK" in os.environ and not dist.is_initialized():
         # The ranks agree on which files are there.
         with parallel.processes():
-            storage.require_shared(config)
             text = parallel.on_first_rank(find)
             return Mixture.from_json(text) if text else proxy.compute_mixture(config, domains)
     text = find()

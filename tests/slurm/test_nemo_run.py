@@ -30,7 +30,7 @@ executor = nemo_run.SlurmExecutor(
     tunnel=nemo_run.LocalTunnel(job_dir=f"{folder}/experiments"),
     packager=nemo_run.Packager(),
 )
-settings = ["proxy.train.train_iters=80", "logging.log_interval=5"]
+settings = ["proxy.train.train_iters=200", "logging.log_interval=5"]
 with chain(executor, config, settings, checkout=%r) as experiment:
     if action == "print":
         experiment.dryrun()

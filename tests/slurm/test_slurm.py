@@ -52,7 +52,7 @@ def said(config: Path, job: str) -> str:
     return (config.parent / f"job-{job}.log").read_text()
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.s*")), ids=lambda path: path.name)
 def test_scripts_are_sound(script: Path) -> None:
     """A shell check finds nothing."""
     check = ["shellcheck", "--external-sources", str(script)]
@@ -121,6 +121,35 @@ def test_a_rank_that_dies_takes_the_job_with_it(
     assert result(folder)["loss"] == pytest.approx(undisturbed, abs=1e-6)
 
 
+def launched(slurm: Cluster, recipe: Path, *arguments: str) -> str:
+    """A job of two nodes for a recipe of a test's own."""
+    command = shlex.join([str(recipe), *arguments])
+    return slurm.submit(
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+        f"--output={recipe.parent}/job-%j.log",
+        f"--wrap=exec bash -c 'source recipes/slurm/launch.sh; launch {command}'",
+    )
+
+
+def test_work_that_does_not_listen_is_ended(slurm: Cluster, config_file: Path) -> None:
+    """After GRACE seconds, and begun again; so is a data preparation or an embedding."""
+    recipe, begun = config_file.parent / "busy.py", config_file.parent / "begun"
+    seconds = 300
+    recipe.write_text(
+        f"import pathlib, time\nbegun = pathlib.Path({str(begun)!r})\n"
+        f"time.sleep(0 if begun.exists() else (begun.touch(), {seconds})[1])\n"
+    )
+    impatient = dataclasses.replace(slurm, env={**slurm.env, "GRACE": "3"})
+    job = launched(impatient, recipe)
+    slurm.until(begun.exists, 60, job)
+    time.sleep(2)  # both of them
+    slurm.run("scancel", "--signal=USR1", "--batch", job)
+    facts = slurm.ended(job, within=120)
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said(config_file, job)
+
+
 DYING = """\
 import sys
 sys.path.insert(0, {recipes!r})
@@ -145,14 +174,7 @@ def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> N
     """Within a minute; the ranks whose collective it broke say nothing before it."""
     recipe = config_file.parent / "dying.py"
     recipe.write_text(DYING.format(recipes=str(ROOT / "recipes")))
-    settings = shlex.join([str(recipe), "--config", str(config_file), *LONG])
-    job = slurm.submit(
-        "--nodes=2",
-        "--ntasks-per-node=1",
-        "--gpus-per-node=1",
-        f"--output={config_file.parent}/job-%j.log",
-        f"--wrap=exec bash -c 'source recipes/slurm/launch.sh; launch {settings}'",
-    )
+    job = launched(slurm, recipe, "--config", str(config_file), *LONG)
     slurm.until((config_file.parent / "out" / "uniform" / "mixture.json").exists, 120, job)
     assert slurm.ended(job, within=60)["JobState"] == "FAILED"
     log = said(config_file, job)
@@ -163,12 +185,12 @@ def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> N
 
 def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     """Three jobs, one after the other; the first is preempted, and the others still wait for it."""
-    settings = ("proxy.train.train_iters=80", "logging.log_interval=5")
+    settings = ("proxy.train.train_iters=200", "logging.log_interval=5")
     variables = {"NODES": "2", "GPUS": "1", "SBATCH_OUTPUT": f"{config_file.parent}/job-%j.log"}
     script = str(SCRIPTS / "chain.sh")
     printed = submit_as(slurm, config_file, variables, script, str(config_file), *settings)
     said_of_check, *of_jobs = printed.splitlines()
-    assert "it can run in 2 processes" in said_of_check
+    assert "nothing against 2 processes" in said_of_check
     names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
     assert names == ("train_proxy", "compute_mixture", "pretrain_chameleon")
     out = config_file.parent / "out"
@@ -212,7 +234,10 @@ exec {srun} "${{arguments[@]}}"
 
 
 def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
-    """A run for each, at once, and each in the image; pyxis itself is stood in for."""
+    """A run for each, at once, and each in the image; pyxis itself is stood in for.
+
+    One of them is out of time, and is put back alone: the one with the array's own job number.
+    """
     folder = config_file.parent
     (folder / "bin").mkdir()
     srun = folder / "bin" / "srun"
@@ -230,12 +255,17 @@ def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
         variables,
         *("sbatch", "--parsable", "--array=1-2", "--nodes=1", "--gpus-per-node=1"),
         f"--output={folder}/job-%a.log",
-        *(str(SCRIPTS / "array.sbatch"), str(config_file)),
+        *(str(SCRIPTS / "array.sbatch"), str(config_file), *LONG[1:]),
     )
+    tracker = folder / "out" / "proportional" / "latest_checkpointed_iteration.txt"
+    slurm.until(tracker.exists, 120, f"{job}_2")
+    assert slurm.facts(f"{job}_2")["JobId"] == job
+    slurm.run("scancel", "--signal=USR1", "--batch", f"{job}_2")
     for number, name in (("1", "uniform"), ("2", "proportional")):
         facts = slurm.ended(f"{job}_{number}")
         assert facts["JobState"] == "COMPLETED", said(config_file, number)
-        assert result(folder / "out" / name)["iterations"] == 6
+        assert facts["Restarts"] == ("1" if name == "proportional" else "0")
+        assert result(folder / "out" / name)["iterations"] == 160
     assert set(seen.read_text().split()) == {
         "--container-image=nemo.sqsh",
         "--container-mounts=/data,/home",
