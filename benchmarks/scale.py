@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,35 +106,53 @@ def blend(samples: int, count: int) -> dict[str, float]:
 
 
 def opening(folder: Path, count: int) -> dict[str, Any]:
-    """A domain's checks and fingerprint: seconds, and file system calls where strace is."""
+    """A domain's checks and fingerprint, once a node, and Megatron's opening of it on every rank.
+
+    Seconds, and file system calls where strace is.
+    """
     data = write_domains(folder, count, 1000)
     taken = seconds(lambda: open_domains(data.domains, data.split, VOCABULARY))
     found: dict[str, Any] = {"domains": count, "milliseconds_a_domain": taken / count * 1e3}
     if shutil.which("strace"):
-        some, none = counted(folder, count), counted(folder, 0)
-        found["calls_a_domain"] = {
-            name: (some.get(name, 0) - none.get(name, 0)) / count for name in some
-        }
-        found["calls_a_domain"] = {k: v for k, v in found["calls_a_domain"].items() if v >= 0.5}
+        opened = {many: counted(folder, "open", many) for many in (1, count)}
+        for many in (1, count):  # the second time they are in the cache
+            counted(folder, "draw", many)
+        drawn = {many: counted(folder, "draw", many) for many in (1, count)}
+        found["calls_a_domain"] = by_domain(opened)
+        drawing = {many: drawn[many] - opened[many] for many in drawn}
+        found["megatron_calls_a_domain"] = by_domain(drawing)
     shutil.rmtree(folder)
     return found
 
 
-def counted(folder: Path, count: int) -> dict[str, int]:
+def by_domain(calls: dict[int, Counter[str]]) -> dict[str, float]:
+    """What another domain adds to the calls of a process with so many; not what is negligible."""
+    few, many = sorted(calls)
+    more = {name: (calls[many][name] - calls[few][name]) / (many - few) for name in calls[many]}
+    return {name: calls for name, calls in more.items() if calls >= 0.5}
+
+
+def counted(folder: Path, action: str, count: int) -> Counter[str]:
     """System calls on files of a process that opens so many domains, by name."""
-    log = folder / f"calls{count}"
+    log = folder / "calls"
     command = ["strace", "-f", "-qq", "-c", "-o", str(log), "-e", "trace=%file,%desc"]
-    again = [sys.executable, "-m", "benchmarks.scale", "--open", str(folder), str(count)]
+    again = [sys.executable, "-m", "benchmarks.scale", "--only", action, str(folder), str(count)]
     subprocess.run([*command, *again], check=True, capture_output=True)
     rows = [line.split() for line in log.read_text().splitlines()[2:-2]]
-    return {row[-1]: int(row[3]) for row in rows}
+    return Counter({row[-1]: int(row[3]) for row in rows})
 
 
-def open_some(folder: Path, count: int) -> None:
+def only(action: str, folder: Path, count: int) -> None:
     """What `counted` counts."""
     paths = sorted(folder.glob("*.idx"))[:count]
     wanted = {path.stem: DomainConfig(path=str(path.with_suffix(""))) for path in paths}
-    open_domains(wanted, "1,0,0", VOCABULARY)
+    data = DataConfig(domains=wanted, vocab_size=VOCABULARY, split="1,0,0")
+    data.cache = str(folder / "cache")
+    with parallel.processes():
+        domains = open_domains(data.domains, data.split, VOCABULARY)
+        if action == "draw":
+            sizes = {"samples": 10 * count, "seq_length": LENGTH, "seed": 1}
+            datasets.training_dataset(data, domains, Mixture.uniform(domains), **sizes)
 
 
 def rates(folder: Path, quick: bool) -> dict[str, Any]:
@@ -203,7 +222,10 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
     own = figures["indices"]["nanoseconds_a_sample"]
     own -= figures[blends[22]]["nanoseconds_a_sample_and_domain"] * 22
     samples = tokens / LENGTH
-    calls = opening.get("calls_a_domain", {})
+    calls = {who: opening.get(f"{who}calls_a_domain", {}) for who in ("", "megatron_")}
+    metadata = {
+        who: found.get("newfstatat", 0) + found.get("openat", 0) for who, found in calls.items()
+    }
     return {
         "domains": count,
         "tokens": tokens,
@@ -215,7 +237,8 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
         "mixture_bytes": files["bytes_of_json"] / files["domains"] * count,
         "embeddings_bytes": files["bytes_of_safetensors"] / files["domains"] * count,
         "opening_seconds_a_node": opening["milliseconds_a_domain"] * count / 1e3,
-        "metadata_calls_a_node": (calls.get("newfstatat", 0) + calls.get("openat", 0)) * count,
+        "metadata_calls_a_node": metadata[""] * count,
+        "megatrons_metadata_calls_a_rank": metadata["megatron_"] * count,
         "index_hours": (own + blend_rate) * samples / 1e9 / 3600,
         "blend_hours": blend_rate * samples / 1e9 / 3600,
         "index_bytes": figures["indices"]["bytes_a_sample"] * samples,
@@ -257,10 +280,11 @@ def main() -> None:
     """Measure, print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, seconds in all")
-    parser.add_argument("--open", nargs=2, metavar=("FOLDER", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.open:
-        open_some(Path(arguments.open[0]), int(arguments.open[1]))
+    if arguments.only:
+        action, folder, count = arguments.only
+        only(action, Path(folder), int(count))
         return
     quick = arguments.quick
     logging.disable(logging.WARNING)
