@@ -9,7 +9,7 @@ import torch
 from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
 from conftest import ROOT, Launch
-from nemo_chameleon import embedding, evaluation, model, parallel
+from nemo_chameleon import embedding, evaluation, model, parallel, provider, proxy
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.extractors import megatron_extractor
 from nemo_chameleon.schema import Config
@@ -47,6 +47,17 @@ def test_resumed_run_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -
     launch(*uniform)
     resumed = json.loads((folder / "result.json").read_text())
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+
+
+def test_the_proxys_memory_is_freed(config: Config, alone: None) -> None:
+    """Weights, gradients and optimizer are gone when the base model is about to be made."""
+    domains = provider.prepare(config)
+    proxy.compute_mixture(config, domains)  # once, for what is made once
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    proxy.compute_mixture(config, domains)
+    assert torch.cuda.max_memory_allocated() > before + 4 * 512 * 32
+    assert torch.cuda.memory_allocated() - before < 2**16
 
 
 def test_finetuning_in_bf16(corpus: Path, launch: Launch, tmp_path: Path) -> None:

@@ -53,6 +53,35 @@ def test_nothing_is_left_of_the_proxy(config: Config) -> None:
     assert after[2] - size < weights / 100
 
 
+FAILS = """
+import os
+from nemo_chameleon.console import program
+
+os.environ["LOCAL_RANK"] = "0"  # on a node of its own
+
+
+@program
+def main():
+    from nemo_chameleon import parallel
+
+    with parallel.processes():
+        parallel.on_first_rank(lambda: {}["the culprit"])
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_what_the_first_rank_fails_at_is_what_is_said(launch: Launch, tmp_path: Path) -> None:
+    """The ranks that wait for it wait for it to say so, too; torchrun's summary has it again."""
+    (tmp_path / "fails.py").write_text(FAILS)
+    done = launch(processes=2, check=False, recipe=tmp_path / "fails.py")
+    assert done.returncode == 1
+    assert done.stderr.count("KeyError: 'the culprit'") == 2
+    assert "the first rank failed" not in done.stderr
+
+
 WATCH = """
 import os
 import sys
