@@ -46,7 +46,7 @@ submit() { # RECIPE NODES [ARGUMENT ...]
     local after=() job
     [[ ${#submitted[@]} == 0 ]] || after=(--dependency="afterok:${submitted[-1]}")
     if ! job=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="$1" --nodes="$2" \
-        --gpus-per-node="$GPUS" "${after[@]}" recipes/slurm/chain.sh --step "$1" "${@:3}"); then
+        --gpus-per-node="$GPUS" "${after[@]}" "$0" --step "$1" "${@:3}"); then
         [[ ${#submitted[@]} == 0 ]] || scancel "${submitted[@]}" # no half a chain
         exit 1
     fi

@@ -184,11 +184,17 @@ def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> N
 
 
 def test_the_chain(slurm: Cluster, config_file: Path) -> None:
-    """Three jobs, one after the other; the first is preempted, and the others still wait for it."""
+    """Three jobs, one after the other; the first is preempted, and the others still wait for it.
+
+    Of a copy of the script, as a user makes one.
+    """
     settings = ("proxy.train.train_iters=200", "logging.log_interval=5")
     variables = {"NODES": "2", "GPUS": "1", "SBATCH_OUTPUT": f"{config_file.parent}/job-%j.log"}
-    script = str(SCRIPTS / "chain.sh")
-    printed = submit_as(slurm, config_file, variables, script, str(config_file), *settings)
+    script = config_file.parent / "mine.sh"
+    text = (SCRIPTS / "chain.sh").read_text()
+    script.write_text(text.replace("#SBATCH --requeue", "#SBATCH --requeue --comment=mine"))
+    script.chmod(0o755)
+    printed = submit_as(slurm, config_file, variables, str(script), str(config_file), *settings)
     said_of_check, *of_jobs = printed.splitlines()
     assert "nothing against 2 processes" in said_of_check
     names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
@@ -200,6 +206,7 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     logs = "".join(said(config_file, job) for job in jobs)
     assert [fact["JobState"] for fact in facts] == ["COMPLETED"] * 3, logs
     assert [fact["NumNodes"] for fact in facts] == ["1", "1", "2"]
+    assert [fact["Comment"] for fact in facts] == ["mine"] * 3
     assert [fact["Restarts"] for fact in facts] == ["1", "0", "0"]
     ends = [fact["EndTime"] for fact in facts]
     assert ends == sorted(ends)
