@@ -16,9 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from megatron.core.datasets import helpers
 
 from benchmarks.embedding import matmul_rate
 from benchmarks.mixtures import cost
+from benchmarks.provider import seconds
 from nemo_chameleon import Mixture, datasets, parallel, provider, proxy, scoring, training
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.domains import open_domains
@@ -63,13 +62,6 @@ def write_domains(folder: Path, count: int, documents: int) -> DataConfig:
         write_domain(prefix, documents + number)
         data.domains[prefix.name] = DomainConfig(path=str(prefix))
     return data
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes, once."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def indices(folder: Path, samples: int, count: int = 22) -> dict[str, float]:

@@ -209,7 +209,11 @@ def on_first_rank(compute: Callable[[], T]) -> T:
     """
     if _deciding.get() or not dist.is_initialized():
         return compute()
-    box: list[Any] = [None, None, True]
+    box: list[Any] = [
+        None,
+        None,
+        False,
+    ]  # given, its UserError, failed otherwise
     if is_first_rank():
         before = _deciding.set(True)
         try:
@@ -217,12 +221,12 @@ def on_first_rank(compute: Callable[[], T]) -> T:
         except UserError as error:
             box[1] = str(error)
         except BaseException:
-            dist.broadcast_object_list([None, None, False], src=0)
+            dist.broadcast_object_list([None, None, True], src=0)
             raise
         finally:
             _deciding.reset(before)
     dist.broadcast_object_list(box, src=0)
-    if not box[2]:
+    if box[2]:
         raise dist.DistError("the first rank failed")
     if box[1] is not None:
         raise UserError(box[1])

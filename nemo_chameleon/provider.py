@@ -15,6 +15,7 @@ from nemo_chameleon.checks import (
 )
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.job import Job
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.schema import MIXTURES, SFT, Config
 from nemo_chameleon.sft.shares import capped_in_answers
@@ -41,7 +42,7 @@ def prepare(config: Config) -> dict[str, Domain]:
         job = _checked_job(config, domains, mixture)
         if mixture is None:
             job.pretrained()
-            _check_proxy(config, domains)
+            _prepare_proxy(config, domains)
             _refuse_a_run_without_its_mixture(job)
         elif job.resumable() is None:
             job.pretrained()
@@ -57,7 +58,7 @@ def prepare_mixture(config: Config) -> dict[str, Domain]:
 
     def look() -> None:
         if existing_mixture(config, domains) is None:
-            _check_proxy(config, domains)
+            _prepare_proxy(config, domains)
 
     parallel.on_first_rank(look)
     return domains
@@ -82,13 +83,11 @@ def inspect(config: Config, processes: int, proxy_processes: int) -> dict[str, D
     mixture = existing_mixture(config, domains)
     _checked_job(config, domains, mixture).pretrained()
     if mixture is None:
-        _check_proxy(config, domains, elsewhere=proxy_processes)
+        _check_proxy(config, domains, proxy_processes)
     return domains
 
 
-def _checked_job(
-    config: Config, domains: Mapping[str, Domain], mixture: Mixture | None
-) -> training.Job:
+def _checked_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture | None) -> Job:
     datasets.check(config.data, domains, config, "")
     # Bounds that uniform weights cannot keep, no weights can.
     return base_job(config, domains, bounded(config, domains, mixture or Mixture.uniform(domains)))
@@ -100,18 +99,19 @@ def _opened(config: Config) -> dict[str, Domain]:
     return datasets.open_domains(config.data, length, answers_alone=answers_alone)
 
 
-def _check_proxy(
-    config: Config, domains: Mapping[str, Domain], elsewhere: int | None = None
-) -> None:
-    """Here, or for so many processes on other machines."""
-    job, processes = proxy.job_of(config, domains), elsewhere or parallel.world_size()
-    if elsewhere is None:
-        parallel.check_device(config.proxy, "proxy.")
+def _prepare_proxy(config: Config, domains: Mapping[str, Domain]) -> None:
+    _check_proxy(config, domains, parallel.world_size())
+    parallel.check_device(config.proxy, "proxy.")
+    if proxy.trains(config):
+        proxy.job_of(config, domains).resumable()
+
+
+def _check_proxy(config: Config, domains: Mapping[str, Domain], processes: int) -> None:
+    """What does not depend on the machine that it will run on."""
     if proxy.trains(config):
         check_proxy(config, processes)
+        job = proxy.job_of(config, domains)
         datasets.check(job.config.data, job.domains, config.proxy, "proxy.")
-        if elsewhere is None:
-            job.resumable()
     else:
         source = proxy.existing(config)
         if isinstance(source, MegatronSource):
@@ -119,7 +119,7 @@ def _check_proxy(
         check_windows(config.chameleon, source.num_layers, source.seq_length)
 
 
-def _refuse_a_run_without_its_mixture(job: training.Job) -> None:
+def _refuse_a_run_without_its_mixture(job: Job) -> None:
     folder, file = job.directory, job.config.chameleon.file
     if checkpoint.newest(folder) is not None:
         copy = folder / "mixture.json"
@@ -261,9 +261,9 @@ def saved_mixture(config: Config, domains: Mapping[str, Domain], file: Path) -> 
     return mixture
 
 
-def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> training.Job:
+def base_job(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> Job:
     """The base model's training, in a folder under `output` that the mixture's name gives."""
-    return training.Job(run_name(config), config, config, domains, mixture)
+    return Job(run_name(config), config, config, domains, mixture)
 
 
 def run_name(config: Config) -> str:

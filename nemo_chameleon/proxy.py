@@ -18,6 +18,7 @@ from nemo_chameleon.domains import Domain
 from nemo_chameleon.embedding import middle_layer
 from nemo_chameleon.errors import UserError
 from nemo_chameleon.files import digest
+from nemo_chameleon.job import Job
 from nemo_chameleon.mixture import Mixture, created
 from nemo_chameleon.report import layers_table
 from nemo_chameleon.sampling import Sampler, Windows, draw_until_known
@@ -186,7 +187,7 @@ def _layers(config: Config) -> tuple[int, ...]:
     return (chosen, *(layer for layer in range(1, count + 1) if layer != chosen))
 
 
-def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
+def job_of(config: Config, domains: Mapping[str, Domain]) -> Job:
     """The proxy's training: its part of the configuration on a uniform mixture.
 
     Examples that fit the base model's samples may be longer than the proxy's: it trains on their
@@ -195,7 +196,7 @@ def job_of(config: Config, domains: Mapping[str, Domain]) -> training.Job:
     if config.data.dataset == SFT:
         config = replace(config, data=replace(config.data, on_too_long="truncate"))
         domains = shortened(domains)
-    return training.Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
+    return Job("proxy", config.proxy, config, domains, Mixture.uniform(domains))
 
 
 def settings_digest(config: Config, domains: Mapping[str, Domain]) -> str:

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from nemo_chameleon.schema import Config
 _PATIENCE = 90  # seconds
 
 
-def opened_once_a_node(open_them: Callable[[], Mapping[str, Domain]]) -> dict[str, Domain]:
+def opened_once_a_node(open_them: Callable[[], dict[str, Domain]]) -> dict[str, Domain]:
     """Domains as the first rank opens them; the other nodes see to it that they have the same data.
 
     Data may lie on each node's own disk. Before the processes have met, each opens its own.
@@ -33,8 +33,8 @@ def opened_once_a_node(open_them: Callable[[], Mapping[str, Domain]]) -> dict[st
         UserError: as `open_them` on any node, or a node has other data than the first rank's.
     """
     if not dist.is_initialized():
-        return {**open_them()}
-    domains = parallel.on_first_rank(lambda: {**open_them()})
+        return open_them()
+    domains = parallel.on_first_rank(open_them)
 
     def differs() -> str | None:
         for name, domain in open_them().items():

@@ -25,25 +25,26 @@ from benchmarks.mixtures import (
 )
 from benchmarks.mixtures.size import Size
 from conftest import ROOT
-from nemo_chameleon import Mixture, provider, training
+from nemo_chameleon import Mixture, provider
 from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import load_config
 from nemo_chameleon.domains import open_domains
+from nemo_chameleon.job import Job
 from nemo_chameleon.schema import Config, ModelConfig
 from nemo_chameleon.weights import effective_domains
 
 
 @pytest.fixture
-def job(config: Config, alone: None) -> training.Job:
+def job(config: Config, alone: None) -> Job:
     """Six iterations of nine samples, three of each domain, in one batch."""
     train = config.train
     train.train_iters, train.global_batch_size, train.micro_batch_size = 6, 9, 9
     train.eval_iters = 0
     domains = open_domains(config.data.domains, config.data.split)
-    return training.Job("online", config, config, domains, Mixture.uniform(domains))
+    return Job("online", config, config, domains, Mixture.uniform(domains))
 
 
-def finished(job: training.Job, make: type) -> online.Online:
+def finished(job: Job, make: type) -> online.Online:
     """A run to its end."""
     from nemo_chameleon import parallel
 
@@ -64,7 +65,7 @@ def test_operations() -> None:
     assert cost.training(gpt, 100) == 3 * cost.forward(gpt, 100)
 
 
-def test_every_domain_has_its_part_of_every_batch(job: training.Job) -> None:
+def test_every_domain_has_its_part_of_every_batch(job: Job) -> None:
     """Three samples of each domain at each step, none of them twice in a run."""
 
     class Counting(online.Online):
@@ -82,7 +83,7 @@ def test_every_domain_has_its_part_of_every_batch(job: training.Job) -> None:
     assert sum(state.drawn.values()) == 54
 
 
-def test_doremi_moves_to_what_the_reference_does_better(job: training.Job) -> None:
+def test_doremi_moves_to_what_the_reference_does_better(job: Job) -> None:
     """Weights grow with exp(excess loss), sum to 1 and are smoothed; no excess is below 0."""
 
     class Knows(torch.nn.Module):
@@ -102,7 +103,7 @@ def test_doremi_moves_to_what_the_reference_does_better(job: training.Job) -> No
     assert state.average[list(job.domains)[1]] > 0.9
 
 
-def test_doge_mixes_gradients_by_alignment(job: training.Job) -> None:
+def test_doge_mixes_gradients_by_alignment(job: Job) -> None:
     """Weights grow by alignment with the others, and the gradient is their sum over g_i."""
     seen = []
 
@@ -194,7 +195,7 @@ def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
     assert best.sum() == pytest.approx(1)
 
 
-def test_chameleon_with_other_settings(job: training.Job, tmp_path: Path) -> None:
+def test_chameleon_with_other_settings(job: Job, tmp_path: Path) -> None:
     """Settings of scores need no model, others embed anew, a proxy's train another one."""
     config = job.config
     provider.resolve_mixture(config)

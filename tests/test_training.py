@@ -13,6 +13,7 @@ import torch
 from nemo_chameleon import Mixture, checkpoint, provider, report, training
 from nemo_chameleon.domains import open_domains
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.job import Job
 from nemo_chameleon.schema import Config, DatasetConfig
 from nemo_chameleon.stopping import StoppedError
 
@@ -20,21 +21,21 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture
-def job(config: Config) -> training.Job:
+def job(config: Config) -> Job:
     """Six iterations of eight samples on shares that do not divide them."""
     domains = open_domains(config.data.domains, config.data.split)
     mixture = Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, method={"name": "test"})
     config.checkpoint.save_interval = 2
-    return training.Job("base", config, config, domains, mixture)
+    return Job("base", config, config, domains, mixture)
 
 
-def elsewhere(job: training.Job, output: Path) -> training.Job:
+def elsewhere(job: Job, output: Path) -> Job:
     """The same job in another folder."""
     config = dataclasses.replace(job.config, output=str(output))
     return dataclasses.replace(job, config=config, run=config)
 
 
-def test_result(job: training.Job) -> None:
+def test_result(job: Job) -> None:
     """result.json has loss, perplexity, realised samples and epochs by domain, and their means."""
     result = training.train(job)
     assert result == json.loads((job.directory / "result.json").read_text())
@@ -53,7 +54,7 @@ def test_result(job: training.Job) -> None:
     assert Mixture.load(job.directory / "mixture.json") == job.mixture
 
 
-def test_validation_sets(job: training.Job, corpus: Path) -> None:
+def test_validation_sets(job: Job, corpus: Path) -> None:
     """One of a domain's name replaces its split, another stands beside; neither is drawn from."""
     from nemo_chameleon.prepare import write_dataset
     from nemo_chameleon.tokenizer import load_tokenizer
@@ -76,14 +77,14 @@ def test_validation_sets(job: training.Job, corpus: Path) -> None:
     assert "unseen" in report.compare([result])
 
 
-def test_training_learns(job: training.Job) -> None:
+def test_training_learns(job: Job) -> None:
     """Sixty iterations lower the loss well below that of a uniform guess."""
     job.run.train.train_iters = 60
     job.run.checkpoint.save_interval = 0
     assert training.train(job)["loss"] < np.log(512) - 1.0
 
 
-def test_a_run_starts_from_a_pretrained_checkpoint(job: training.Job, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_pretrained_checkpoint(job: Job, tmp_path: Path) -> None:
     """With a rate of nought it has the checkpoint's losses; the proxy starts from none."""
     first = training.train(job)
     again = elsewhere(job, tmp_path / "again")
@@ -103,7 +104,7 @@ def test_a_run_starts_from_a_pretrained_checkpoint(job: training.Job, tmp_path: 
         training.train(again)
 
 
-def test_pretrained_checkpoints_that_are_refused(job: training.Job, tmp_path: Path) -> None:
+def test_pretrained_checkpoints_that_are_refused(job: Job, tmp_path: Path) -> None:
     """Not there, no checkpoint, of another model or vocabulary: known before any training."""
     training.train(job)
     job = elsewhere(job, tmp_path / "other")
@@ -131,7 +132,7 @@ def test_pretrained_checkpoints_that_are_refused(job: training.Job, tmp_path: Pa
         provider.prepare(job.config)
 
 
-def test_micro_batches_do_not_change_the_run(job: training.Job, tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_the_run(job: Job, tmp_path: Path) -> None:
     """Four micro-batches an iteration give the loss, a mean over tokens, that one gives."""
     in_four = training.train(job)
     job.run.train.micro_batch_size = 8
@@ -141,7 +142,7 @@ def test_micro_batches_do_not_change_the_run(job: training.Job, tmp_path: Path) 
 
 
 def test_stopped_and_resumed_equals_never_stopped(
-    job: training.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that dies after iteration 4 and is started again ends with the same figures."""
     whole = training.train(elsewhere(job, tmp_path / "whole"))
@@ -166,7 +167,7 @@ def test_stopped_and_resumed_equals_never_stopped(
 
 
 def test_a_run_that_is_asked_to_stop(
-    job: training.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGUSR1 lets it save at the next log and end; started again it ends as if never stopped."""
     job.config.logging.log_interval, job.config.checkpoint.save_interval = 2, 0
@@ -190,14 +191,14 @@ def test_a_run_that_is_asked_to_stop(
     assert resumed["domains"] == whole["domains"]
 
 
-def test_finished_run_starts_no_training(job: training.Job) -> None:
+def test_finished_run_starts_no_training(job: Job) -> None:
     """Starting a finished run again gives the same result without an iteration."""
     first, again = training.train(job), training.train(job)
     for key in ("loss", "domains", "seconds", "iterations"):
         assert again[key] == first[key]
 
 
-def test_half_written_checkpoint_is_not_found(job: training.Job) -> None:
+def test_half_written_checkpoint_is_not_found(job: Job) -> None:
     """A checkpoint under its working name is passed over; the one before it is used."""
     training.train(job)
     (job.directory / "iter_0000008.tmp").mkdir()
@@ -206,7 +207,7 @@ def test_half_written_checkpoint_is_not_found(job: training.Job) -> None:
     assert found.name == "iter_0000006"
 
 
-def test_other_order_of_samples_is_refused(job: training.Job) -> None:
+def test_other_order_of_samples_is_refused(job: Job) -> None:
     """Going on with other weights or batches would repeat and skip data; both are shown."""
     training.train(job)
     other = dataclasses.replace(job, mixture=Mixture.uniform(job.domains))
@@ -219,7 +220,7 @@ def test_other_order_of_samples_is_refused(job: training.Job) -> None:
         training.train(job)
 
 
-def test_other_model_or_optimizer_is_refused(job: training.Job) -> None:
+def test_other_model_or_optimizer_is_refused(job: Job) -> None:
     """A checkpoint of another model, and a learning rate that would be ignored, are named."""
     training.train(job)
     for section, key, value in (("model", "num_layers", 3), ("optimizer", "lr", 2e-2)):
@@ -230,7 +231,7 @@ def test_other_model_or_optimizer_is_refused(job: training.Job) -> None:
         setattr(getattr(job.run, section), key, before)
 
 
-def test_domains_in_another_order_are_refused(job: training.Job) -> None:
+def test_domains_in_another_order_are_refused(job: Job) -> None:
     """The same domains and weights in another order are other samples."""
     training.train(job)
     turned = dict(reversed(job.domains.items()))
@@ -238,7 +239,7 @@ def test_domains_in_another_order_are_refused(job: training.Job) -> None:
         training.train(dataclasses.replace(job, domains=turned))
 
 
-def test_resume_never(job: training.Job) -> None:
+def test_resume_never(job: Job) -> None:
     """checkpoint.resume=never does not start over a run that is there."""
     training.train(job)
     job.config.checkpoint.resume = "never"
@@ -246,7 +247,7 @@ def test_resume_never(job: training.Job) -> None:
         training.train(job)
 
 
-def test_oldest_checkpoints_are_removed(job: training.Job) -> None:
+def test_oldest_checkpoints_are_removed(job: Job) -> None:
     """checkpoint.keep=2 of three leaves the newest two; the run can go on from them."""
     job.config.checkpoint.keep = 2
     training.train(job)
@@ -255,7 +256,7 @@ def test_oldest_checkpoints_are_removed(job: training.Job) -> None:
     assert training.train(job)["iterations"] == 6
 
 
-def test_the_newest_checkpoint_is_never_removed(job: training.Job) -> None:
+def test_the_newest_checkpoint_is_never_removed(job: Job) -> None:
     """A later one, left from before the run was set back by hand, does not count as newest."""
     (job.directory / "iter_0002000").mkdir(parents=True)
     job.config.checkpoint.keep = 1
@@ -265,7 +266,7 @@ def test_the_newest_checkpoint_is_never_removed(job: training.Job) -> None:
     assert left == {"iter_0000006", "iter_0002000"}
 
 
-def test_no_evaluation(job: training.Job) -> None:
+def test_no_evaluation(job: Job) -> None:
     """train.eval_iters=0 trains without a validation split, and reports no perplexity."""
     job.run.train.eval_iters = 0
     job.config.data.split = "1,0,0"
@@ -274,7 +275,7 @@ def test_no_evaluation(job: training.Job) -> None:
     assert "perplexity" not in result["domains"]["code"]
 
 
-def test_loss_that_is_not_finite(job: training.Job) -> None:
+def test_loss_that_is_not_finite(job: Job) -> None:
     """A run that diverges ends, naming the iteration and the setting to change."""
     job.run.optimizer.lr = 1e30
     with pytest.raises(UserError, match=r"the loss is nan at iteration .* lower optimizer\.lr"):
@@ -296,7 +297,7 @@ def cudas_types(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("cudas_types")
-def test_mixed_precision_resumes(job: training.Job, tmp_path: Path) -> None:
+def test_mixed_precision_resumes(job: Job, tmp_path: Path) -> None:
     """In bf16, with Megatron's optimizer of fp32 main parameters, resumed equals never stopped."""
     job.run.train.precision = "bf16"
     whole = training.train(elsewhere(job, tmp_path / "whole"))
@@ -308,7 +309,7 @@ def test_mixed_precision_resumes(job: training.Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cudas_types")
-def test_distributed_optimizer_saves(job: training.Job, tmp_path: Path) -> None:
+def test_distributed_optimizer_saves(job: Job, tmp_path: Path) -> None:
     """Megatron's distributed optimizer can be saved in every release that is supported.
 
     To load it again takes a fused Adam: tests/test_gpu.py.
@@ -319,7 +320,7 @@ def test_distributed_optimizer_saves(job: training.Job, tmp_path: Path) -> None:
     assert checkpoint.newest(job.directory) == job.directory / "iter_0000006"
 
 
-def test_tensorboard_scalars(job: training.Job) -> None:
+def test_tensorboard_scalars(job: Job) -> None:
     """Loss, learning rate, and loss and samples of every domain are there to look at."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"

@@ -17,6 +17,7 @@ from nemo_chameleon.changes import Computed, averaged
 from nemo_chameleon.datasets import Vocabulary
 from nemo_chameleon.domains import Domain
 from nemo_chameleon.errors import UserError
+from nemo_chameleon.job import Job
 from nemo_chameleon.leverage import affinity_matrix
 from nemo_chameleon.schema import Config, ModelConfig
 from nemo_chameleon.weights import effective_domains
@@ -57,10 +58,10 @@ class Setting:
         """Chameleon's."""
         return self.size.folder / f"seed{self.seed}" / "chameleon" / "mixture.json"
 
-    def job(self, name: str, run: Any = None, mixture: Mixture | None = None) -> training.Job:
+    def job(self, name: str, run: Any = None, mixture: Mixture | None = None) -> Job:
         """A proxy's training."""
         weights = mixture or Mixture.uniform(self.domains)
-        return training.Job(name, run or self.config.proxy, self.config, self.domains, weights)
+        return Job(name, run or self.config.proxy, self.config, self.domains, weights)
 
 
 def chameleon(setting: Setting) -> Record:

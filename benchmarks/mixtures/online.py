@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from torch.utils.data import default_collate
 
 from nemo_chameleon import checkpoint, evaluation, model, parallel, training
+from nemo_chameleon.job import Job
 
 
 class Online(training.Training):
@@ -26,7 +27,7 @@ class Online(training.Training):
         history: alpha of every step.
     """
 
-    def __init__(self, job: training.Job) -> None:
+    def __init__(self, job: Job) -> None:
         super().__init__(job)
         k = len(job.domains)
         self.alpha: NDArray[np.float64] = np.full(k, 1 / k)
@@ -103,7 +104,7 @@ class DoReMi(Online):
     Step size 1, smoothing 1e-3, as in the paper.
     """
 
-    def __init__(self, job: training.Job, reference: torch.nn.Module) -> None:
+    def __init__(self, job: Job, reference: torch.nn.Module) -> None:
         """`reference` was trained on the reference weights, here uniform."""
         super().__init__(job)
         self._reference = reference
@@ -145,7 +146,7 @@ class DoGE(Online):
 
     mu, most = 0.01, 5.0
 
-    def __init__(self, job: training.Job) -> None:
+    def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.alignment: list[NDArray[np.float64]] = []
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -218,7 +219,7 @@ def _with_others(gradients: torch.Tensor) -> torch.Tensor:
     return gradients @ gradients.sum(0) - gradients.square().sum(1)
 
 
-def doremi(job: training.Job, reference: Path, vocab_size: int) -> DoReMi:
+def doremi(job: Job, reference: Path, vocab_size: int) -> DoReMi:
     """DoReMi's proxy, against a checkpoint of the same model."""
     with parallel.layout(job.run.parallel, job.run.train.seed):
         gpt = model.build(job.run, vocab_size, for_training=False)

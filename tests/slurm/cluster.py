@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _CONFIGURATION = """\
@@ -62,6 +62,10 @@ class Cluster:
         )
         assert done.returncode == 0, f"{command}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
+
+    def given(self, **variables: str) -> "Cluster":
+        """The same one, whose commands and jobs have these variables too."""
+        return replace(self, env={**self.env, **variables})
 
     def submit(self, *arguments: str) -> str:
         """A job's number."""

@@ -1,6 +1,5 @@
 """The .sbatch scripts on a real SLURM of two nodes: make test-slurm."""
 
-import dataclasses
 import json
 import re
 import shlex
@@ -21,8 +20,9 @@ if missing():
     pytest.skip(f"make test-slurm installs {', '.join(missing())}", allow_module_level=True)
 
 SCRIPTS = ROOT / "recipes" / "slurm"
-UNIFORM = ("data.mixture=uniform", "checkpoint.save_interval=40", "logging.log_interval=5")
-LONG = (*UNIFORM, "train.train_iters=160")
+PACE = ("checkpoint.save_interval=40", "logging.log_interval=5")
+UNIFORM = ("data.mixture=uniform", *PACE)
+LONG = ("train.train_iters=160", *UNIFORM)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,6 @@ def submit(slurm: Cluster, config: Path, *settings: str) -> str:
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
-
-
-def submit_as(slurm: Cluster, config: Path, variables: dict[str, str], *arguments: str) -> str:
-    """A job, or what a script says of its jobs, with variables of its own."""
-    return dataclasses.replace(slurm, env={**slurm.env, **variables}).run(*arguments)
 
 
 def said(config: Path, job: str) -> str:
@@ -141,8 +136,7 @@ def test_work_that_does_not_listen_is_ended(slurm: Cluster, config_file: Path) -
         f"import pathlib, time\nbegun = pathlib.Path({str(begun)!r})\n"
         f"time.sleep(0 if begun.exists() else (begun.touch(), {seconds})[1])\n"
     )
-    impatient = dataclasses.replace(slurm, env={**slurm.env, "GRACE": "3"})
-    job = launched(impatient, recipe)
+    job = launched(slurm.given(GRACE="3"), recipe)
     slurm.until(begun.exists, 60, job)
     time.sleep(2)  # both of them
     slurm.run("scancel", "--signal=USR1", "--batch", job)
@@ -189,12 +183,13 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     Of a copy of the script, as a user makes one.
     """
     settings = ("proxy.train.train_iters=200", "logging.log_interval=5")
-    variables = {"NODES": "2", "GPUS": "1", "SBATCH_OUTPUT": f"{config_file.parent}/job-%j.log"}
+    log = f"{config_file.parent}/job-%j.log"
+    two_nodes = slurm.given(NODES="2", GPUS="1", SBATCH_OUTPUT=log)
     script = config_file.parent / "mine.sh"
     text = (SCRIPTS / "chain.sh").read_text()
     script.write_text(text.replace("#SBATCH --requeue", "#SBATCH --requeue --comment=mine"))
     script.chmod(0o755)
-    printed = submit_as(slurm, config_file, variables, str(script), str(config_file), *settings)
+    printed = two_nodes.run(str(script), str(config_file), *settings)
     said_of_check, *of_jobs = printed.splitlines()
     assert "nothing against 2 processes" in said_of_check
     names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
@@ -220,7 +215,7 @@ def test_the_chain_ends_where_it_cannot_run(slurm: Cluster, config_file: Path) -
     """No job is submitted for a base model that does not lie over its nodes."""
     wrong = "parallel.tensor_model_parallel_size=4"
     command = [str(SCRIPTS / "chain.sh"), str(config_file), wrong]
-    env = {**slurm.env, "NODES": "1", "GPUS": "2"}
+    env = slurm.given(NODES="1", GPUS="2").env
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 2
     assert "tensor_model_parallel_size" in done.stderr
@@ -251,18 +246,14 @@ def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
     seen = folder / "containers"
     srun.write_text(CONTAINERS.format(seen=seen, srun=shutil.which("srun")))
     srun.chmod(0o755)
-    variables = {
-        "PATH": f"{folder}/bin:{slurm.env['PATH']}",
-        "CONTAINER_IMAGE": "nemo.sqsh",
-        "CONTAINER_MOUNTS": "/data,/home",
-    }
-    job = submit_as(
-        slurm,
-        config_file,
-        variables,
-        *("sbatch", "--parsable", "--array=1-2", "--nodes=1", "--gpus-per-node=1"),
-        f"--output={folder}/job-%a.log",
-        *(str(SCRIPTS / "array.sbatch"), str(config_file), *LONG[1:]),
+    contained = slurm.given(
+        PATH=f"{folder}/bin:{slurm.env['PATH']}",
+        CONTAINER_IMAGE="nemo.sqsh",
+        CONTAINER_MOUNTS="/data,/home",
+    )
+    job = contained.submit(
+        *("--array=1-2", "--nodes=1", "--gpus-per-node=1", f"--output={folder}/job-%a.log"),
+        *(str(SCRIPTS / "array.sbatch"), str(config_file), "train.train_iters=160", *PACE),
     )
     tracker = folder / "out" / "proportional" / "latest_checkpointed_iteration.txt"
     slurm.until(tracker.exists, 120, f"{job}_2")
