@@ -271,7 +271,7 @@ def scores(folder: Path, count: int) -> dict[str, float]:
 def main() -> None:
     """Measure, print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, seconds in all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, three minutes")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
