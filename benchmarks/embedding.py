@@ -1,4 +1,4 @@
-"""Domain embeddings: ours against the authors' way, on the same weights and windows.
+"""IndexedDomain embeddings: ours against the authors' way, on the same weights and windows.
 
     python -m benchmarks.embedding [--quick]
 
@@ -23,14 +23,18 @@ import torch
 import transformers
 
 from benchmarks.gpt2 import megatron_state
-from nemo_chameleon import model, parallel
-from nemo_chameleon.domains import Domain
+from nemo_chameleon.config.schema import ModelConfig, RunConfig
+from nemo_chameleon.data.indexed import IndexedDomain
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
+from nemo_chameleon.distributed.device import current_device, dtype_of
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding import embed, middle_layer
-from nemo_chameleon.extractors import megatron_extractor
-from nemo_chameleon.prepare import write_dataset
-from nemo_chameleon.sampling import default_batch
-from nemo_chameleon.schema import ModelConfig, Run
-from nemo_chameleon.tokenizer import load_tokenizer, train_tokenizer
+from nemo_chameleon.embedding.megatron import megatron_extractor
+from nemo_chameleon.embedding.sampler import default_batch
+from nemo_chameleon.utils.ranks import is_first_rank
+from nemo_chameleon.models.gpt import build_gpt, unwrap
 
 SEED = 1
 
@@ -55,11 +59,15 @@ def gpt2(length: int, quick: bool) -> transformers.GPT2LMHeadModel:
     return transformers.GPT2LMHeadModel(settings).eval()
 
 
-def theirs(lm: transformers.GPT2LMHeadModel, domain: Domain, tokenizer, samples: int, length: int):
+def theirs(
+    lm: transformers.GPT2LMHeadModel, domain: IndexedDomain, tokenizer, samples: int, length: int
+):
     """The mean hidden state (h,) the authors' way; padding, of which there is none here, counts."""
     layer, total, count = middle_layer(6), 0.0, 0
     for start in range(0, samples, 64):
-        windows = [domain.window(i, length, SEED) for i in range(start, min(start + 64, samples))]
+        windows = [
+            domain.window(i, length, SEED).tokens for i in range(start, min(start + 64, samples))
+        ]
         texts = [tokenizer.decode(window.tolist()) for window in windows]
         batch = torch.zeros(len(texts), length, dtype=torch.int64)
         for row, encoded in enumerate(tokenizer.encode_batch(texts)):
@@ -83,8 +91,8 @@ def matmul_rate() -> float:
     """Dense products a second of this device, in operations: the better of two sizes."""
     rates = []
     for size in (2048, 4096) if torch.cuda.is_available() else (512, 1024):
-        dtype = parallel.precision("auto")
-        a = torch.randn(size, size, dtype=dtype, device=parallel.device())
+        dtype = dtype_of("auto")
+        a = torch.randn(size, size, dtype=dtype, device=current_device())
         repeats = 50 if torch.cuda.is_available() else 5
 
         def products(a: torch.Tensor = a, repeats: int = repeats) -> np.ndarray:
@@ -98,21 +106,21 @@ def matmul_rate() -> float:
 
 def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarray, float]:
     """The embedding (h,), and seconds; on every process that takes part."""
-    settings, run = lm.config, Run(model=ModelConfig())
+    settings, run = lm.config, RunConfig(model=ModelConfig())
     run.model.num_layers, run.model.hidden_size = settings.n_layer, settings.n_embd
     run.model.num_attention_heads, run.model.seq_length = settings.n_head, length
     run.model.position_embedding_type, run.model.normalization = "learned_absolute", "LayerNorm"
     run.model.gated_linear_unit, run.model.add_bias_linear = False, True
     run.model.share_embeddings_and_output_weights = True
-    domain = Domain.open("stdlib", str(folder / "stdlib"))
-    with parallel.layout(run.parallel, 0):
-        gpt = model.build(run, settings.vocab_size, for_training=False)
+    domain = IndexedDomain.open("stdlib", str(folder / "stdlib"))
+    with model_parallel(run.parallel, 0):
+        gpt = build_gpt(run, settings.vocab_size, for_training=False)
         state = megatron_state(lm)
-        table = model.unwrap(gpt).embedding.word_embeddings.weight
+        table = unwrap(gpt).embedding.word_embeddings.weight
         padded = torch.zeros(table.shape)
         padded[: settings.vocab_size] = state["embedding.word_embeddings.weight"]
         state["embedding.word_embeddings.weight"] = padded
-        model.unwrap(gpt).load_state_dict(state, strict=False)
+        unwrap(gpt).load_state_dict(state, strict=False)
         with megatron_extractor(gpt) as extractor:
 
             def compute() -> np.ndarray:
@@ -150,16 +158,17 @@ def main() -> None:
     samples = 64 if quick else 4096 if cuda else 64
     lm = gpt2(length, quick)
     if arguments.ours_in:  # one of several processes
-        with parallel.processes():
+        with process_group():
             _, seconds = measure_ours(Path(arguments.ours_in), lm, samples, length)
-            parallel.say(json.dumps({"ours_tokens_per_second": samples * length / seconds}))
+            if is_first_rank():
+                print(json.dumps({"ours_tokens_per_second": samples * length / seconds}))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data(folder)
-        domain = Domain.open("stdlib", str(folder / "stdlib"))
-        tokens = sum(len(domain.window(i, length, SEED)) for i in range(samples))
-        with parallel.processes():
+        domain = IndexedDomain.open("stdlib", str(folder / "stdlib"))
+        tokens = sum(len(domain.window(i, length, SEED).tokens) for i in range(samples))
+        with process_group():
             ours, seconds = measure_ours(folder, lm, samples, length)
             rate = matmul_rate()
         tokenizer = load_tokenizer(str(folder / "tokenizer.json"))

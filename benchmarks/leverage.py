@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_chameleon.leverage import leverage_scores
+from nemo_chameleon.method.leverage import leverage_scores
 
 WIDTH = 768
 RELATIVE_RIDGE = 0.3

@@ -23,8 +23,11 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from nemo_chameleon import Mixture, datasets, parallel, provider
+from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_config
+from nemo_chameleon.data.blend import training_dataset
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.processes import process_group
 
 DOMAINS, VOCABULARY, LENGTH, SEED = 22, 32_000, 512, 1
 
@@ -41,10 +44,10 @@ def write_domain(prefix: Path, documents: int, generator: np.random.Generator) -
 def ours(config: Any, cache: Path, samples: int) -> Any:
     """All that a run does between its configuration and its first batch."""
     config.data.cache = str(cache)
-    domains = provider.prepare(config)
-    mixture = provider.resolve_mixture(config, domains)
-    return datasets.training_dataset(
-        config.data, domains, mixture, samples=samples, seq_length=LENGTH, seed=SEED
+    prepared = provider.prepare(config)
+    mixture = provider.resolve_mixture(config, prepared)
+    return training_dataset(
+        config.data, prepared.domains, mixture, samples=samples, seq_length=LENGTH, seed=SEED
     )
 
 
@@ -56,7 +59,7 @@ def megatrons(prefixes: list[str], weights: list[float], cache: Path, samples: i
         blend=(prefixes, weights),
         split="95,5,0",
         path_to_cache=str(cache),
-        tokenizer=datasets.Vocabulary(VOCABULARY, -2, {}),
+        tokenizer=Vocabulary(VOCABULARY, -2, {}),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
@@ -92,7 +95,7 @@ def main() -> None:
     samples = arguments.samples or samples
     logging.disable(logging.WARNING)
     generator = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name, parallel.processes():
+    with tempfile.TemporaryDirectory() as name, process_group():
         folder = Path(name)
         names = [f"domain{i:02}" for i in range(DOMAINS)]
         weights = generator.dirichlet(np.full(DOMAINS, 2.0))

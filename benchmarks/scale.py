@@ -27,15 +27,23 @@ from megatron.core.datasets import helpers
 from benchmarks.embedding import matmul_rate
 from benchmarks.mixtures import cost
 from benchmarks.provider import seconds
-from nemo_chameleon import Mixture, datasets, parallel, provider, proxy, scoring, training
+from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_mixture_config
-from nemo_chameleon.domains import open_domains
+from nemo_chameleon.config.schema import ChameleonConfig, Config, DataConfig, DomainConfig
+from nemo_chameleon.data.blend import training_dataset
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding import embed, middle_layer
-from nemo_chameleon.extractors import megatron_extractor
-from nemo_chameleon.sampling import default_batch
-from nemo_chameleon.schema import ChameleonConfig, Config, DataConfig, DomainConfig
-from nemo_chameleon.shards import SHARDS, Shards, save_embeddings
-from nemo_chameleon.weights import PRESETS
+from nemo_chameleon.embedding.megatron import megatron_extractor
+from nemo_chameleon.embedding.sampler import default_batch
+from nemo_chameleon.method.embeddings import SHARDS, ShardedEmbedding
+from nemo_chameleon.method.weights import PRESETS
+from nemo_chameleon.mixture import compute
+from nemo_chameleon.mixture.embeddings_file import save_embeddings
+from nemo_chameleon.provider.runs import proxy_run
+from nemo_chameleon.train import trainer
 
 LENGTH, DOCUMENT, VOCABULARY, WIDTH = 8192, 2048, 32_000, 768
 
@@ -67,12 +75,12 @@ def write_domains(folder: Path, count: int, documents: int) -> DataConfig:
 def indices(folder: Path, samples: int, count: int = 22) -> dict[str, float]:
     """Megatron's, over one pass of each domain, as the first rank of a run builds them."""
     data = write_domains(folder, count, samples * LENGTH // DOCUMENT // count + 1)
-    domains = datasets.open_domains(data, LENGTH)
+    domains = kind_of(data).open_domains(data, LENGTH)
     mixture = Mixture.uniform(domains)
     sizes = {"samples": samples, "seq_length": LENGTH, "seed": 1}
 
     def build() -> None:
-        datasets.training_dataset(data, domains, mixture, **sizes)
+        training_dataset(data, domains, mixture, **sizes)
 
     first, again = seconds(build), seconds(build)
     cache = sum(path.stat().st_size for path in Path(data.cache).iterdir())
@@ -103,7 +111,7 @@ def opening(folder: Path, count: int) -> dict[str, Any]:
     Seconds, and file system calls where strace is.
     """
     data = write_domains(folder, count, 1000)
-    taken = seconds(lambda: open_domains(data.domains, data.split, VOCABULARY))
+    taken = seconds(lambda: open_indexed(data.domains, data.split, VOCABULARY))
     found: dict[str, Any] = {"domains": count, "milliseconds_a_domain": taken / count * 1e3}
     if shutil.which("strace"):
         opened = {many: counted(folder, "open", many) for many in (1, count)}
@@ -140,11 +148,11 @@ def only(action: str, folder: Path, count: int) -> None:
     wanted = {path.stem: DomainConfig(path=str(path.with_suffix(""))) for path in paths}
     data = DataConfig(domains=wanted, vocab_size=VOCABULARY, split="1,0,0")
     data.cache = str(folder / "cache")
-    with parallel.processes():
-        domains = open_domains(data.domains, data.split, VOCABULARY)
+    with process_group():
+        domains = open_indexed(data.domains, data.split, VOCABULARY)
         if action == "draw":
             sizes = {"samples": 10 * count, "seq_length": LENGTH, "seed": 1}
-            datasets.training_dataset(data, domains, Mixture.uniform(domains), **sizes)
+            training_dataset(data, domains, Mixture.uniform(domains), **sizes)
 
 
 def rates(folder: Path, quick: bool) -> dict[str, Any]:
@@ -161,9 +169,9 @@ def rates(folder: Path, quick: bool) -> dict[str, Any]:
     config = load_mixture_config(None, settings)
     model, vocabulary = config.proxy.model, 50257
     length, layer = model.seq_length, middle_layer(model.num_layers)
-    job = proxy.job_of(config, provider.prepare_mixture(config))
-    with parallel.layout(config.proxy.parallel, 1):
-        run = training.Training(job)
+    proxy = proxy_run(config, provider.prepare_mixture(config).domains)
+    with model_parallel(config.proxy.parallel, 1):
+        run = trainer.Trainer(proxy)
         batches = run._batches()
         run.step(batches)
 
@@ -173,7 +181,7 @@ def rates(folder: Path, quick: bool) -> dict[str, Any]:
             run.meter.reduce()  # which waits for the device
 
         training_rate = iterations * sequences * length / seconds(train)
-        first = next(iter(job.domains.items()))
+        first = next(iter(proxy.domains.items()))
         with megatron_extractor(run.model) as extractor:
             sizes = {"samples": windows, "sample_length": length, "seed": 1}
 
@@ -244,7 +252,7 @@ def scores(folder: Path, count: int) -> dict[str, float]:
     embeddings = {}
     for number in range(count):
         means = generator.normal(size=WIDTH) + 0.3 * generator.normal(size=(SHARDS, WIDTH))
-        shards = Shards(means.astype(np.float32), np.full(SHARDS, 2**15))
+        shards = ShardedEmbedding(means.astype(np.float32), np.full(SHARDS, 2**15))
         embeddings[f"domain{number:05}"] = shards
     facts = {
         name: {"path": f"/data/{name}", "tokens": 10**10, "samples": 2048} for name in embeddings
@@ -252,7 +260,7 @@ def scores(folder: Path, count: int) -> dict[str, float]:
     arguments: dict[str, Any] = {"objective": "pretrain", "preset": PRESETS["calibrated"]}
     made: list[Mixture] = []
     taken = seconds(
-        lambda: made.append(scoring.mixture_from_embeddings([embeddings], facts, **arguments))
+        lambda: made.append(compute.mixture_from_embeddings([embeddings], facts, **arguments))
     )
     made[0].save(folder / "mixture.json")
     save_embeddings(folder / "mixture.safetensors", [embeddings])
@@ -286,7 +294,7 @@ def main() -> None:
         figures[name] = found
         print(name, json.dumps(found, indent=2), flush=True)
 
-    with tempfile.TemporaryDirectory() as name, parallel.processes():
+    with tempfile.TemporaryDirectory() as name, process_group():
         folder = Path(name)
         add("opening", opening(folder / "opening", 50 if quick else 1000))
         for samples, count in ((10**6, 22), (10**6, 1000), (10**5, 10_000)):

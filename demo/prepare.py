@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from demo import text
-from nemo_chameleon.console import program
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import write_atomically
+from nemo_chameleon.utils.console import program
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
 
 VOCAB_SIZE = 2048
 # What the tokenizer sees of each domain: as much of a small one as of a large one.
@@ -22,8 +22,8 @@ TOKENIZER_BYTES = 500_000
 @program
 def main() -> None:
     """Write tokenizer.json and NAME.bin, NAME.idx for every domain into the given folder."""
-    from nemo_chameleon.prepare import write_dataset
-    from nemo_chameleon.tokenizer import train_tokenizer
+    from nemo_chameleon.data.tokenize import write_dataset
+    from nemo_chameleon.data.tokenizer import train_tokenizer
 
     if len(sys.argv) != 2:
         raise UserError("usage: python -m demo.prepare FOLDER")

@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from nemo_chameleon.console import program
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import write_atomically
+from nemo_chameleon.utils.console import program
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
 
 LANGUAGES = {
     "german": "de",

@@ -6,22 +6,25 @@ megatron-core is imported when it is asked for.
 
 from typing import TYPE_CHECKING, Any
 
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.leverage import (
+from nemo_chameleon.method.leverage import (
     affinity_matrix,
     leverage_scores,
     scores_from_affinity,
 )
+from nemo_chameleon.method.weights import chameleon_weights, weights_from_scores
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.weights import chameleon_weights, weights_from_scores
+from nemo_chameleon.utils.errors import UserError
 
 if TYPE_CHECKING:
     from nemo_chameleon.config import load_config
     from nemo_chameleon.provider import resolve_mixture
 
+    __version__: str
+
 __all__ = [
     "Mixture",
     "UserError",
+    "__version__",
     "affinity_matrix",
     "chameleon_weights",
     "leverage_scores",
@@ -41,4 +44,8 @@ def __getattr__(name: str) -> Any:
         from nemo_chameleon.provider import resolve_mixture
 
         return resolve_mixture
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nemo_chameleon")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,16 +11,19 @@ doctor    what is installed, what works with it, what to install for the rest
 import argparse
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-from nemo_chameleon.changes import Computed, averaged
-from nemo_chameleon.console import program
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.exchange import FORMS, export_mixture, import_mixture
-from nemo_chameleon.files import write_atomically
+from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.report import compare, diff_mixtures, read_result, show_mixture, table
-from nemo_chameleon.weights import OBJECTIVES, PRESETS
+from nemo_chameleon.mixture.edit import ComputedMixture, averaged
+from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixture
+from nemo_chameleon.mixture.tables import diff_mixtures, show_mixture
+from nemo_chameleon.train.report import compare, read_result
+from nemo_chameleon.utils.console import program
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.tables import table
 
 
 @program
@@ -32,6 +35,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nemo-chameleon", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=version("nemo_chameleon"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     prepare = commands.add_parser("prepare", help="tokenise JSONL files into a Megatron dataset")
@@ -110,14 +114,15 @@ def _add_mixture_actions(actions: "argparse._SubParsersAction[argparse.ArgumentP
     ):
         parser = actions.add_parser(name, help=text)
         parser.add_argument("file", metavar="FILE")
-        parser.add_argument("--format", choices=FORMS, required=True)
+        parser.add_argument("--format", choices=FORMATS, required=True)
         parser.add_argument("--output", metavar="FILE", required=name == "import")
         parser.set_defaults(command=command)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.prepare import read_jsonl, write_dataset
-    from nemo_chameleon.tokenizer import load_tokenizer
+    from nemo_chameleon.data.readers import read_jsonl
+    from nemo_chameleon.data.tokenize import write_dataset
+    from nemo_chameleon.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(arguments.tokenizer)
     documents = read_jsonl(arguments.files, arguments.key)
@@ -126,22 +131,22 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon import datasets
-    from nemo_chameleon.checks import check_mixture
     from nemo_chameleon.config import load_sft_config
+    from nemo_chameleon.config.validation import check_mixture
+    from nemo_chameleon.data.kind import kind_of
 
     config = load_sft_config(arguments.config, arguments.overrides)
     check_mixture(config)
-    length = config.model.seq_length
-    domains = datasets.open_domains(config.data, length)
-    datasets.check(config.data, domains, config, "")
+    data, length, evaluated = config.data, config.model.seq_length, bool(config.train.eval_iters)
+    domains = kind_of(data).open_domains(data, length)
+    kind_of(data).require_samples(data, domains, length, "model.", evaluated)
     header = ["domain", "examples", "tokens", "answer tokens", "samples a pass"]
     rows = [
         [
             name,
             f"{domain.documents:,}",
             f"{domain.tokens:,}",
-            f"{domain.size('tokens'):,}",
+            f"{domain.tokens_in('tokens'):,}",
             f"{domain.pass_tokens(length) // length:,}",
         ]
         for name, domain in domains.items()
@@ -155,9 +160,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config, arguments.overrides)
     processes = arguments.processes
-    domains = provider.inspect(config, processes, arguments.proxy_processes or processes)
-    tokens = sum(domain.tokens for domain in domains.values())
-    print(f"{len(domains)} domains of {tokens:,} tokens; nothing against {processes} processes")
+    prepared = provider.inspect(config, processes, arguments.proxy_processes or processes)
+    tokens = sum(domain.tokens for domain in prepared.domains.values())
+    count = len(prepared.domains)
+    print(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -165,7 +171,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(_: argparse.Namespace) -> None:
-    from nemo_chameleon import doctor
+    from nemo_chameleon.launch import doctor
 
     print(doctor.table(doctor.examine()))
 
@@ -190,8 +196,9 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 
 def _add(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon import parallel
-    from nemo_chameleon.proxy import embed_new
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.provider.new_domains import embed_new
+    from nemo_chameleon.utils.ranks import is_first_rank
 
     pairs = [domain.partition("=") for domain in arguments.domains]
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
@@ -202,20 +209,20 @@ def _add(arguments: argparse.Namespace) -> None:
     paths = {name: path for name, _, path in pairs}
     if len(paths) < len(pairs):
         raise UserError("a domain is named twice")
-    before = Computed.load(arguments.file)
-    with parallel.processes():
+    before = ComputedMixture.load(arguments.file)
+    with process_group():
         embedded = embed_new(before, paths, arguments.proxy, arguments.micro_batch_size)
-        if parallel.is_first_rank():
+        if is_first_rank():
             _change(arguments, before, before.with_domains(*embedded))
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    before = Computed.load(arguments.file)
+    before = ComputedMixture.load(arguments.file)
     _change(arguments, before, before.without(arguments.domains))
 
 
 def _rescore(arguments: argparse.Namespace) -> None:
-    before = Computed.load(arguments.file)
+    before = ComputedMixture.load(arguments.file)
     after = before.rescored(
         arguments.objective,
         preset=arguments.preset,
@@ -227,11 +234,11 @@ def _rescore(arguments: argparse.Namespace) -> None:
 
 
 def _average(arguments: argparse.Namespace) -> None:
-    parts = [Computed.load(file) for file in arguments.files]
+    parts = [ComputedMixture.load(file) for file in arguments.files]
     _change(arguments, parts[0], averaged(parts))
 
 
-def _change(arguments: argparse.Namespace, before: Computed, after: Computed) -> None:
+def _change(arguments: argparse.Namespace, before: ComputedMixture, after: ComputedMixture) -> None:
     after.save(arguments.output or arguments.file)
     print(diff_mixtures(before.mixture, after.mixture))
     for caveat in after.mixture.method["caveats"]:
@@ -240,7 +247,7 @@ def _change(arguments: argparse.Namespace, before: Computed, after: Computed) ->
 
 def _export(arguments: argparse.Namespace) -> None:
     text = export_mixture(Mixture.load(arguments.file), arguments.format)
-    print(f"{arguments.format}: {FORMS[arguments.format].meaning}", file=sys.stderr)
+    print(f"{arguments.format}: {FORMATS[arguments.format].meaning}", file=sys.stderr)
     if not arguments.output:
         print(text, end="")
         return

@@ -6,19 +6,23 @@ Trains the proxy on uniform weights, or loads it, embeds the domains and writes 
 what of that is there already is not done again. Keys of the base model are not used.
 """
 
-from nemo_chameleon.console import program
+from nemo_chameleon.utils.console import program
 
 
 @program
 def main() -> None:
     """Compute the mixture, print it."""
-    from nemo_chameleon import parallel, provider, report
+    from nemo_chameleon import provider
     from nemo_chameleon.config import load_mixture_config, parse_command_line
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.mixture.tables import show_mixture
+    from nemo_chameleon.utils.ranks import is_first_rank
 
     config = parse_command_line(load=load_mixture_config)
-    with parallel.processes():
-        domains = provider.prepare_mixture(config)
-        parallel.say(report.show_mixture(provider.unbounded_mixture(config, domains)))
+    with process_group():
+        mixture = provider.unbounded_mixture(provider.prepare_mixture(config))
+        if is_first_rank():
+            print(show_mixture(mixture), flush=True)
 
 
 if __name__ == "__main__":

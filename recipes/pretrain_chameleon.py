@@ -9,7 +9,7 @@ mixture file. engine=nemo and engine=bridge hand the base model to NeMo 2 and to
 `conf/pretrain_chameleon.yaml` is a configuration to copy.
 """
 
-from nemo_chameleon.console import program
+from nemo_chameleon.utils.console import program
 
 
 @program

@@ -8,7 +8,7 @@ embeds the domains, by the answers' tokens, and the weights are those of objecti
 `conf/sft_chameleon.yaml` is a configuration to copy.
 """
 
-from nemo_chameleon.console import program
+from nemo_chameleon.utils.console import program
 
 
 @program

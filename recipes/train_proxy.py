@@ -7,19 +7,20 @@
 that embeds, it says so and ends.
 """
 
-from nemo_chameleon.console import program
+from nemo_chameleon.utils.console import program
 
 
 @program
 def main() -> None:
     """Train the proxy, or go on with it."""
-    from nemo_chameleon import parallel, provider
+    from nemo_chameleon import provider
     from nemo_chameleon.config import load_mixture_config, parse_command_line
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.provider import proxy
 
     config = parse_command_line(load=load_mixture_config)
-    with parallel.processes():
-        domains = provider.prepare_mixture(config)
-        provider.train_proxy(config, domains)
+    with process_group():
+        proxy.train_proxy(provider.prepare_mixture(config))
 
 
 if __name__ == "__main__":

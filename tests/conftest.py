@@ -33,7 +33,7 @@ import yaml
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from nemo_chameleon.schema import Config
+    from nemo_chameleon.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
@@ -59,8 +59,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Of the standard library and of what does not change: this project's own source would make the
     tests' figures those of the day.
     """
-    from nemo_chameleon.prepare import write_dataset
-    from nemo_chameleon.tokenizer import train_tokenizer
+    from nemo_chameleon.data.tokenize import write_dataset
+    from nemo_chameleon.data.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
     modules = [argparse, configparser, csv, difflib, fractions, heapq, shelve, tokenize]
@@ -177,9 +177,9 @@ def launch(config_file: Path) -> Launch:
 @pytest.fixture(scope="session")
 def alone() -> Iterator[None]:
     """This process as a job of one, for what needs Megatron's parallel state."""
-    from nemo_chameleon import parallel
+    from nemo_chameleon.distributed.processes import process_group
 
-    with parallel.processes():
+    with process_group():
         yield
 
 

@@ -16,18 +16,23 @@ import torch.distributed.nn.functional as dist_functional
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.models.gpt import GPTModel
 
-from nemo_chameleon import cpu, model, parallel
 from nemo_chameleon.config import load_config
-from nemo_chameleon.domains import open_domains
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.distributed import megatron_on_cpu
+from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding import embed
-from nemo_chameleon.extractors import megatron_extractor
-from nemo_chameleon.shards import save_embeddings
+from nemo_chameleon.embedding.megatron import megatron_extractor
+from nemo_chameleon.mixture.embeddings_file import save_embeddings
+from nemo_chameleon.models import layers
+from nemo_chameleon.models.gpt import transformer_config
+from nemo_chameleon.models.layers import TorchAttention, layer_spec
+from nemo_chameleon.utils.ranks import is_first_rank
 
 LAYERS = (2, 4)
-TORCH_ATTENTION = model.TorchAttention
+TORCH_ATTENTION = layers.TorchAttention
 
 
-class ContextAttention(model.TorchAttention):
+class ContextAttention(TorchAttention):
     """What Transformer Engine's attention is under context parallelism, on gloo.
 
     Keys and values of all ranks are gathered and put in order; the queries stay where they are.
@@ -61,15 +66,15 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
     run.parallel.sequence_parallel = wanted["sequence"]
     run.parallel.pipeline_model_parallel_size = wanted["pipeline"]
     attention = ContextAttention if wanted["context"] > 1 else TORCH_ATTENTION
-    model.TorchAttention = attention  # type: ignore[misc]
+    layers.TorchAttention = attention  # type: ignore[misc]
     parallel_state.initialize_model_parallel(
         wanted["tensor"],
         wanted["pipeline"],
         wanted["virtual"],
         context_parallel_size=wanted["context"],
     )
-    cpu.seed(3)
-    settings = model.transformer_config(run)
+    megatron_on_cpu.seed(3)
+    settings = transformer_config(run)
     settings.context_parallel_size = wanted["context"]
     settings.virtual_pipeline_model_parallel_size = wanted["virtual"]
     stages = (
@@ -80,7 +85,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
         ends = {"ignore_virtual": not stage, **stage}
         chunk = GPTModel(
             settings,
-            model.layers(settings, **stage),
+            layer_spec(settings, **stage),
             vocab_size=512,
             max_sequence_length=run.model.seq_length,
             position_embedding_type=run.model.position_embedding_type,
@@ -93,7 +98,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
     found = dist_checkpointing.load(wanted_state, checkpoint)
     for i, chunk in enumerate(chunks):
         chunk.load_state_dict(found[str(i)])
-    domains = open_domains(config.data.domains, config.data.split)
+    domains = open_indexed(config.data.domains, config.data.split)
     with megatron_extractor(chunks) as extractor:
         embeddings = embed(
             extractor,
@@ -109,7 +114,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
     dist.all_gather_object(everyones, digests)
     if any(theirs != digests for theirs in everyones):
         sys.exit(f"{layout}: the ranks do not have the same embeddings")
-    if parallel.is_first_rank():
+    if is_first_rank():
         save_embeddings(out, embeddings)
     parallel_state.destroy_model_parallel()
 
@@ -118,7 +123,7 @@ def main() -> None:
     """One layout after the other."""
     config_file, checkpoint, folder, layouts = sys.argv[1:]
     config = load_config(config_file)
-    with parallel.processes():
+    with process_group():
         for name, layout in json.loads(layouts).items():
             embed_in(layout, config, checkpoint, Path(folder) / f"{name}.safetensors")
 

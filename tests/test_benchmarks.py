@@ -26,29 +26,29 @@ from benchmarks.mixtures import (
 from benchmarks.mixtures.size import Size
 from conftest import ROOT
 from nemo_chameleon import Mixture, provider
-from nemo_chameleon.changes import Computed
 from nemo_chameleon.config import load_config
-from nemo_chameleon.domains import open_domains
-from nemo_chameleon.job import Job
-from nemo_chameleon.schema import Config, ModelConfig
-from nemo_chameleon.weights import effective_domains
+from nemo_chameleon.config.schema import Config, ModelConfig
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.method.weights import effective_domains
+from nemo_chameleon.mixture.edit import ComputedMixture
+from nemo_chameleon.train.run import TrainingRun
 
 
 @pytest.fixture
-def job(config: Config, alone: None) -> Job:
+def job(config: Config, alone: None) -> TrainingRun:
     """Six iterations of nine samples, three of each domain, in one batch."""
     train = config.train
     train.train_iters, train.global_batch_size, train.micro_batch_size = 6, 9, 9
     train.eval_iters = 0
-    domains = open_domains(config.data.domains, config.data.split)
-    return Job("online", config, config, domains, Mixture.uniform(domains))
+    domains = open_indexed(config.data.domains, config.data.split)
+    return TrainingRun("online", config, config, domains, Mixture.uniform(domains))
 
 
-def finished(job: Job, make: type) -> online.Online:
+def finished(job: TrainingRun, make: type) -> online.Online:
     """A run to its end."""
-    from nemo_chameleon import parallel
+    from nemo_chameleon.distributed.layout import model_parallel
 
-    with parallel.layout(job.run.parallel, job.run.train.seed):
+    with model_parallel(job.settings.parallel, job.settings.train.seed):
         state: online.Online = make(job)
         state.complete()
     return state
@@ -65,7 +65,7 @@ def test_operations() -> None:
     assert cost.training(gpt, 100) == 3 * cost.forward(gpt, 100)
 
 
-def test_every_domain_has_its_part_of_every_batch(job: Job) -> None:
+def test_every_domain_has_its_part_of_every_batch(job: TrainingRun) -> None:
     """Three samples of each domain at each step, none of them twice in a run."""
 
     class Counting(online.Online):
@@ -83,7 +83,7 @@ def test_every_domain_has_its_part_of_every_batch(job: Job) -> None:
     assert sum(state.drawn.values()) == 54
 
 
-def test_doremi_moves_to_what_the_reference_does_better(job: Job) -> None:
+def test_doremi_moves_to_what_the_reference_does_better(job: TrainingRun) -> None:
     """Weights grow with exp(excess loss), sum to 1 and are smoothed; no excess is below 0."""
 
     class Knows(torch.nn.Module):
@@ -103,7 +103,7 @@ def test_doremi_moves_to_what_the_reference_does_better(job: Job) -> None:
     assert state.average[list(job.domains)[1]] > 0.9
 
 
-def test_doge_mixes_gradients_by_alignment(job: Job) -> None:
+def test_doge_mixes_gradients_by_alignment(job: TrainingRun) -> None:
     """Weights grow by alignment with the others, and the gradient is their sum over g_i."""
     seen = []
 
@@ -117,7 +117,7 @@ def test_doge_mixes_gradients_by_alignment(job: Job) -> None:
             return loss
 
     state = finished(job, Watched)
-    lr = job.run.optimizer.lr  # of the first step, without a warm-up
+    lr = job.settings.optimizer.lr  # of the first step, without a warm-up
     before, gradients, after, mixed = seen[0]
     products = (gradients @ gradients.T).double().numpy()
     np.fill_diagonal(products, 0)
@@ -195,11 +195,11 @@ def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
     assert best.sum() == pytest.approx(1)
 
 
-def test_chameleon_with_other_settings(job: Job, tmp_path: Path) -> None:
+def test_chameleon_with_other_settings(job: TrainingRun, tmp_path: Path) -> None:
     """Settings of scores need no model, others embed anew, a proxy's train another one."""
     config = job.config
     provider.resolve_mixture(config)
-    computed = Computed.load(config.chameleon.file)
+    computed = ComputedMixture.load(config.chameleon.file)
 
     class Here(Size):
         """A size in a folder of the test's."""

@@ -1,11 +1,11 @@
-"""bounds.py: caps, floors and fixed shares in numbers that a person can check."""
+"""method/bounds.py: caps, floors and fixed shares in numbers that a person can check."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_chameleon.bounds import bounded_weights
+from nemo_chameleon.method.bounds import bounded_weights
 
 INF = np.inf
 

@@ -1,11 +1,11 @@
-"""caveats.py: said where the method is blind, and only there."""
+"""method/diagnostics.py: said where the method is blind, and only there."""
 
 import numpy as np
 import pytest
 
-from nemo_chameleon.caveats import caveats
-from nemo_chameleon.leverage import leverage_scores
-from nemo_chameleon.weights import weights_from_scores
+from nemo_chameleon.method.diagnostics import caveats
+from nemo_chameleon.method.leverage import leverage_scores
+from nemo_chameleon.method.weights import weights_from_scores
 
 GENERATOR = np.random.default_rng(0)
 PLAIN = GENERATOR.normal(size=(6, 32)) * np.linspace(0.5, 1.5, 6)[:, None]

@@ -1,4 +1,4 @@
-"""changes.py and `nemo-chameleon mixture`: computed mixtures changed without training."""
+"""mixture/edit.py and `nemo-chameleon mixture`: computed mixtures changed without training."""
 
 import dataclasses
 import shutil
@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from conftest import write_config
-from nemo_chameleon import Mixture, cli, parallel, provider
-from nemo_chameleon.changes import Computed, averaged
+from nemo_chameleon import Mixture, cli, provider
 from nemo_chameleon.config import load_config
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
-from nemo_chameleon.shards import load_embeddings, save_embeddings
-from nemo_chameleon.weights import chameleon_weights
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.distributed import processes
+from nemo_chameleon.method.weights import chameleon_weights
+from nemo_chameleon.mixture.edit import ComputedMixture, averaged
+from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
+from nemo_chameleon.utils.errors import UserError
 
 Command = Callable[..., str]
 
@@ -25,7 +26,7 @@ Command = Callable[..., str]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """`nemo-chameleon mixture ...` in this process, a job of one already; what it prints."""
-    monkeypatch.setattr(parallel, "processes", nullcontext)
+    monkeypatch.setattr(processes, "process_group", nullcontext)
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "mixture", *map(str, arguments)])
@@ -226,12 +227,12 @@ def test_a_change_that_fails_leaves_the_old_mixture_whole(
     computed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the two files that a change writes, the old mixture still has its embeddings."""
-    before = Computed.load(computed)
+    before = ComputedMixture.load(computed)
     smaller = before.without(["code"])
     monkeypatch.setattr(Mixture, "save", lambda *_: exec("raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         smaller.save(computed)
-    assert Computed.load(computed).mixture == before.mixture
+    assert ComputedMixture.load(computed).mixture == before.mixture
 
 
 def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
@@ -249,17 +250,17 @@ def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
         assert entry in text
         computed.write_text(text.replace(entry, by, 1))
         with pytest.raises(UserError, match=says):
-            Computed.load(computed)
+            ComputedMixture.load(computed)
     computed.write_text(text)
     save_embeddings(path, [{name: embeddings[name] for name in ("code", "prose")}])
     with pytest.raises(UserError, match="cannot be changed: domain 'legal' has no embedding"):
-        Computed.load(computed)
+        ComputedMixture.load(computed)
     shutil.copy(other.with_suffix(".safetensors"), path)
     with pytest.raises(UserError, match="is not that of its domain 'code'"):
-        Computed.load(computed)
+        ComputedMixture.load(computed)
     path.unlink()
     with pytest.raises(UserError, match="cannot read the embeddings"):
-        Computed.load(computed)
+        ComputedMixture.load(computed)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_mixtures_made_otherwise_are_not_averaged(
     computed: Path, other: Path, key: str, value: object
 ) -> None:
     """Other windows, layers or settings of the scores are refused."""
-    one, two = Computed.load(computed), Computed.load(other)
+    one, two = ComputedMixture.load(computed), ComputedMixture.load(other)
     two.mixture.method[key] = value
     with pytest.raises(UserError, match=f"made with {key}="):
         averaged([one, two])
@@ -279,10 +280,10 @@ def test_mixtures_made_otherwise_are_not_averaged(
 def test_mixtures_of_other_data_are_not_averaged(computed: Path, other: Path) -> None:
     """Nor those of another split of the same files, or of another objective."""
     for key, value in (("fingerprint", "another"), ("tokens", 5)):
-        one, two = Computed.load(computed), Computed.load(other)
+        one, two = ComputedMixture.load(computed), ComputedMixture.load(other)
         two.mixture.domains["code"][key] = value
         with pytest.raises(UserError, match="other data for domain 'code'"):
             averaged([one, two])
-    two = Computed.load(other).rescored("finetune")
+    two = ComputedMixture.load(other).rescored("finetune")
     with pytest.raises(UserError, match="different objectives"):
-        averaged([Computed.load(computed), two])
+        averaged([ComputedMixture.load(computed), two])

@@ -1,14 +1,14 @@
-"""config.py, checks.py: what is refused before anything runs, and in which words."""
+"""config/: what is refused before anything runs, and in which words."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from nemo_chameleon.checks import check, check_proxy
 from nemo_chameleon.config import load_config, parse_command_line
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import DomainConfig
+from nemo_chameleon.config.schema import DomainConfig
+from nemo_chameleon.config.validation import check, check_proxy
+from nemo_chameleon.utils.errors import UserError
 
 COMPLETE = (
     "output=out",

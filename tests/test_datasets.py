@@ -1,4 +1,4 @@
-"""datasets.py: a mixture decides Megatron's blend and nothing else."""
+"""data/blend.py: a mixture decides Megatron's blend and nothing else."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,20 +8,27 @@ import pytest
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-from nemo_chameleon import Mixture, datasets
-from nemo_chameleon.domains import open_domains
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.prepare import write_dataset
-from nemo_chameleon.schema import Config, DomainConfig
-from nemo_chameleon.tokenizer import load_tokenizer
+from nemo_chameleon import Mixture
+from nemo_chameleon.config.schema import Config, DomainConfig
+from nemo_chameleon.data.blend import (
+    BatchSampler,
+    training_dataset,
+    validation_datasets,
+)
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import load_tokenizer
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None:
     """data.mixture=uniform draws, sample for sample, what the builder alone draws."""
-    domains = open_domains(config.data.domains, config.data.split)
-    ours = datasets.training_dataset(
+    domains = open_indexed(config.data.domains, config.data.split)
+    ours = training_dataset(
         config.data, domains, Mixture.uniform(domains), samples=60, seq_length=32, seed=5
     )
     theirs = BlendedMegatronDatasetBuilder(
@@ -33,7 +40,7 @@ def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None
             sequence_length=32,
             blend=([domain.path for domain in domains.values()], [1.0, 1.0, 1.0]),
             split="80,20,0",
-            tokenizer=datasets.Vocabulary.of(config.data),
+            tokenizer=Vocabulary.of(config.data),
             reset_position_ids=False,
             reset_attention_mask=False,
             eod_mask_loss=False,
@@ -49,9 +56,9 @@ def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None
 @pytest.mark.parametrize("samples", [50, 997])
 def test_realised_shares_follow_the_mixture(config: Config, samples: int) -> None:
     """The samples drawn are each domain's weight times all samples, within one."""
-    domains = open_domains(config.data.domains, config.data.split)
+    domains = open_indexed(config.data.domains, config.data.split)
     mixture = Mixture({"legal": 0.07, "code": 0.61, "prose": 0.32})
-    dataset = datasets.training_dataset(
+    dataset = training_dataset(
         config.data, domains, mixture, samples=samples, seq_length=32, seed=5
     )
     drawn = Counter(int(dataset[index]["dataset_id"]) for index in range(samples))
@@ -66,8 +73,8 @@ def test_rewritten_data_is_not_read_through_an_old_index(config: Config, tmp_pat
     seen = []
     for text in ("first version " * 40, "second, and longer, version " * 40):
         write_dataset([text + str(i) for i in range(30)], tokenizer, tmp_path / "code")
-        domains = open_domains(config.data.domains, config.data.split)
-        dataset = datasets.training_dataset(
+        domains = open_indexed(config.data.domains, config.data.split)
+        dataset = training_dataset(
             config.data, domains, Mixture.uniform(domains), samples=60, seq_length=32, seed=5
         )
         drawn = [dataset[i]["tokens"] for i in range(60) if not dataset[i]["dataset_id"]]
@@ -85,12 +92,12 @@ def test_many_small_domains(config: Config, corpus: Path, tmp_path: Path) -> Non
         texts = [f"{name} {i} " * 30 for i in range(5)]
         write_dataset(texts, tokenizer, tmp_path / name)
     configured = {name: DomainConfig(str(tmp_path / name)) for name in names}
-    domains = open_domains(configured, "1,0,0")
+    domains = open_indexed(configured, "1,0,0")
     config.data.split = "1,0,0"
     for seed in range(10):
         raw = np.exp(3 * np.random.default_rng(seed).normal(size=22))
         mixture = Mixture.static(dict(zip(names, raw.tolist(), strict=True)))
-        dataset = datasets.training_dataset(
+        dataset = training_dataset(
             config.data, domains, mixture, samples=200, seq_length=32, seed=5
         )
         assert len(dataset) >= 200
@@ -98,8 +105,8 @@ def test_many_small_domains(config: Config, corpus: Path, tmp_path: Path) -> Non
 
 def test_validation_is_one_pass_over_each_domain(config: Config) -> None:
     """Validation sets are by name, unblended, and as long as the validation split."""
-    domains = open_domains(config.data.domains, config.data.split)
-    validation = datasets.validation_datasets(config.data, domains, seq_length=32, seed=5)
+    domains = open_indexed(config.data.domains, config.data.split)
+    validation = validation_datasets(config.data, domains, seq_length=32, seed=5)
     assert list(validation) == list(domains)
     for name, domain in domains.items():
         assert len(validation[name]) == (domain.validation_tokens - 1) // 32
@@ -107,15 +114,15 @@ def test_validation_is_one_pass_over_each_domain(config: Config) -> None:
 
 def test_too_little_validation_is_said_beforehand(config: Config) -> None:
     """A validation split that does not fill one sample is refused by name."""
-    domains = open_domains(config.data.domains, "100,0,0")
+    domains = open_indexed(config.data.domains, "100,0,0")
     with pytest.raises(UserError, match="'code' has 0 validation tokens"):
-        datasets.check_validation(config.data, domains, 32)
+        kind_of(config.data).require_samples(config.data, domains, 32, "", True)
 
 
 def test_ranks_share_out_each_iteration() -> None:
     """Together the ranks' micro-batches are the iteration's samples, however many ranks."""
     for ranks in (1, 2, 4):
-        samplers = [datasets.BatchSampler(0, 3, 16, 2, rank, ranks) for rank in range(ranks)]
+        samplers = [BatchSampler(0, 3, 16, 2, rank, ranks) for rank in range(ranks)]
         batches = [list(sampler) for sampler in samplers]
         assert all(
             len(mine) == len(sampler) for mine, sampler in zip(batches, samplers, strict=True)
@@ -129,5 +136,5 @@ def test_ranks_share_out_each_iteration() -> None:
 
 def test_sampler_goes_on_where_it_stopped() -> None:
     """From iteration 2 on, the batches are those of an uninterrupted run."""
-    whole = list(datasets.BatchSampler(0, 4, 8, 2, 1, 2))
-    assert list(datasets.BatchSampler(2, 4, 8, 2, 1, 2)) == whole[4:]
+    whole = list(BatchSampler(0, 4, 8, 2, 1, 2))
+    assert list(BatchSampler(2, 4, 8, 2, 1, 2)) == whole[4:]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_chameleon import doctor
+from nemo_chameleon.launch import doctor
 
 
 def lines() -> dict[str, str]:

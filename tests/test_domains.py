@@ -1,4 +1,4 @@
-"""domains.py: what a domain's files must be, and which windows it gives."""
+"""data/indexed.py: what a domain's files must be, and which windows it gives."""
 
 import shutil
 from pathlib import Path
@@ -8,9 +8,10 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from nemo_chameleon.domains import Domain, open_domains, open_validation, split_shares
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config, DatasetConfig, DomainConfig
+from nemo_chameleon.config.schema import Config, DatasetConfig, DomainConfig
+from nemo_chameleon.data.domain import Domain, split_shares
+from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexed_validation
+from nemo_chameleon.utils.errors import UserError
 
 
 def write(prefix: Path, documents: list[list[int]]) -> str:
@@ -30,16 +31,16 @@ def ten(tmp_path: Path) -> str:
 
 def test_training_split_as_megatron_splits(ten: str) -> None:
     """80,10,10 of ten documents: eight to train on, one to validate."""
-    domain = Domain.open("d", ten, split="80,10,10")
+    domain = IndexedDomain.open("d", ten, split="80,10,10")
     assert (domain.documents, domain.tokens, domain.validation_tokens) == (8, 160, 20)
 
 
 def test_windows_lie_in_one_document_of_the_training_split(ten: str) -> None:
     """A window is consecutive tokens of one document, and never of a validation document."""
-    domain = Domain.open("d", ten, split="50,50,0")
+    domain = IndexedDomain.open("d", ten, split="50,50,0")
     starts = set()
     for index in range(200):
-        window = domain.window(index, 8, seed=1)
+        window = domain.window(index, 8, seed=1).tokens
         np.testing.assert_array_equal(window, np.arange(window[0], window[0] + 8))
         assert window[-1] < 500
         starts.add(int(window[0]))
@@ -49,18 +50,18 @@ def test_windows_lie_in_one_document_of_the_training_split(ten: str) -> None:
 def test_short_documents_are_taken_whole(tmp_path: Path) -> None:
     """A document shorter than the window is the window; empty documents are never drawn."""
     path = write(tmp_path / "short", [[7, 8, 9], [], [1, 2, 3], []])
-    domain = Domain.open("d", path)
-    drawn = {tuple(domain.window(index, 8, seed=0)) for index in range(20)}
+    domain = IndexedDomain.open("d", path)
+    drawn = {tuple(domain.window(index, 8, seed=0).tokens) for index in range(20)}
     assert drawn == {(7, 8, 9), (1, 2, 3)}
 
 
 def test_windows_that_cross_documents(tmp_path: Path) -> None:
     """They start at any token and run on over documents, empty ones too, to the split's end."""
     path = write(tmp_path / "short", [[0, 1, 2], [], [3], [4, 5, 6, 7], [], [8, 9], [10, 11]])
-    domain = Domain.open("d", path, split="6,1,0")
-    drawn = {tuple(domain.window(i, 5, seed=0, cross_documents=True)) for i in range(100)}
+    domain = IndexedDomain.open("d", path, split="6,1,0")
+    drawn = {tuple(domain.window(i, 5, seed=0, cross_documents=True).tokens) for i in range(100)}
     assert drawn == {tuple(range(start, start + 5)) for start in range(6)}
-    (whole,) = {tuple(domain.window(i, 99, seed=0, cross_documents=True)) for i in range(9)}
+    (whole,) = {tuple(domain.window(i, 99, seed=0, cross_documents=True).tokens) for i in range(9)}
     assert whole == tuple(range(10))
 
 
@@ -68,21 +69,21 @@ def test_windows_depend_on_seed_name_and_index_alone(ten: str, tmp_path: Path) -
     """The same three give the same window from a copy elsewhere; another seed or name does not."""
     for ending in (".bin", ".idx"):
         shutil.copy(ten + ending, tmp_path / f"copy{ending}")
-    here, there = Domain.open("d", ten), Domain.open("d", str(tmp_path / "copy"))
+    here, there = IndexedDomain.open("d", ten), IndexedDomain.open("d", str(tmp_path / "copy"))
     assert here.fingerprint == there.fingerprint
 
     def windows(domain: Domain, seed: int) -> list[list[int]]:
-        return [domain.window(index, 4, seed).tolist() for index in range(8)]
+        return [domain.window(index, 4, seed).tokens.tolist() for index in range(8)]
 
     assert windows(here, 3) == windows(there, 3)
     assert windows(here, 3) != windows(here, 4)
-    assert windows(here, 3) != windows(Domain.open("e", ten), 3)
+    assert windows(here, 3) != windows(IndexedDomain.open("e", ten), 3)
 
 
 def test_fingerprint_sees_the_contents(tmp_path: Path) -> None:
     """Two files of equal size and other tokens have other fingerprints."""
-    one = Domain.open("d", write(tmp_path / "one", [[1, 2, 3]]))
-    two = Domain.open("d", write(tmp_path / "two", [[1, 2, 4]]))
+    one = IndexedDomain.open("d", write(tmp_path / "one", [[1, 2, 3]]))
+    two = IndexedDomain.open("d", write(tmp_path / "two", [[1, 2, 4]]))
     assert one.fingerprint != two.fingerprint
 
 
@@ -114,7 +115,7 @@ def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
     """Each way a dataset can be damaged is an error that names the domain and the file."""
     damage(ten)  # type: ignore[operator]
     with pytest.raises(UserError, match=says) as error:
-        Domain.open("wiki", ten)
+        IndexedDomain.open("wiki", ten)
     assert "data.domains.wiki.path" in str(error.value)
 
 
@@ -122,37 +123,37 @@ def test_empty_domain(tmp_path: Path) -> None:
     """No documents, or only empty ones, are refused by name."""
     for number, documents in enumerate(([[]], [[], []])):
         with pytest.raises(UserError, match=r"wiki.*empty"):
-            Domain.open("wiki", write(tmp_path / f"empty{number}", documents))
+            IndexedDomain.open("wiki", write(tmp_path / f"empty{number}", documents))
 
 
 def test_prefix_with_its_ending(ten: str) -> None:
     """Who names the file and not the prefix is told so."""
     with pytest.raises(UserError, match="leave out the ending"):
-        Domain.open("d", ten + ".bin")
+        IndexedDomain.open("d", ten + ".bin")
 
 
 def test_tokens_outside_the_vocabulary(ten: str) -> None:
     """Data of another tokenizer is found before a model is built."""
     with pytest.raises(UserError, match="token 919, but the vocabulary has 900"):
-        Domain.open("d", ten, vocab_size=900)
+        IndexedDomain.open("d", ten, vocab_size=900)
 
 
 def test_two_names_for_the_same_data(ten: str) -> None:
     """The same data under two names would be drawn twice as often as anybody meant."""
     domains = {"a": DomainConfig(ten), "b": DomainConfig(ten)}
     with pytest.raises(UserError, match="'a' and 'b' are the same data"):
-        open_domains(domains, "1,0,0")
+        open_indexed(domains, "1,0,0")
 
 
 def test_validation_data_that_is_trained_on_is_refused(corpus: Path, config: Config) -> None:
     """A set of data.validation that is a domain's own data is named with the domain."""
-    domains = open_domains(config.data.domains, config.data.split)
+    domains = open_indexed(config.data.domains, config.data.split)
     config.data.validation["held"] = DatasetConfig(str(corpus / "legal"))
     with pytest.raises(UserError, match=r"validation\.held is the data that domain 'legal' trains"):
-        open_validation(config.data, domains)
+        open_indexed_validation(config.data, domains)
     config.data.validation["held"].path += ".bin"
     with pytest.raises(UserError, match=r"^data\.validation\.held\.path=.*leave out the ending"):
-        open_validation(config.data, domains)
+        open_indexed_validation(config.data, domains)
 
 
 def test_split_strings() -> None:

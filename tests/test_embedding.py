@@ -1,4 +1,4 @@
-"""embedding.py: the mean hidden state of a domain's tokens, and nothing computed beyond it."""
+"""embedding/pooling.py: the mean hidden state of a domain's tokens, and nothing beyond it."""
 
 from collections.abc import Iterator
 
@@ -6,37 +6,41 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_chameleon import embedding, model, parallel, shards
-from nemo_chameleon.domains import Domain, open_domains
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.extractors import megatron_extractor
-from nemo_chameleon.schema import Config
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.embedding import middle_layer, pooling
+from nemo_chameleon.embedding.megatron import megatron_extractor
+from nemo_chameleon.method import embeddings
+from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.utils.errors import UserError
 
 
 @pytest.fixture
 def gpt(config: Config, alone: None) -> Iterator[torch.nn.Module]:
     """The configured proxy, untrained, four layers."""
-    with parallel.layout(config.proxy.parallel, seed=3):
-        yield model.build(config.proxy, 512, for_training=False)
+    with model_parallel(config.proxy.parallel, seed=3):
+        yield build_gpt(config.proxy, 512, for_training=False)
 
 
 @pytest.fixture
 def domains(config: Config) -> dict[str, Domain]:
-    return open_domains(config.data.domains, config.data.split)
+    return open_indexed(config.data.domains, config.data.split)
 
 
 def embed(gpt: torch.nn.Module, domains: dict[str, Domain], **changes: object) -> dict:
     """Embed with small settings."""
     settings = {"layers": (2,), "samples": 10, "sample_length": 32, "micro_batch_size": 4}
     with megatron_extractor(gpt) as extractor:
-        embedded = embedding.embed(extractor, domains, **{"seed": 1, **settings, **changes})
+        embedded = pooling.embed(extractor, domains, **{"seed": 1, **settings, **changes})
     assert len(embedded) == 1
     return embedded[0]
 
 
 def test_the_papers_layer() -> None:
     """Layer 3 of 6 and 6 of 12, counted from 1; the first of one."""
-    assert [embedding.middle_layer(n) for n in (1, 6, 7, 12)] == [1, 3, 4, 6]
+    assert [middle_layer(n) for n in (1, 6, 7, 12)] == [1, 3, 4, 6]
 
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
@@ -47,7 +51,7 @@ def test_equals_the_mean_over_an_unbroken_forward_pass(gpt, domains, layer: int)
         lambda _module, _arguments, output: outputs.append(output[0][:, 0])
     )
     for index in range(10):
-        window = torch.from_numpy(domains["legal"].window(index, 32, seed=1))[None]
+        window = torch.from_numpy(domains["legal"].window(index, 32, seed=1).tokens)[None]
         with torch.no_grad():
             gpt(window, torch.arange(window.shape[1])[None], None)
     handle.remove()
@@ -76,10 +80,10 @@ def test_one_domain_does_not_change_anothers_embedding(gpt, domains) -> None:
 
 def test_shards_are_of_every_so_many_windows(gpt, domains, monkeypatch) -> None:
     """With four shards of ten windows, the second is the mean over windows 1, 5 and 9."""
-    monkeypatch.setattr(shards, "SHARDS", 4)
+    monkeypatch.setattr(embeddings, "SHARDS", 4)
     legal = {"legal": domains["legal"]}
     four = embed(gpt, legal)["legal"]
-    monkeypatch.setattr(shards, "SHARDS", 1)
+    monkeypatch.setattr(embeddings, "SHARDS", 1)
     alone = [embed(gpt, legal, samples=1, first=index)["legal"] for index in (1, 5, 9)]
     joined = alone[0].joined(alone[1]).joined(alone[2])
     assert four.tokens[1] == joined.tokens[0]

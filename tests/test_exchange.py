@@ -1,4 +1,4 @@
-"""exchange.py: mixtures in other tools' forms, and back."""
+"""mixture/formats.py: mixtures in other tools' forms, and back."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from megatron.core.datasets.utils import get_blend_from_list
 
 from nemo_chameleon import Mixture, cli
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.exchange import FORMS, export_mixture, import_mixture
+from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixture
+from nemo_chameleon.utils.errors import UserError
 
 MIXTURE = Mixture(
     {"wiki": 0.25, "code": 0.75},
@@ -39,7 +39,7 @@ MIXTURES = st.builds(
 )
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 @given(MIXTURES)
 def test_round_trip(form: str, mixture: Mixture) -> None:
     """What is exported and imported again is the same mixture, where possible to the last bit."""

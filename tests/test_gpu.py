@@ -9,10 +9,15 @@ import torch
 from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
 from conftest import ROOT, Launch
-from nemo_chameleon import embedding, evaluation, model, parallel, provider, proxy
-from nemo_chameleon.domains import open_domains
-from nemo_chameleon.extractors import megatron_extractor
-from nemo_chameleon.schema import Config
+from nemo_chameleon import provider
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.embedding import embed
+from nemo_chameleon.embedding.megatron import megatron_extractor
+from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.provider import proxy
+from nemo_chameleon.train.step import packed_sequences
 from sft_data import write_sft_config
 
 pytestmark = [
@@ -51,11 +56,10 @@ def test_resumed_run_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -
 
 def test_the_proxys_memory_is_freed(config: Config, alone: None) -> None:
     """Weights, gradients and optimizer are gone when the base model is about to be made."""
-    domains = provider.prepare(config)
-    proxy.compute_mixture(config, domains)  # once, for what is made once
+    proxy.compute_mixture(provider.prepare(config))  # once, for what is made once
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    proxy.compute_mixture(config, domains)
+    proxy.compute_mixture(provider.prepare(config))
     assert torch.cuda.max_memory_allocated() > before + 4 * 512 * 32
     assert torch.cuda.memory_allocated() - before < 2**16
 
@@ -80,28 +84,28 @@ def test_packed_examples_do_not_see_each_other(config: Config, alone: None, posi
 
     def logits(*examples: torch.Tensor) -> torch.Tensor:
         position_ids = torch.cat([torch.arange(len(example)) for example in examples])[None]
-        ends = evaluation.sequences(position_ids)
+        ends = packed_sequences(position_ids)
         tokens = torch.cat(examples)[None].cuda()
         with torch.no_grad():
             return gpt(tokens, position_ids.cuda(), None, packed_seq_params=ends)[0].float()
 
-    with parallel.layout(config.parallel, seed=1):
-        gpt = model.build(config, 512, for_training=False)
+    with model_parallel(config.parallel, seed=1):
+        gpt = build_gpt(config, 512, for_training=False)
         assert torch.equal(logits(one, mine)[16:], logits(other, mine)[16:])
         torch.testing.assert_close(logits(one, mine)[16:], logits(mine), rtol=0, atol=0.02)
 
 
 def test_embeddings_in_bf16_are_those_in_fp32(config: Config, alone: None) -> None:
     """The proxy's embeddings in bf16 are within bf16's rounding of the same weights' in fp32."""
-    domains = open_domains(config.data.domains, config.data.split)
+    domains = open_indexed(config.data.domains, config.data.split)
     embeddings = {}
     for precision in ("fp32", "bf16"):
         config.proxy.train.precision = precision
-        with parallel.layout(config.proxy.parallel, seed=3):
-            gpt = model.build(config.proxy, 512, for_training=False)
+        with model_parallel(config.proxy.parallel, seed=3):
+            gpt = build_gpt(config.proxy, 512, for_training=False)
             settings = {"layers": (2,), "samples": 64, "sample_length": 32, "seed": 1}
             with megatron_extractor(gpt) as extractor:
-                (embeddings[precision],) = embedding.embed(
+                (embeddings[precision],) = embed(
                     extractor, domains, micro_batch_size=16, **settings
                 )
     for name, shards in embeddings["fp32"].items():

@@ -11,9 +11,9 @@ from test_provider import written
 
 from nemo_chameleon import Mixture, UserError, engines
 from nemo_chameleon.config import load_config
-from nemo_chameleon.domains import open_domains
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.engines import host
-from nemo_chameleon.schema import Config
 
 NAMES = ("code", "prose", "legal")
 
@@ -152,7 +152,7 @@ def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None)
     """Where they have met already, the mixture has to be there."""
     with pytest.raises(UserError, match=r"compute it first, with torchrun .*compute_mixture\.py"):
         host.resolve("chameleon", config=config)
-    assert set(open_domains(config.data.domains, config.data.split)) == set(NAMES)
+    assert set(open_indexed(config.data.domains, config.data.split)) == set(NAMES)
 
 
 @pytest.mark.usefixtures("alone")

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from conftest import write_config
-from nemo_chameleon import checkpoint, model, parallel
 from nemo_chameleon.config import load_config
-from nemo_chameleon.shards import Shards, load_embeddings
-from nemo_chameleon.weights import chameleon_weights
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.method.weights import chameleon_weights
+from nemo_chameleon.mixture.embeddings_file import load_embeddings
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.gpt import build_gpt
 
 LAYOUTS = {
     "one process": {},
@@ -36,13 +39,13 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None)
     config_file = write_config(corpus, folder)
     # Untied, for on CPUs the stages of a pipeline cannot share a table.
     config = load_config(config_file, ["proxy.model.share_embeddings_and_output_weights=false"])
-    with parallel.layout(config.proxy.parallel, seed=3):
-        gpt = model.build(config.proxy, 512, for_training=False)
+    with model_parallel(config.proxy.parallel, seed=3):
+        gpt = build_gpt(config.proxy, 512, for_training=False)
         path = checkpoint.save(folder / "proxy", 1, {"identity": {}}, gpt, None, None)
     return [config_file, path]
 
 
-Embeddings = list[dict[str, Shards]]
+Embeddings = list[dict[str, ShardedEmbedding]]
 
 
 @pytest.fixture(scope="module")

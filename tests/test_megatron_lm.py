@@ -14,7 +14,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import get_blend_from_list
 
 from nemo_chameleon import Mixture, UserError
-from nemo_chameleon.datasets import Vocabulary
+from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.engines import megatron_lm
 
 SAMPLES = 100

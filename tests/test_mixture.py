@@ -1,4 +1,4 @@
-"""mixture.py: weights by name, and a file that reads back as it was written."""
+"""mixture/mixture.py: weights by name, and a file that reads back as it was written."""
 
 import json
 import math
@@ -109,25 +109,25 @@ TOKENS = {"a": 1000, "b": 1000, "c": 10_000}
 def test_cap_on_epochs() -> None:
     """At 4 epochs `a` bears .4 of 10,000 tokens; the .1 freed goes to b and c as 3 to 2."""
     mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2}, method={"name": "chameleon"})
-    capped = mixture.cap_epochs(TOKENS, 10_000, max_epochs=4)
+    capped = mixture.within_bounds(TOKENS, 10_000, max_epochs=4)
     assert capped.weights == pytest.approx({"a": 0.4, "b": 0.36, "c": 0.24})
     assert capped.method == {"name": "chameleon", "max_epochs": 4, "bound": ["a"]}
-    assert mixture.cap_epochs(TOKENS, 10_000, max_epochs=6) is mixture
-    assert mixture.cap_epochs(TOKENS, 10_000) is mixture
+    assert mixture.within_bounds(TOKENS, 10_000, max_epochs=6) is mixture
+    assert mixture.within_bounds(TOKENS, 10_000) is mixture
 
 
 def test_caps_that_miss_1_by_a_rounding_are_enough() -> None:
     """49 times a 49th is less than 1 in floats; no token is missing for that."""
     names = [str(i) for i in range(49)]
     assert math.fsum([1 * 1 / 49] * 49) < 1
-    capped = Mixture.uniform(names).cap_epochs(dict.fromkeys(names, 1), 49, max_epochs=1)
+    capped = Mixture.uniform(names).within_bounds(dict.fromkeys(names, 1), 49, max_epochs=1)
     assert capped.weights == pytest.approx(dict.fromkeys(names, 1 / 49), rel=1e-12)
 
 
 def test_pins_and_floors() -> None:
     """A fixed share and a floor in one solve with a cap."""
     mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2})
-    bounded = mixture.cap_epochs(TOKENS, 10_000, max_epochs=3, pin={"b": 0.1}, floor={"c": 0.25})
+    bounded = mixture.within_bounds(TOKENS, 10_000, max_epochs=3, pin={"b": 0.1}, floor={"c": 0.25})
     assert bounded.weights == pytest.approx({"a": 0.3, "b": 0.1, "c": 0.6})
     assert bounded.method["bound"] == ["a", "b"]
 
@@ -136,10 +136,10 @@ def test_bounds_that_leave_no_choice() -> None:
     """Pins of every domain, and caps that just suffice, are the weights; neither is dropped."""
     mixture = Mixture({"a": 0.2, "b": 0.3, "c": 0.5})
     pins = {"a": 0.7, "b": 0.2, "c": 0.1}
-    assert mixture.cap_epochs(TOKENS, 10_000, pin=pins).weights == pytest.approx(pins)
+    assert mixture.within_bounds(TOKENS, 10_000, pin=pins).weights == pytest.approx(pins)
     tokens = {"a": 1237, "b": 2411, "c": 999}
     budget = 2 * sum(tokens.values())
-    capped = mixture.cap_epochs(tokens, budget, max_epochs=2)
+    capped = mixture.within_bounds(tokens, budget, max_epochs=2)
     for name, weight in capped.weights.items():
         assert weight * budget == pytest.approx(2 * tokens[name])
 
@@ -162,7 +162,7 @@ def test_bounds_that_leave_no_choice() -> None:
 def test_bounds_that_cannot_be_kept(bounds: dict, says: str) -> None:
     """Too little data says how many tokens are missing; the rest names the domain."""
     with pytest.raises(UserError) as error:
-        Mixture({"a": 0.5, "b": 0.3, "c": 0.2}).cap_epochs(TOKENS, 10_000, **bounds)
+        Mixture({"a": 0.5, "b": 0.3, "c": 0.2}).within_bounds(TOKENS, 10_000, **bounds)
     assert says in str(error.value)
 
 

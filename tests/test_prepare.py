@@ -1,4 +1,4 @@
-"""prepare.py: text to Megatron datasets that Megatron reads back."""
+"""data/tokenize.py: text to Megatron datasets that Megatron reads back."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,10 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from tokenizers import Tokenizer
 
 from nemo_chameleon import cli
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.prepare import read_jsonl, write_dataset
-from nemo_chameleon.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from nemo_chameleon.data.readers import read_jsonl
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from nemo_chameleon.utils.errors import UserError
 
 TEXTS = ["the cat sat on the mat", "ein Hund", "猫"]
 

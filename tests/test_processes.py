@@ -11,9 +11,12 @@ import torch
 import torch.distributed as dist
 
 from conftest import Launch
-from nemo_chameleon import provider, proxy, storage, training
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
+from nemo_chameleon import provider
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.distributed import shared_storage
+from nemo_chameleon.provider import proxy
+from nemo_chameleon.train import trainer
+from nemo_chameleon.utils.errors import UserError
 
 
 def held() -> tuple[int, int, int]:
@@ -23,27 +26,26 @@ def held() -> tuple[int, int, int]:
     storages = {item.untyped_storage().data_ptr(): item.untyped_storage() for item in tensors}
     groups = len(dist.distributed_c10d._world.pg_map)
     threads = len([*Path("/proc/self/task").iterdir()])
-    return groups, threads, sum(storage.nbytes() for storage in storages.values())
+    return groups, threads, sum(shared_storage.nbytes() for storage in storages.values())
 
 
 @pytest.mark.usefixtures("alone")
 def test_nothing_is_left_of_the_proxy(config: Config) -> None:
     """No process group of its layout, no thread of theirs, nothing of its weights and optimizer."""
-    domains = provider.prepare(config)
-    proxy.compute_mixture(config, domains)  # once, for what is made once
+    proxy.compute_mixture(provider.prepare(config))  # once, for what is made once
     groups, threads, size = held()
     weights = 4 * 2 * 32 * (512 + 4 * 12 * 32)  # fp32, and a little more than half of them
     within = []
-    one_step = training.Training.step
+    one_step = trainer.Trainer.step
 
-    def step(self: training.Training, batches: Any) -> float | None:
+    def step(self: trainer.Trainer, batches: Any) -> float | None:
         within.append(held())
         return one_step(self, batches)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Training, "step", step)
+        patch.setattr(trainer.Trainer, "step", step)
         config.output += "-again"
-        proxy.compute_mixture(config, domains)
+        proxy.compute_mixture(provider.prepare(config))
     assert within[-1][0] > groups
     assert within[-1][1] > threads
     assert within[-1][2] - size > weights
@@ -138,4 +140,4 @@ def test_output_that_cannot_be_written_to(config: Config) -> None:
     """Named before anything is trained."""
     Path(config.output).write_text("a file")
     with pytest.raises(UserError, match=f"output={config.output} cannot be written to"):
-        storage.require_shared(config)
+        shared_storage.require_shared(config)

@@ -1,4 +1,4 @@
-"""provider.py: which weights a run uses, and that they are computed once."""
+"""provider/: which weights a run uses, and that they are computed once."""
 
 import json
 import sys
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_chameleon import Mixture, cli, provider, proxy
-from nemo_chameleon.checks import preset_of
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.prepare import write_dataset
-from nemo_chameleon.schema import Config
-from nemo_chameleon.shards import load_embeddings
-from nemo_chameleon.tokenizer import load_tokenizer
+from nemo_chameleon import Mixture, cli, provider
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.validation import preset_of
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import load_tokenizer
+from nemo_chameleon.mixture.embeddings_file import load_embeddings
+from nemo_chameleon.provider import proxy
+from nemo_chameleon.utils.errors import UserError
 
 
 def resolve(config: Config, mixture: str) -> Mixture:
@@ -23,7 +24,7 @@ def resolve(config: Config, mixture: str) -> Mixture:
 
 def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
     """Uniform, proportional, static and a file's weights, none of which needs a process group."""
-    domains = provider.prepare(config)
+    domains = provider.prepare(config).domains
     assert set(resolve(config, "uniform").weights.values()) == {1 / 3}
     tokens = {name: domain.tokens for name, domain in domains.items()}
     assert resolve(config, "proportional").weights == pytest.approx(
@@ -35,7 +36,7 @@ def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
     assert typed.weights == {"code": 0.25, "prose": 0.25, "legal": 0.5}
     typed.save(tmp_path / "typed.json")
     assert resolve(config, str(tmp_path / "typed.json")).weights == typed.weights
-    assert provider.base_job(config, domains, typed).directory == tmp_path / "out" / "typed"
+    assert provider.base_run(config, domains, typed).directory == tmp_path / "out" / "typed"
 
 
 def test_bounds_hold_for_the_run_and_not_in_the_file(config: Config) -> None:
@@ -68,7 +69,7 @@ def test_chameleon_is_computed_once(
     def no_proxy(*_: object) -> None:
         raise AssertionError("the proxy was started again")
 
-    monkeypatch.setattr(proxy, "compute_mixture", no_proxy)
+    monkeypatch.setattr(provider.resolve, "compute_mixture", no_proxy)
     assert resolve(config, "chameleon") == mixture
 
 
@@ -133,7 +134,9 @@ def test_killed_while_embedding_keeps_the_proxy(
 
 def written(config: Config, **method: object) -> None:
     """A mixture file such as a run with this configuration writes, but for `method`."""
-    domains = provider.prepare(config)
+    prepared = provider.prepare(config)
+    domains, plan = prepared.domains, prepared.plan
+    assert plan is not None
     facts = {name: {"fingerprint": domain.fingerprint} for name, domain in domains.items()}
     Mixture(
         Mixture.uniform(domains).weights,
@@ -142,10 +145,10 @@ def written(config: Config, **method: object) -> None:
         method={
             "name": "chameleon",
             **preset_of(config.chameleon).settings(),
-            **proxy.embedding_method(config),
+            **plan.method,
             **method,
         },
-        proxy={"settings": proxy.settings_digest(config, domains)},
+        proxy={"settings": plan.settings},
     ).save(config.chameleon.file)
 
 

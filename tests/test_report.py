@@ -1,4 +1,4 @@
-"""report.py: the table says what the runs gave, whichever way it went."""
+"""train/report.py, mixture/tables.py: the table says what the runs gave, whichever way it went."""
 
 import copy
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nemo_chameleon import Mixture, cli
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.report import compare, read_result
+from nemo_chameleon.train.report import compare, read_result
+from nemo_chameleon.utils.errors import UserError
 
 UNIFORM = {
     "run": "uniform",

@@ -1,4 +1,4 @@
-"""scoring.py: embeddings by name to a mixture, and errors that name the domain."""
+"""mixture/compute.py: embeddings by name to a mixture, and errors that name the domain."""
 
 from typing import Any
 
@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 
 from conftest import drawn_alike
-from nemo_chameleon import Mixture, scoring
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.leverage import affinity_matrix
-from nemo_chameleon.shards import Shards
-from nemo_chameleon.weights import chameleon_weights, choose_preset
+from nemo_chameleon import Mixture
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.method.leverage import affinity_matrix
+from nemo_chameleon.method.weights import chameleon_weights, choose_preset
+from nemo_chameleon.mixture import compute
+from nemo_chameleon.utils.errors import UserError
 
 NAMES = ["wiki", "book", "code", "web", "law"]
 
 
-def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, Shards]:
+def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, ShardedEmbedding]:
     """Rows of x by name, in shards."""
     scatter = np.random.default_rng(0).normal(size=(len(x), shards, x.shape[1])) * noise
     return {
-        name: Shards((row + part).astype(np.float32), np.full(shards, 10))
+        name: ShardedEmbedding((row + part).astype(np.float32), np.full(shards, 10))
         for name, row, part in zip(NAMES, x, scatter, strict=False)
     }
 
@@ -27,7 +28,7 @@ def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, Sh
 def mixture(embeddings: Any, names: list[str] = NAMES, **changes: Any) -> Mixture:
     """The mixture of these domains."""
     settings = {"objective": "pretrain", "preset": choose_preset()} | changes
-    return scoring.mixture_from_embeddings(
+    return compute.mixture_from_embeddings(
         embeddings, {name: {"samples": 100} for name in names}, **settings
     )
 
@@ -57,13 +58,13 @@ def test_what_the_samples_do_not_settle_is_said() -> None:
 def test_how_many_samples_would_do() -> None:
     """Intervals four times too wide need sixteen times the samples; a used-up domain has none."""
     embeddings = [embedded(drawn_alike(5), 32, noise=1.0)]
-    errors = scoring.errors_of(embeddings, NAMES, "pretrain", choose_preset())
+    errors = compute.errors_of(embeddings, NAMES, "pretrain", choose_preset())
     assert errors is not None
     quarter = float(errors.half_widths().max()) / 4
     more, _ = mixture(embeddings, tolerance=quarter).method["caveats"]
     assert "about 2,000 samples a domain would" in more, "16 times 100, rounded up"
     facts = {name: {"samples": 100, "tokens": 320} for name in NAMES}
-    used_up = scoring.mixture_from_embeddings(
+    used_up = compute.mixture_from_embeddings(
         embeddings, facts, objective="pretrain", preset=choose_preset(), tolerance=quarter
     )
     assert used_up.method["caveats"][0].endswith("only")
@@ -79,7 +80,7 @@ def test_proxies_that_disagree_ask_for_more_proxies() -> None:
 def test_averaged_proxies_have_the_mean_of_their_affinities() -> None:
     """Whatever the axes and the scale of each proxy's hidden states."""
     x, y = drawn_alike(5, 16, seed=1), drawn_alike(5, 24, seed=2)
-    together = affinity_matrix(scoring.combined([x, 100 * y]))
+    together = affinity_matrix(compute.combined([x, 100 * y]))
     own = [affinity_matrix(part) for part in (x, y)]
     mean = sum(part / np.trace(part) for part in own)
     np.testing.assert_allclose(together / np.trace(together), mean / 2, atol=1e-12)
@@ -93,7 +94,7 @@ def test_a_rotated_proxy_adds_nothing() -> None:
     assert two.weights == pytest.approx(one.weights, abs=1e-6)
 
 
-def not_finite(value: float) -> dict[str, Shards]:
+def not_finite(value: float) -> dict[str, ShardedEmbedding]:
     """Embeddings with one number that is none, of `code`."""
     x = drawn_alike(5)
     x[2, 3] = value

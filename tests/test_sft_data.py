@@ -1,4 +1,4 @@
-"""sft/index.py, domain.py, dataset.py: lines to samples, with loss on answers and nothing lost."""
+"""data/sft/: lines to samples, with loss on answers and nothing lost."""
 
 import json
 import os
@@ -10,19 +10,36 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from nemo_chameleon import Mixture, cli, datasets, proxy
+from nemo_chameleon import Mixture, cli
 from nemo_chameleon.config import load_config
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
-from nemo_chameleon.sft import index as indices
-from nemo_chameleon.sft.dataset import SFTDataset, sample_of
-from nemo_chameleon.sft.domain import SFTDomain, open_sft_domain, packs_of
-from nemo_chameleon.sft.index import Reader
-from nemo_chameleon.sft.shares import capped_in_answers, sample_shares
-from nemo_chameleon.tokenizer import load_tokenizer
+from nemo_chameleon.config.schema import Config, DataConfig, RunConfig
+from nemo_chameleon.data.blend import training_dataset, validation_datasets
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.sft import index as indices
+from nemo_chameleon.data.sft.dataset import SFTDataset, sample_of
+from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domain
+from nemo_chameleon.data.sft.samples import packs_of
+from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.data.token_shares import sample_shares, within_token_bounds
+from nemo_chameleon.data.tokenizer import load_tokenizer
+from nemo_chameleon.provider.runs import proxy_run, within_bounds
+from nemo_chameleon.utils.errors import UserError
 from sft_data import write_jsonl, write_sft_config
 
 pytestmark = pytest.mark.usefixtures("alone")
+
+
+def open_domains(data: DataConfig, seq_length: int) -> dict[str, Any]:
+    """The configured domains, opened."""
+    return kind_of(data).open_domains(data, seq_length)
+
+
+def check(data: DataConfig, domains: dict[str, Domain], run: RunConfig, prefix: str) -> None:
+    """Refuse samples that a run cannot train on."""
+    evaluated = bool(run.train.eval_iters)
+    length = run.model.seq_length
+    kind_of(data).require_samples(data, domains, length, f"{prefix}model.", evaluated)
 
 
 @pytest.fixture
@@ -37,7 +54,7 @@ def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) ->
         setattr(sft.data, key, value)
     path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
     return open_sft_domain(
-        name, str(path), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+        name, str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
     )
 
 
@@ -109,7 +126,7 @@ def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -
     """What Megatron's builder makes of one domain."""
     other = opened(sft, {"text": "something else"}, name="other")
     mixture = Mixture({domain.name: 0.5, "other": 0.5})
-    blended = datasets.training_dataset(
+    blended = training_dataset(
         sft.data,
         {domain.name: domain, "other": other},
         mixture,
@@ -126,7 +143,7 @@ def test_every_answer_once_a_pass(sft: Config) -> None:
         "pairs",
         sft.data.domains["pairs"].path,
         sft.data,
-        Reader(sft.data),
+        ExampleTokenizer(sft.data),
         seq_length=64,
         split="80,20,0",
     )
@@ -191,7 +208,7 @@ def test_too_long_is_refused(sft: Config) -> None:
     """Before training, with the file and the line, and what to set."""
     domain = opened(sft, {"text": "ab"}, LONG)
     with pytest.raises(UserError, match=r"1 of 2 examples are longer .*\(mine\.jsonl, line 2\)"):
-        datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
+        check(sft.data, {"mine": domain}, shorter(sft), "")
 
 
 def shorter(sft: Config) -> Config:
@@ -203,7 +220,7 @@ def shorter(sft: Config) -> Config:
 def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """The end of its prompt and all of its answer are kept, or it is left out; and it is said."""
     domain = opened(sft, LONG, LONG_ANSWER, on_too_long="truncate")
-    datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
+    check(sft.data, {"mine": domain}, shorter(sft), "")
     assert (
         "1 begin later, without 0 tokens of answers before the last: 1 are left out"
         in capsys.readouterr().out
@@ -235,10 +252,10 @@ def test_an_answer_is_never_cut(sft: Config, capsys: pytest.CaptureFixture[str])
         assert stop - start <= seq_length + 1
         assert not answers[start]
     sft.model.seq_length, sft.train.eval_iters = length - 2, 0
-    datasets.check(sft.data, {"mine": domain}, sft, "")
+    check(sft.data, {"mine": domain}, sft, "")
     assert "without 0 tokens of answers" in capsys.readouterr().out
     sft.model.seq_length = length // 2
-    datasets.check(sft.data, {"mine": domain}, sft, "")
+    check(sft.data, {"mine": domain}, sft, "")
     start = int(domain.packs(length // 2).pieces[0, 1])
     assert f"without {answers[:start].sum()} tokens of answers" in capsys.readouterr().out
 
@@ -248,17 +265,17 @@ def test_what_is_left_out_counts_for_nothing(sft: Config) -> None:
     pairs = [{"prompt": "Q", "completion": "Z"}, LONG]
     path = write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs)
     sft.data.on_too_long = "skip"
-    domain = open_sft_domain("mine", str(path), sft.data, Reader(sft.data), seq_length=16)
+    domain = open_sft_domain("mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=16)
     assert domain.tokens == len(domain.index.tokens(0)) == 3
-    assert domain.answer_tokens == domain.counted == 2
-    drawn = {tuple(domain.sample(i, 64, seed=1).tokens) for i in range(50)}
+    assert domain.answer_tokens == domain.embeddable_tokens == 2
+    drawn = {tuple(domain.window(i, 64, seed=1).tokens) for i in range(50)}
     assert drawn == {tuple(domain.index.tokens(0))}
 
 
 def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Where that is asked for; and it is said."""
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"}, on_too_long="skip")
-    datasets.check(sft.data, {"mine": domain}, shorter(sft), "")
+    check(sft.data, {"mine": domain}, shorter(sft), "")
     assert "mine.jsonl, line 1): 1 are left out" in capsys.readouterr().out
     assert domain.packs(16).pieces[:, 0].tolist() == [1]
 
@@ -274,7 +291,7 @@ def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[
     path.write_bytes(b"\n".join(lines))
     for _ in range(2):  # the second time from the cache
         with pytest.raises(UserError) as error:
-            datasets.open_domains(sft.data, 64)
+            open_domains(sft.data, 64)
         text = str(error.value)
         assert "data.domains.pairs.path=" in text
         assert f"3 of {len(lines) - 1} lines are no examples" in text
@@ -284,7 +301,7 @@ def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[
         assert "data.on_malformed=skip" in text
         assert "\n" not in text
     sft.data.on_malformed = "skip"
-    datasets.open_domains(sft.data, 64)
+    open_domains(sft.data, 64)
     assert "3 of" in capsys.readouterr().out
 
 
@@ -295,7 +312,7 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
     sft.data.on_malformed = "skip"
     domain = open_sft_domain(
-        "mine", str(path), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+        "mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
     )
     assert domain.documents == whole.documents == 2
     assert domain.index.line(1) == "mine.jsonl, line 14"
@@ -321,7 +338,7 @@ def test_files_without_examples(sft: Config, contents: str | None, says: str) ->
         path.write_text(contents)
     with pytest.raises(UserError, match=rf"data\.domains\.mine\.path=.*{says}"):
         open_sft_domain(
-            "mine", str(path), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+            "mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
         )
 
 
@@ -332,7 +349,11 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patch:
         patch.setattr(indices, "_write", None)
         again = open_sft_domain(
-            "mine", domain.path, sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+            "mine",
+            domain.path,
+            sft.data,
+            ExampleTokenizer(sft.data),
+            seq_length=sft.model.seq_length,
         )
     assert again.index.folder == folder
     assert again.facts() == domain.facts()
@@ -352,7 +373,7 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
 def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that make one index at once: the first to end it has made it, the other takes it."""
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", [{"text": "ab"}]))
-    reader, cache, write = Reader(sft.data), Path(sft.data.cache), indices._write
+    reader, cache, write = ExampleTokenizer(sft.data), Path(sft.data.cache), indices._write
 
     def slowly(*arguments: object) -> None:
         monkeypatch.undo()
@@ -375,7 +396,9 @@ def test_files_of_one_name_are_told_apart(sft: Config) -> None:
         lines[5_000:6_000] = [{"text": name[:3] + "x"}] * 1_000
         file = write_jsonl(folder / "train.jsonl", lines)
         os.utime(file, (0, 0))
-        domain = open_sft_domain(name, str(file), sft.data, Reader(sft.data), seq_length=64)
+        domain = open_sft_domain(
+            name, str(file), sft.data, ExampleTokenizer(sft.data), seq_length=64
+        )
         fingerprints.add(domain.fingerprint)
     assert len(fingerprints) == 2
 
@@ -406,7 +429,7 @@ def test_a_byte_order_mark_is_no_fault(sft: Config) -> None:
     """Nor are lines that end as on Windows."""
     path = Path(sft.output).parent / "mine.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "ab"}\r\n\r\n{"text": "cd"}\r\n')
-    domain = open_sft_domain("mine", str(path), sft.data, Reader(sft.data), seq_length=64)
+    domain = open_sft_domain("mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=64)
     assert [domain.index.line(i) for i in range(2)] == ["mine.jsonl, line 1", "mine.jsonl, line 3"]
 
 
@@ -414,9 +437,9 @@ def test_a_split_without_examples(sft: Config) -> None:
     """Validation of nothing is said beforehand, and by the dataset where nobody asked."""
     domain = opened(sft, {"text": "ab"}, {"text": "cd"})
     with pytest.raises(UserError, match=r"data\.domains\.mine: no example to evaluate on"):
-        datasets.check(sft.data, {"mine": domain}, sft, "")
+        check(sft.data, {"mine": domain}, sft, "")
     with pytest.raises(UserError, match=r"mine\.jsonl: no example for valid under split='80,20,0'"):
-        datasets.validation_datasets(sft.data, {"mine": domain}, seq_length=64, seed=1)["mine"]
+        validation_datasets(sft.data, {"mine": domain}, seq_length=64, seed=1)["mine"]
 
 
 def test_a_proxys_samples_may_be_shorter(sft: Config) -> None:
@@ -424,8 +447,8 @@ def test_a_proxys_samples_may_be_shorter(sft: Config) -> None:
     sft.proxy.model.seq_length = 16
     sft.proxy.train.eval_iters = 0
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"})
-    job = proxy.job_of(sft, {"mine": domain})
-    datasets.check(job.config.data, job.domains, sft.proxy, "proxy.")
+    job = proxy_run(sft, {"mine": domain})
+    check(job.config.data, job.domains, sft.proxy, "proxy.")
     assert len(job.domains["mine"].packs(16).pieces) == 2
     assert sft.data.on_too_long == "refuse"
 
@@ -437,7 +460,7 @@ def test_a_folder_of_files(sft: Config) -> None:
     for name in ("b", "a"):
         write_jsonl(folder / f"{name}.jsonl", [{"text": name * 3}, {"text": name * 4}])
     domain = open_sft_domain(
-        "many", str(folder), sft.data, Reader(sft.data), seq_length=sft.model.seq_length
+        "many", str(folder), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
     )
     assert [domain.index.line(i) for i in range(4)] == [
         f"{name}.jsonl, line {line}" for name in "ab" for line in (1, 2)
@@ -464,13 +487,13 @@ def test_windows(sft: Config, alone: bool) -> None:
     pairs = [{"prompt": "abc", "completion": f"{i}" * 9} for i in range(4)]
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs))
     domain = open_sft_domain(
-        "mine", path, sft.data, Reader(sft.data), seq_length=64, answers_alone=alone
+        "mine", path, sft.data, ExampleTokenizer(sft.data), seq_length=64, answers_alone=alone
     )
     tokenizer = load_tokenizer(sft.data.tokenizer)
     drawn = set()
     for i in range(200):
-        window = domain.sample(i, 5, seed=1)
-        again = domain.sample(i, 5, seed=1)
+        window = domain.window(i, 5, seed=1)
+        again = domain.window(i, 5, seed=1)
         assert window.tokens.tolist() == again.tokens.tolist()
         assert len(window.tokens) == len(window.counted) <= 5
         assert window.counted.any()
@@ -478,18 +501,16 @@ def test_windows(sft: Config, alone: bool) -> None:
     texts = {text for text, _ in drawn}
     assert {text[0] for text in texts} == set("a0123")
     assert all(counted for _, counted in drawn) is not alone
-    assert domain.counted == (domain.answer_tokens if alone else domain.tokens)
+    assert domain.embeddable_tokens == (domain.answer_tokens if alone else domain.tokens)
 
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_shares_mean_what_they_say(sft: Config, unit: str) -> None:
     """Over a run the shares are within 1 % of the mixture's: of samples, or of answers' tokens."""
     sft.data.unit, samples = unit, 3000
-    domains = datasets.open_domains(sft.data, 64)
+    domains = open_domains(sft.data, 64)
     mixture = Mixture({"pairs": 0.5, "chats": 0.3, "text": 0.2})
-    dataset = datasets.training_dataset(
-        sft.data, domains, mixture, samples=samples, seq_length=64, seed=3
-    )
+    dataset = training_dataset(sft.data, domains, mixture, samples=samples, seq_length=64, seed=3)
     drawn: Counter[str] = Counter()
     names = list(domains)
     for i in range(samples):
@@ -521,7 +542,7 @@ def test_max_epochs_in_answers(samples: int, share: float) -> None:
     sizes = {"samples": samples, "seq_length": 4_096, "seed": 1}
     mixture = Mixture({"short": share, "long": 1 - share})
     free = sample_shares(mixture.weights, domains, **sizes)
-    bounded = capped_in_answers(mixture, domains, **sizes, max_epochs=1.0)
+    bounded = within_token_bounds(mixture, domains, **sizes, max_epochs=1.0)
     drawn = sample_shares(bounded.weights, domains, **sizes)
     for name in domains:
         assert samples * drawn[name] <= 5_000 * 1.001
@@ -530,20 +551,18 @@ def test_max_epochs_in_answers(samples: int, share: float) -> None:
     if all(samples * part <= 5_000 for part in free.values()):
         assert bounded == mixture
     with pytest.raises(UserError, match="max_epochs"):
-        capped_in_answers(mixture, domains, **{**sizes, "samples": 10_100}, max_epochs=1.0)
+        within_token_bounds(mixture, domains, **{**sizes, "samples": 10_100}, max_epochs=1.0)
 
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_max_epochs(sft: Config, unit: str) -> None:
     """A cap on passes holds in either unit, and the freed share goes to the others."""
-    from nemo_chameleon import provider
-
     sft.data.unit, sft.data.max_epochs = unit, 3.0
     sft.train.train_iters, sft.train.global_batch_size = 60, 8
-    domains = datasets.open_domains(sft.data, 64)
+    domains = open_domains(sft.data, 64)
     mixture = Mixture({"pairs": 0.1, "chats": 0.1, "text": 0.8})
-    bounded = provider.bounded(sft, domains, mixture)
-    dataset = datasets.training_dataset(
+    bounded = within_bounds(sft, domains, mixture)
+    dataset = training_dataset(
         sft.data, domains, bounded, samples=480, seq_length=64, seed=sft.train.seed
     )
     drawn = Counter(int(dataset[i]["dataset_id"]) for i in range(480))
@@ -561,13 +580,13 @@ def test_indexed_before_the_run(
     cli.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     monkeypatch.setattr(indices, "_write", None)
-    domains = datasets.open_domains(sft.data, 64)
+    domains = open_domains(sft.data, 64)
     assert rows[-3:] == [
         [
             name,
             str(domain.documents),
             f"{domain.tokens:,}",
-            f"{domain.size('tokens'):,}",
+            f"{domain.tokens_in('tokens'):,}",
             str(len(domain.packs(64))),
         ]
         for name, domain in domains.items()

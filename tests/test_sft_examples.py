@@ -1,4 +1,4 @@
-"""sft/examples.py: which parts of a line are answers, and which lines are no examples."""
+"""data/sft/examples.py: which parts of a line are answers, and which lines are no examples."""
 
 import json
 import sys
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.sft.examples import ChatTemplate, Example, MalformedError, parse, read_template
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.examples import parse
+from nemo_chameleon.data.sft.templates import ChatTemplate, Example, read_template
+from nemo_chameleon.utils.errors import UserError
 
 CHATML = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>\n{% endfor %}"

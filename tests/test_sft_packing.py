@@ -1,4 +1,4 @@
-"""sft/packing.py: nothing is lost, nothing is twice there, and little room is left."""
+"""data/sft/packing.py: nothing is lost, nothing is twice there, and little room is left."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_chameleon.sft.packing import Packs, chunks, pack
+from nemo_chameleon.data.sft.packing import Packs, chunks, pack
 
 
 @settings(derandomize=True, deadline=None)

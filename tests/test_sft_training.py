@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from conftest import RECIPE, ROOT, Launch
-from nemo_chameleon import Mixture, evaluation, model, parallel
-from nemo_chameleon.schema import Config
+from nemo_chameleon import Mixture
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.train.step import packed_sequences
 from sft_data import write_sft_config
 
 SFT = ROOT / "recipes" / "sft_chameleon.py"
@@ -46,11 +49,11 @@ def test_packed_examples_do_not_see_each_other(
                 torch.cat(examples)[None],
                 position_ids,
                 None,
-                packed_seq_params=evaluation.sequences(position_ids),
+                packed_seq_params=packed_sequences(position_ids),
             )[0]
 
-    with parallel.layout(config.parallel, seed=1):
-        gpt = model.build(config, 512, for_training=False)
+    with model_parallel(config.parallel, seed=1):
+        gpt = build_gpt(config, 512, for_training=False)
         assert torch.equal(logits(one, mine)[16:], logits(other, mine)[16:])
         assert not torch.equal(logits(one, mine)[:16], logits(other, mine)[:16])
         for before in (one, one[:5]):

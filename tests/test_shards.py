@@ -1,4 +1,4 @@
-"""shards.py: embeddings in shards, and a file that reads back as it was written."""
+"""method/embeddings.py: embeddings in shards, and a file that reads back as it was written."""
 
 from pathlib import Path
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.shards import Shards, load_embeddings, save_embeddings, shard_count
+from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
+from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
+from nemo_chameleon.utils.errors import UserError
 
 
-def shards(*means: float, tokens: tuple[int, ...] = (1, 3)) -> Shards:
+def shards(*means: float, tokens: tuple[int, ...] = (1, 3)) -> ShardedEmbedding:
     """Shards of one dimension."""
-    return Shards(np.array(means, dtype=np.float32)[:, None], np.array(tokens))
+    return ShardedEmbedding(np.array(means, dtype=np.float32)[:, None], np.array(tokens))
 
 
 def test_embedding_is_the_mean_over_tokens() -> None:
@@ -35,7 +36,7 @@ def test_no_more_shards_than_windows() -> None:
 def test_noise_is_that_of_the_mean() -> None:
     """Shards of a known scatter leave the mean with a 32nd of its variance."""
     means = np.random.default_rng(0).normal(size=(32, 10_000)).astype(np.float32)
-    assert Shards(means, np.full(32, 7)).noise() == pytest.approx(10_000 / 32, rel=0.02)
+    assert ShardedEmbedding(means, np.full(32, 7)).noise() == pytest.approx(10_000 / 32, rel=0.02)
     assert shards(1.0, tokens=(3,)).noise() == 0.0
 
 

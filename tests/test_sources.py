@@ -1,4 +1,4 @@
-"""sources.py: proxies that exist already, megatron-core's and Hugging Face's."""
+"""embedding/registry.py: proxies that exist already, megatron-core's and Hugging Face's."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,18 @@ import transformers
 
 from benchmarks.gpt2 import megatron_state
 from conftest import write_config
-from nemo_chameleon import Mixture, checkpoint, model, parallel, provider, proxy
-from nemo_chameleon.changes import Computed
+from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_config
-from nemo_chameleon.domains import open_domains
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
-from nemo_chameleon.shards import Shards, load_embeddings
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.mixture.edit import ComputedMixture
+from nemo_chameleon.mixture.embeddings_file import load_embeddings
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.provider.new_domains import embed_new
+from nemo_chameleon.utils.errors import UserError
 
 HIDDEN, HEADS, LAYERS, LENGTH = 32, 4, 4, 32
 
@@ -52,8 +57,8 @@ def converted(
     folder = tmp_path_factory.mktemp("megatron")
     config = load_config(write_config(corpus, folder))
     lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
-    with parallel.layout(config.proxy.parallel, seed=0):
-        gpt = model.build(config.proxy, 512, for_training=False)
+    with model_parallel(config.proxy.parallel, seed=0):
+        gpt = build_gpt(config.proxy, 512, for_training=False)
         state = megatron_state(lm)
         missing, unexpected = gpt.load_state_dict(state, strict=False)
         assert not unexpected
@@ -71,7 +76,7 @@ def config(config: Config) -> Config:
     return config
 
 
-def embedded(config: Config, **proxy: str) -> tuple[Mixture, dict[str, Shards]]:
+def embedded(config: Config, **proxy: str) -> tuple[Mixture, dict[str, ShardedEmbedding]]:
     """The mixture of a run with an existing proxy, and its embeddings."""
     for key, value in proxy.items():
         setattr(config.proxy, key, value)
@@ -88,10 +93,12 @@ def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> 
     theirs, from_hf = embedded(config, hf=str(gpt2))
     ours, from_megatron = embedded(config, load=str(converted))
     lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
-    for name, domain in open_domains(config.data.domains, config.data.split).items():
+    for name, domain in open_indexed(config.data.domains, config.data.split).items():
         states = []
         for index in range(48):
-            window = torch.from_numpy(domain.window(index, LENGTH, config.chameleon.seed))[None]
+            window = torch.from_numpy(domain.window(index, LENGTH, config.chameleon.seed).tokens)[
+                None
+            ]
             with torch.no_grad():
                 states.append(lm(window, output_hidden_states=True).hidden_states[LAYERS // 2][0])
         expected = torch.cat(states).mean(0)
@@ -111,11 +118,9 @@ def test_a_mixture_is_used_for_its_own_proxy_only(
     mixture, _ = embedded(config, hf=str(gpt2))
     config.proxy.hf = str(gpt2)
     assert provider.resolve_mixture(config) == mixture
-    computed = Computed.load(config.chameleon.file)
+    computed = ComputedMixture.load(config.chameleon.file)
     again = computed.without(["prose"])
-    again = again.with_domains(
-        *proxy.embed_new(again, {"prose": config.data.domains["prose"].path})
-    )
+    again = again.with_domains(*embed_new(again, {"prose": config.data.domains["prose"].path}))
     assert again.mixture.weights == pytest.approx(mixture.weights, rel=1e-9)
     config.proxy.hf, config.proxy.load = None, str(converted)
     with pytest.raises(UserError, match="made through another proxy"):

@@ -1,4 +1,4 @@
-"""stopping.py: a signal that asks, and ends nobody."""
+"""utils/preemption.py: a signal that asks, and ends nobody."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ import subprocess
 import sys
 import threading
 
-from nemo_chameleon import stopping
+from nemo_chameleon.utils import preemption
 
 
 def test_the_signal_asks() -> None:
     """Within, it is noted, whichever thread it reaches; outside all is as it was."""
     before = signal.getsignal(signal.SIGUSR1)
-    with stopping.listening() as asked:
+    with preemption.listening() as asked:
         assert not asked()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert asked()
@@ -22,7 +22,7 @@ def test_the_signal_asks() -> None:
     waiting = threading.Event()
     other = threading.Thread(target=waiting.wait)
     other.start()  # it does not block the signal
-    with stopping.listening() as asked:
+    with preemption.listening() as asked:
         os.kill(os.getpid(), signal.SIGUSR1)
         assert asked()
     waiting.set()
@@ -32,7 +32,7 @@ def test_the_signal_asks() -> None:
 def test_processes_that_are_started_within_live_on() -> None:
     """A checkpoint's writer hears the signal with everyone else, and has to write."""
     wait = [sys.executable, "-c", "print(1, flush=True); input(); print(2)"]
-    with stopping.listening():
+    with preemption.listening():
         writer = subprocess.Popen(wait, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "1\n"
@@ -46,7 +46,7 @@ def test_elsewhere_than_in_the_main_thread() -> None:
     seen = []
 
     def listen() -> None:
-        with stopping.listening() as asked:
+        with preemption.listening() as asked:
             seen.append(asked())
 
     thread = threading.Thread(target=listen)

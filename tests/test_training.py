@@ -1,4 +1,4 @@
-"""training.py: what a run counts and writes, and that it goes on as if never stopped."""
+"""train/trainer.py: what a run counts and writes, and that it goes on as if never stopped."""
 
 import dataclasses
 import json
@@ -10,34 +10,36 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_chameleon import Mixture, checkpoint, provider, report, training
-from nemo_chameleon.domains import open_domains
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.job import Job
-from nemo_chameleon.schema import Config, DatasetConfig
-from nemo_chameleon.stopping import StoppedError
+from nemo_chameleon import Mixture, provider
+from nemo_chameleon.config.schema import Config, DatasetConfig
+from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.train import report, trainer
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.preemption import StoppedError
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture
-def job(config: Config) -> Job:
+def job(config: Config) -> TrainingRun:
     """Six iterations of eight samples on shares that do not divide them."""
-    domains = open_domains(config.data.domains, config.data.split)
+    domains = open_indexed(config.data.domains, config.data.split)
     mixture = Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, method={"name": "test"})
     config.checkpoint.save_interval = 2
-    return Job("base", config, config, domains, mixture)
+    return TrainingRun("base", config, config, domains, mixture)
 
 
-def elsewhere(job: Job, output: Path) -> Job:
+def elsewhere(job: TrainingRun, output: Path) -> TrainingRun:
     """The same job in another folder."""
     config = dataclasses.replace(job.config, output=str(output))
-    return dataclasses.replace(job, config=config, run=config)
+    return dataclasses.replace(job, config=config, settings=config)
 
 
-def test_result(job: Job) -> None:
+def test_result(job: TrainingRun) -> None:
     """result.json has loss, perplexity, realised samples and epochs by domain, and their means."""
-    result = training.train(job)
+    result = trainer.train(job)
     assert result == json.loads((job.directory / "result.json").read_text())
     assert result["iterations"] == 6
     assert result["tokens"] == 6 * 8 * 32
@@ -54,18 +56,18 @@ def test_result(job: Job) -> None:
     assert Mixture.load(job.directory / "mixture.json") == job.mixture
 
 
-def test_validation_sets(job: Job, corpus: Path) -> None:
+def test_validation_sets(job: TrainingRun, corpus: Path) -> None:
     """One of a domain's name replaces its split, another stands beside; neither is drawn from."""
-    from nemo_chameleon.prepare import write_dataset
-    from nemo_chameleon.tokenizer import load_tokenizer
+    from nemo_chameleon.data.tokenize import write_dataset
+    from nemo_chameleon.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(job.config.data.tokenizer)
     texts = {"code": "def f(x):\n    return x\n" * 40, "unseen": "ab" * 500}
-    alone = training.train(elsewhere(job, corpus.parent / "alone"))
+    alone = trainer.train(elsewhere(job, corpus.parent / "alone"))
     for name, text in texts.items():
         write_dataset([text], tokenizer, corpus.parent / f"held-{name}")
         job.config.data.validation[name] = DatasetConfig(str(corpus.parent / f"held-{name}"))
-    result = training.train(job)
+    result = trainer.train(job)
     assert set(result["validation"]) == {"unseen"}
     assert result["validation macro"] == result["validation"]["unseen"]
     domains = alone["domains"]
@@ -77,36 +79,36 @@ def test_validation_sets(job: Job, corpus: Path) -> None:
     assert "unseen" in report.compare([result])
 
 
-def test_training_learns(job: Job) -> None:
+def test_training_learns(job: TrainingRun) -> None:
     """Sixty iterations lower the loss well below that of a uniform guess."""
-    job.run.train.train_iters = 60
-    job.run.checkpoint.save_interval = 0
-    assert training.train(job)["loss"] < np.log(512) - 1.0
+    job.settings.train.train_iters = 60
+    job.config.checkpoint.save_interval = 0
+    assert trainer.train(job)["loss"] < np.log(512) - 1.0
 
 
-def test_a_run_starts_from_a_pretrained_checkpoint(job: Job, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_pretrained_checkpoint(job: TrainingRun, tmp_path: Path) -> None:
     """With a rate of nought it has the checkpoint's losses; the proxy starts from none."""
-    first = training.train(job)
+    first = trainer.train(job)
     again = elsewhere(job, tmp_path / "again")
     again.config.checkpoint = dataclasses.replace(
         job.config.checkpoint, pretrained_checkpoint=str(job.directory)
     )
-    again.run.optimizer = dataclasses.replace(job.run.optimizer, lr=0.0, min_lr=0.0)
-    result = training.train(again)
+    again.settings.optimizer = dataclasses.replace(job.settings.optimizer, lr=0.0, min_lr=0.0)
+    result = trainer.train(again)
     for name, domain in first["domains"].items():
         assert result["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
         assert result["domains"][name]["samples"] > 0
-    proxy = dataclasses.replace(again, run=job.config.proxy)
+    proxy = dataclasses.replace(again, settings=job.config.proxy)
     assert proxy.pretrained() is None
     assert "checkpoint.pretrained_checkpoint" not in proxy.identity()
     again.config.checkpoint.pretrained_checkpoint = None
     with pytest.raises(UserError, match=r"with checkpoint\.pretrained_checkpoint = "):
-        training.train(again)
+        trainer.train(again)
 
 
-def test_pretrained_checkpoints_that_are_refused(job: Job, tmp_path: Path) -> None:
+def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Path) -> None:
     """Not there, no checkpoint, of another model or vocabulary: known before any training."""
-    training.train(job)
+    trainer.train(job)
     job = elsewhere(job, tmp_path / "other")
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "none")
     with pytest.raises(UserError, match=r"there is no such checkpoint"):
@@ -115,12 +117,12 @@ def test_pretrained_checkpoints_that_are_refused(job: Job, tmp_path: Path) -> No
     with pytest.raises(UserError, match="holds no checkpoint"):
         provider.prepare(job.config)
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "out" / "base")
-    job.run.model.num_query_groups = 4  # as many as heads, which is what null says
+    job.settings.model.num_query_groups = 4  # as many as heads, which is what null says
     provider.prepare(job.config)
-    job.run.model.num_query_groups = 2
+    job.settings.model.num_query_groups = 2
     with pytest.raises(UserError, match=r"the run has 2: set model\.num_query_groups=4"):
         provider.prepare(job.config)
-    job.run.model.num_query_groups = None
+    job.settings.model.num_query_groups = None
     mine = job.config.data.tokenizer
     other = json.loads(Path(mine).read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(other).replace("<|endoftext|>", "<|end|>"))
@@ -132,20 +134,20 @@ def test_pretrained_checkpoints_that_are_refused(job: Job, tmp_path: Path) -> No
         provider.prepare(job.config)
 
 
-def test_micro_batches_do_not_change_the_run(job: Job, tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_the_run(job: TrainingRun, tmp_path: Path) -> None:
     """Four micro-batches an iteration give the loss, a mean over tokens, that one gives."""
-    in_four = training.train(job)
-    job.run.train.micro_batch_size = 8
-    in_one = training.train(elsewhere(job, tmp_path / "one"))
+    in_four = trainer.train(job)
+    job.settings.train.micro_batch_size = 8
+    in_one = trainer.train(elsewhere(job, tmp_path / "one"))
     assert in_four["loss"] == pytest.approx(in_one["loss"], abs=1e-4)
     assert in_four["macro"]["loss"] == pytest.approx(in_one["macro"]["loss"], abs=1e-4)
 
 
 def test_stopped_and_resumed_equals_never_stopped(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that dies after iteration 4 and is started again ends with the same figures."""
-    whole = training.train(elsewhere(job, tmp_path / "whole"))
+    whole = trainer.train(elsewhere(job, tmp_path / "whole"))
     save = checkpoint.save
 
     def die_after_four(directory: Path, iteration: int, *rest: object) -> Path:
@@ -156,10 +158,10 @@ def test_stopped_and_resumed_equals_never_stopped(
 
     monkeypatch.setattr(checkpoint, "save", die_after_four)
     with pytest.raises(KeyboardInterrupt):
-        training.train(job)
+        trainer.train(job)
     monkeypatch.undo()
     assert not (job.directory / "result.json").exists()
-    resumed = training.train(job)
+    resumed = trainer.train(job)
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     for name, domain in whole["domains"].items():
         assert resumed["domains"][name]["loss"] == pytest.approx(domain["loss"], abs=1e-6)
@@ -167,119 +169,119 @@ def test_stopped_and_resumed_equals_never_stopped(
 
 
 def test_a_run_that_is_asked_to_stop(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGUSR1 lets it save at the next log and end; started again it ends as if never stopped."""
     job.config.logging.log_interval, job.config.checkpoint.save_interval = 2, 0
-    whole = training.train(elsewhere(job, tmp_path / "whole"))
-    step, before = training.Training.step, signal.getsignal(signal.SIGUSR1)
+    whole = trainer.train(elsewhere(job, tmp_path / "whole"))
+    step, before = trainer.Trainer.step, signal.getsignal(signal.SIGUSR1)
 
-    def asked_in_the_third(self: training.Training, batches: object) -> float | None:
+    def asked_in_the_third(self: trainer.Trainer, batches: object) -> float | None:
         if self.iteration == 2:
             os.kill(os.getpid(), signal.SIGUSR1)
         return step(self, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "step", asked_in_the_third)
+        patch.setattr(trainer.Trainer, "step", asked_in_the_third)
         with pytest.raises(StoppedError, match="base: stopped at iteration 4"):
-            training.train(job)
+            trainer.train(job)
     assert signal.getsignal(signal.SIGUSR1) == before
     assert checkpoint.newest(job.directory) == job.directory / "iter_0000004"
     assert not (job.directory / "result.json").exists()
-    resumed = training.train(job)
+    resumed = trainer.train(job)
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     assert resumed["domains"] == whole["domains"]
 
 
-def test_finished_run_starts_no_training(job: Job) -> None:
+def test_finished_run_starts_no_training(job: TrainingRun) -> None:
     """Starting a finished run again gives the same result without an iteration."""
-    first, again = training.train(job), training.train(job)
+    first, again = trainer.train(job), trainer.train(job)
     for key in ("loss", "domains", "seconds", "iterations"):
         assert again[key] == first[key]
 
 
-def test_half_written_checkpoint_is_not_found(job: Job) -> None:
+def test_half_written_checkpoint_is_not_found(job: TrainingRun) -> None:
     """A checkpoint under its working name is passed over; the one before it is used."""
-    training.train(job)
+    trainer.train(job)
     (job.directory / "iter_0000008.tmp").mkdir()
     found = checkpoint.newest(job.directory)
     assert found is not None
     assert found.name == "iter_0000006"
 
 
-def test_other_order_of_samples_is_refused(job: Job) -> None:
+def test_other_order_of_samples_is_refused(job: TrainingRun) -> None:
     """Going on with other weights or batches would repeat and skip data; both are shown."""
-    training.train(job)
+    trainer.train(job)
     other = dataclasses.replace(job, mixture=Mixture.uniform(job.domains))
     with pytest.raises(UserError, match=r"with weights = .*0\.5.*0\.333"):
-        training.train(other)
+        trainer.train(other)
     job.config.data.on_mixture_change = "accept"
-    assert training.train(other)["domains"]["code"]["weight"] == pytest.approx(1 / 3)
-    job.run.train.train_iters = 12
+    assert trainer.train(other)["domains"]["code"]["weight"] == pytest.approx(1 / 3)
+    job.settings.train.train_iters = 12
     with pytest.raises(UserError, match=r"train\.train_iters = 6, now it is 12"):
-        training.train(job)
+        trainer.train(job)
 
 
-def test_other_model_or_optimizer_is_refused(job: Job) -> None:
+def test_other_model_or_optimizer_is_refused(job: TrainingRun) -> None:
     """A checkpoint of another model, and a learning rate that would be ignored, are named."""
-    training.train(job)
+    trainer.train(job)
     for section, key, value in (("model", "num_layers", 3), ("optimizer", "lr", 2e-2)):
-        before = getattr(getattr(job.run, section), key)
-        setattr(getattr(job.run, section), key, value)
+        before = getattr(getattr(job.settings, section), key)
+        setattr(getattr(job.settings, section), key, value)
         with pytest.raises(UserError, match=f"{section}.{key} = {before}, now it is {value}"):
-            training.train(job)
-        setattr(getattr(job.run, section), key, before)
+            trainer.train(job)
+        setattr(getattr(job.settings, section), key, before)
 
 
-def test_domains_in_another_order_are_refused(job: Job) -> None:
+def test_domains_in_another_order_are_refused(job: TrainingRun) -> None:
     """The same domains and weights in another order are other samples."""
-    training.train(job)
+    trainer.train(job)
     turned = dict(reversed(job.domains.items()))
     with pytest.raises(UserError, match=r"data\.domains"):
-        training.train(dataclasses.replace(job, domains=turned))
+        trainer.train(dataclasses.replace(job, domains=turned))
 
 
-def test_resume_never(job: Job) -> None:
+def test_resume_never(job: TrainingRun) -> None:
     """checkpoint.resume=never does not start over a run that is there."""
-    training.train(job)
+    trainer.train(job)
     job.config.checkpoint.resume = "never"
     with pytest.raises(UserError, match="holds checkpoints"):
-        training.train(job)
+        trainer.train(job)
 
 
-def test_oldest_checkpoints_are_removed(job: Job) -> None:
+def test_oldest_checkpoints_are_removed(job: TrainingRun) -> None:
     """checkpoint.keep=2 of three leaves the newest two; the run can go on from them."""
     job.config.checkpoint.keep = 2
-    training.train(job)
+    trainer.train(job)
     left = sorted(path.name for path in job.directory.glob("iter_*"))
     assert left == ["iter_0000004", "iter_0000006"]
-    assert training.train(job)["iterations"] == 6
+    assert trainer.train(job)["iterations"] == 6
 
 
-def test_the_newest_checkpoint_is_never_removed(job: Job) -> None:
+def test_the_newest_checkpoint_is_never_removed(job: TrainingRun) -> None:
     """A later one, left from before the run was set back by hand, does not count as newest."""
     (job.directory / "iter_0002000").mkdir(parents=True)
     job.config.checkpoint.keep = 1
-    training.train(job)
+    trainer.train(job)
     assert checkpoint.newest(job.directory) == job.directory / "iter_0000006"
     left = {path.name for path in job.directory.glob("iter_*")}
     assert left == {"iter_0000006", "iter_0002000"}
 
 
-def test_no_evaluation(job: Job) -> None:
+def test_no_evaluation(job: TrainingRun) -> None:
     """train.eval_iters=0 trains without a validation split, and reports no perplexity."""
-    job.run.train.eval_iters = 0
+    job.settings.train.eval_iters = 0
     job.config.data.split = "1,0,0"
-    result = training.train(job)
+    result = trainer.train(job)
     assert result["macro"] == {}
     assert "perplexity" not in result["domains"]["code"]
 
 
-def test_loss_that_is_not_finite(job: Job) -> None:
+def test_loss_that_is_not_finite(job: TrainingRun) -> None:
     """A run that diverges ends, naming the iteration and the setting to change."""
-    job.run.optimizer.lr = 1e30
+    job.settings.optimizer.lr = 1e30
     with pytest.raises(UserError, match=r"the loss is nan at iteration .* lower optimizer\.lr"):
-        training.train(job)
+        trainer.train(job)
 
 
 @pytest.fixture
@@ -297,35 +299,35 @@ def cudas_types(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("cudas_types")
-def test_mixed_precision_resumes(job: Job, tmp_path: Path) -> None:
+def test_mixed_precision_resumes(job: TrainingRun, tmp_path: Path) -> None:
     """In bf16, with Megatron's optimizer of fp32 main parameters, resumed equals never stopped."""
-    job.run.train.precision = "bf16"
-    whole = training.train(elsewhere(job, tmp_path / "whole"))
-    training.train(job)
+    job.settings.train.precision = "bf16"
+    whole = trainer.train(elsewhere(job, tmp_path / "whole"))
+    trainer.train(job)
     (job.directory / "latest_checkpointed_iteration.txt").write_text("4")
-    resumed = training.train(job)
+    resumed = trainer.train(job)
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     assert resumed["domains"] == whole["domains"]
 
 
 @pytest.mark.usefixtures("cudas_types")
-def test_distributed_optimizer_saves(job: Job, tmp_path: Path) -> None:
+def test_distributed_optimizer_saves(job: TrainingRun, tmp_path: Path) -> None:
     """Megatron's distributed optimizer can be saved in every release that is supported.
 
     To load it again takes a fused Adam: tests/test_gpu.py.
     """
-    plain = training.train(elsewhere(job, tmp_path / "plain"))
-    job.run.optimizer.use_distributed_optimizer = True
-    assert training.train(job)["loss"] == pytest.approx(plain["loss"], abs=1e-5)
+    plain = trainer.train(elsewhere(job, tmp_path / "plain"))
+    job.settings.optimizer.use_distributed_optimizer = True
+    assert trainer.train(job)["loss"] == pytest.approx(plain["loss"], abs=1e-5)
     assert checkpoint.newest(job.directory) == job.directory / "iter_0000006"
 
 
-def test_tensorboard_scalars(job: Job) -> None:
+def test_tensorboard_scalars(job: TrainingRun) -> None:
     """Loss, learning rate, and loss and samples of every domain are there to look at."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     ).EventAccumulator
-    training.train(job)
+    trainer.train(job)
     events = accumulator(str(job.directory / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])

@@ -1,24 +1,33 @@
-"""uncertainty.py: intervals that hold what they promise."""
+"""method/intervals.py: intervals that hold what they promise."""
 
 import numpy as np
 import pytest
 
-from nemo_chameleon import scoring, uncertainty
-from nemo_chameleon.shards import Shards
-from nemo_chameleon.weights import choose_preset
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.method.intervals import (
+    WeightErrors,
+    _draws,
+    _resampled,
+    resample,
+    students_t,
+)
+from nemo_chameleon.method.weights import choose_preset
+from nemo_chameleon.mixture import compute
 
 NAMES = [f"domain {i}" for i in range(8)]
 
 
 def sampled(
     truth: np.ndarray, noise: float, generator: np.random.Generator, b: int = 32
-) -> dict[str, Shards]:
+) -> dict[str, ShardedEmbedding]:
     """Shard means about true embeddings (k, d); `noise` is that of an embedding, a share of 1."""
     k, d = truth.shape
     size = np.linalg.norm(truth - truth.mean(0), axis=1).mean() * noise * np.sqrt(b / d)
     means = truth[:, None] + generator.normal(size=(k, b, d)) * size
     tokens = np.full(b, 100)
-    return dict(zip(NAMES, (Shards(m.astype(np.float32), tokens) for m in means), strict=False))
+    return dict(
+        zip(NAMES, (ShardedEmbedding(m.astype(np.float32), tokens) for m in means), strict=False)
+    )
 
 
 def true_embeddings(seed: int = 0, d: int = 64) -> np.ndarray:
@@ -40,10 +49,10 @@ def test_intervals_hold_the_true_weights(preset: str, noise: float) -> None:
     """
     chosen, generator = choose_preset(preset), np.random.default_rng(1)
     x = true_embeddings() * np.sqrt(40 / 64)  # the paper's ridge is absolute
-    truth = scoring.weigh([x], "pretrain", chosen)
+    truth = compute.weigh([x], "pretrain", chosen)
     covered = []
     for _ in range(60):
-        errors = scoring.errors_of([sampled(x, noise, generator)], NAMES, "pretrain", chosen)
+        errors = compute.errors_of([sampled(x, noise, generator)], NAMES, "pretrain", chosen)
         assert errors is not None
         low, high = errors.intervals().T
         covered.append((low <= truth) & (truth <= high))
@@ -56,7 +65,7 @@ def test_intervals_narrow_with_the_root_of_the_samples() -> None:
     widths = []
     for noise in (0.1, 0.05):
         embeddings = sampled(x, noise, np.random.default_rng(0))
-        errors = scoring.errors_of([embeddings], NAMES, "pretrain", preset)
+        errors = compute.errors_of([embeddings], NAMES, "pretrain", preset)
         assert errors is not None
         widths.append(errors.half_widths())
     assert np.median(widths[0] / widths[1]) == pytest.approx(2, rel=0.1)
@@ -71,11 +80,11 @@ def test_intervals_hold_what_many_proxies_would_give(proxies: int) -> None:
     def proxy() -> np.ndarray:
         return x + generator.normal(size=x.shape) * 0.15
 
-    truth = scoring.weigh([proxy() for _ in range(200)], "pretrain", preset)
+    truth = compute.weigh([proxy() for _ in range(200)], "pretrain", preset)
     covered, alone = [], []
     for _ in range(60):
         several = [sampled(proxy(), 1e-4, generator) for _ in range(proxies)]
-        errors = scoring.errors_of(several, NAMES, "pretrain", preset)
+        errors = compute.errors_of(several, NAMES, "pretrain", preset)
         assert errors is not None
         low, high = errors.intervals().T
         covered.append((low <= truth) & (truth <= high))
@@ -88,22 +97,22 @@ def test_intervals_hold_what_many_proxies_would_give(proxies: int) -> None:
 def test_students_t() -> None:
     """Quantiles as the tables have them."""
     for degrees, expected in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (31, 2.040)):
-        assert uncertainty.students_t(degrees) == pytest.approx(expected, rel=0.01)
+        assert students_t(degrees) == pytest.approx(expected, rel=0.01)
 
 
 def test_another_domain_draws_nothing_else() -> None:
     """What is resampled of a domain follows from its name, not from its place."""
-    drawn = uncertainty._draws("wiki", 32, 5)
-    np.testing.assert_array_equal(drawn, uncertainty._draws("wiki", 32, 5))
+    drawn = _draws("wiki", 32, 5)
+    np.testing.assert_array_equal(drawn, _draws("wiki", 32, 5))
     assert (drawn.sum(axis=1) == 32).all()
-    assert (drawn != uncertainty._draws("book", 32, 5)).any()
+    assert (drawn != _draws("book", 32, 5)).any()
 
 
 def test_errors_have_the_variance_of_a_mean() -> None:
     """Of four shards' mean: a quarter of their variance, and not the three sixteenths drawn."""
     values = np.array([[[1.0], [2.0], [4.0], [9.0]]], dtype=np.float32)
-    shards = {"wiki": Shards(values[0], np.full(4, 10))}
-    errors = uncertainty.resample([shards], ["wiki"], lambda x: np.exp(x[0][:, 0]), 20_000)
+    shards = {"wiki": ShardedEmbedding(values[0], np.full(4, 10))}
+    errors = resample([shards], ["wiki"], lambda x: np.exp(x[0][:, 0]), 20_000)
     assert errors is not None
     assert np.mean(errors.windows**2) == pytest.approx(values.var(ddof=1) / 4, rel=0.03)
 
@@ -111,14 +120,14 @@ def test_errors_have_the_variance_of_a_mean() -> None:
 def test_tokens_count() -> None:
     """A shard of three times the tokens counts three times as much."""
     means = np.array([[[0.0], [4.0]]], dtype=np.float32)
-    resampled = uncertainty._resampled(means, np.array([[3, 1]]), np.array([[1, 1]]))
+    resampled = _resampled(means, np.array([[3, 1]]), np.array([[1, 1]]))
     assert resampled.tolist() == [[1.0]]
 
 
 def test_one_shard_says_nothing() -> None:
     """There is no interval where nothing can be resampled."""
     x = sampled(true_embeddings(), 0.1, np.random.default_rng(0), b=1)
-    assert scoring.errors_of([x], NAMES, "pretrain", choose_preset()) is None
+    assert compute.errors_of([x], NAMES, "pretrain", choose_preset()) is None
 
 
 def test_which_of_two_is_heavier() -> None:
@@ -127,7 +136,7 @@ def test_which_of_two_is_heavier() -> None:
     signs = np.array([[1, -1], [-1, 1]])
 
     def apart(windows: np.ndarray, proxies: np.ndarray = signs[:0]) -> bool:
-        return uncertainty.Errors(weights, windows, proxies, shards=32).tell_apart(0, 1)
+        return WeightErrors(weights, windows, proxies, shards=32).tell_apart(0, 1)
 
     assert apart(0.001 * signs)
     assert not apart(0.1 * signs)

@@ -1,4 +1,4 @@
-"""weights.py: the paper's weights, and what the calibrated preset promises."""
+"""method/weights.py: the paper's weights, and what the calibrated preset promises."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import drawn_alike
-from nemo_chameleon import leverage, weights
+from nemo_chameleon.method import weights
+from nemo_chameleon.method.leverage import leverage_scores, scores_from_affinity
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "krls.json").read_text())
 CASES = {case["name"]: case for case in GOLDEN["cases"]}
@@ -19,7 +20,7 @@ CASES = {case["name"]: case for case in GOLDEN["cases"]}
 def test_the_papers_numbers(name: str) -> None:
     """Both objectives' weights equal the published semantics to 1e-10, from scores of any sum."""
     case = CASES[name]
-    scores = leverage.leverage_scores(np.array(case["embeddings"]), ridge=case["lambda_reg"])
+    scores = leverage_scores(np.array(case["embeddings"]), ridge=case["lambda_reg"])
     for given_scores in (scores, scores / scores.sum()):
         for objective, theirs in (("pretrain", "pretrain_T5"), ("finetune", "finetune_T02")):
             mine = weights.weights_from_scores(given_scores, objective, "paper")
@@ -38,12 +39,12 @@ def test_distance_to_the_paper_on_its_own_affinity(
 ) -> None:
     """On the published affinity calibrated weights are as far from the paper's as is said."""
     published = GOLDEN["published_affinity"]
-    scores = leverage.scores_from_affinity(published["affinity"], ridge=10.0)
+    scores = scores_from_affinity(published["affinity"], ridge=10.0)
     paper = weights.weights_from_scores(scores, objective, "paper")
     if objective == "pretrain":
         np.testing.assert_allclose(paper, published["pretrain_T5"], rtol=0, atol=1e-10)
     calibrated = weights.weights_from_scores(
-        leverage.scores_from_affinity(published["affinity"], relative_ridge=0.3),
+        scores_from_affinity(published["affinity"], relative_ridge=0.3),
         objective,
         weights.choose_preset(exponent=exponent),
     )
@@ -62,7 +63,7 @@ def test_weights_are_made_of_leverage_against_the_others() -> None:
     """S / (1 - S) is the leverage that a row has on the ridge regression of all other rows."""
     x = drawn_alike(6, 4) - drawn_alike(6, 4).mean(axis=0)
     ridge = 0.7
-    scores = leverage.leverage_scores(x, ridge=ridge)
+    scores = leverage_scores(x, ridge=ridge)
     for i, row in enumerate(x):
         others = np.delete(x, i, axis=0)
         alone = row @ np.linalg.solve(others.T @ others + 6 * ridge * np.eye(4), row)

@@ -3,7 +3,7 @@
 Forward is a third of training. Multiplications with embeddings of tokens and positions are none.
 """
 
-from nemo_chameleon.schema import ModelConfig
+from nemo_chameleon.config.schema import ModelConfig
 
 
 def forward(model: ModelConfig, vocab_size: int, layers: int | None = None) -> float:

@@ -12,11 +12,12 @@ from typing import Any
 
 from benchmarks.mixtures.size import Size, size_called
 from demo import text as demo
-from nemo_chameleon.domains import Domain
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import write_atomically
-from nemo_chameleon.prepare import read_jsonl, write_dataset
-from nemo_chameleon.tokenizer import load_tokenizer, train_tokenizer
+from nemo_chameleon.data.indexed import IndexedDomain
+from nemo_chameleon.data.readers import read_jsonl
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
 
 TOKENIZER_CHARACTERS = 2_000_000  # of each domain
 UNSEEN_CHARACTERS = 2_000_000
@@ -99,7 +100,7 @@ def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
 
 
 def _fingerprint(prefix: Path) -> dict[str, Any]:
-    domain = Domain.open(prefix.name, str(prefix))
+    domain = IndexedDomain.open(prefix.name, str(prefix))
     return {"tokens": domain.tokens, "fingerprint": domain.fingerprint}
 
 

@@ -10,7 +10,7 @@ from benchmarks.mixtures.elasticity import Elasticities, left_out
 from benchmarks.mixtures.forecasts import Forecast
 from benchmarks.mixtures.measured import Array, Measured, between_seeds, interval, moved
 from benchmarks.mixtures.tables import table, verdict
-from nemo_chameleon.weights import effective_domains
+from nemo_chameleon.method.weights import effective_domains
 
 _FEW = 5  # methods that are too few to say what shares are worth
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.mixtures.results import Record, Results
 from benchmarks.mixtures.size import size_called
-from nemo_chameleon.uncertainty import students_t
+from nemo_chameleon.method.intervals import students_t
 
 Array = NDArray[np.float64]
 

@@ -12,15 +12,20 @@ from scipy.stats import spearmanr
 
 from benchmarks.mixtures import cost, forecasts, online, regmix
 from benchmarks.mixtures.size import Size
-from nemo_chameleon import Mixture, checkpoint, parallel, provider, proxy, training
-from nemo_chameleon.changes import Computed, averaged
-from nemo_chameleon.datasets import Vocabulary
-from nemo_chameleon.domains import Domain
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.job import Job
-from nemo_chameleon.leverage import affinity_matrix
-from nemo_chameleon.schema import Config, ModelConfig
-from nemo_chameleon.weights import effective_domains
+from nemo_chameleon import Mixture, provider
+from nemo_chameleon.config.schema import Config, ModelConfig
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.method.leverage import affinity_matrix
+from nemo_chameleon.method.weights import effective_domains
+from nemo_chameleon.mixture.edit import ComputedMixture, averaged
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.provider.new_domains import embed_new
+from nemo_chameleon.provider.runs import proxy_run
+from nemo_chameleon.train import trainer
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils.errors import UserError
 
 Record = dict[str, Any]
 
@@ -58,10 +63,10 @@ class Setting:
         """Chameleon's."""
         return self.size.folder / f"seed{self.seed}" / "chameleon" / "mixture.json"
 
-    def job(self, name: str, run: Any = None, mixture: Mixture | None = None) -> Job:
+    def run(self, name: str, settings: Any = None, mixture: Mixture | None = None) -> TrainingRun:
         """A proxy's training."""
         weights = mixture or Mixture.uniform(self.domains)
-        return Job(name, run or self.config.proxy, self.config, self.domains, weights)
+        return TrainingRun(name, settings or self.config.proxy, self.config, self.domains, weights)
 
 
 def chameleon(setting: Setting) -> Record:
@@ -73,7 +78,7 @@ def chameleon(setting: Setting) -> Record:
         "operations": setting.training_cost
         + _embedding_cost(setting, mixture, len(setting.domains)),
         "seconds": time.monotonic() - started,
-        "settings": Computed.load(setting.config.chameleon.file).preset().settings(),
+        "settings": ComputedMixture.load(setting.config.chameleon.file).preset().settings(),
         "scores": {name: facts["score"] for name, facts in mixture.domains.items()},
         "intervals": mixture.uncertainty,
         "effective": effective_domains(list(mixture.weights.values())),
@@ -84,8 +89,8 @@ def training_seconds(setting: Setting) -> float:
     """Of Chameleon's proxy; none where the model is there."""
     if setting.size.start is not None:
         return 0.0
-    job = proxy.job_of(setting.config, setting.domains)
-    path = checkpoint.newest(job.directory)
+    run = proxy_run(setting.config, setting.domains)
+    path = checkpoint.newest(run.directory)
     assert path is not None
     return float(checkpoint.read_state(path)["seconds"])
 
@@ -126,7 +131,7 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
     return record | {"operations": operations, "seconds": seconds}
 
 
-def _computed(setting: Setting, overrides: list[str]) -> tuple[Computed, float, float]:
+def _computed(setting: Setting, overrides: list[str]) -> tuple[ComputedMixture, float, float]:
     """The mixture through other embeddings, its operations and seconds, the proxy's included."""
     started = time.monotonic()
     name = ",".join(overrides)
@@ -139,21 +144,21 @@ def _computed(setting: Setting, overrides: list[str]) -> tuple[Computed, float, 
     changed = dataclasses.replace(setting, config=config)
     operations = changed.training_cost + _embedding_cost(changed, mixture, len(setting.domains))
     seconds = time.monotonic() - started + (0 if own_proxy else training_seconds(setting))
-    return Computed.load(config.chameleon.file), operations, seconds
+    return ComputedMixture.load(config.chameleon.file), operations, seconds
 
 
 def forecast(setting: Setting) -> Record:
     """The least mean loss that the loss curves of Chameleon's proxy promise."""
-    run, names = setting.config.proxy, list(setting.domains)
-    computed = Computed.load(setting.mixture_file)
+    proxy, names = setting.config.proxy, list(setting.domains)
+    computed = ComputedMixture.load(setting.mixture_file)
     embeddings = [computed.embeddings[0][name].embedding for name in names]
-    job = setting.job("curves")
-    logging = dataclasses.replace(job.config.logging, tensorboard=True, log_interval=5)
-    job = dataclasses.replace(job, config=dataclasses.replace(job.config, logging=logging))
-    training.train(job)
-    iterations, losses = forecasts.loss_curves(job.directory, names)
-    tokens = iterations * run.train.global_batch_size * run.model.seq_length
-    warm = iterations > run.optimizer.lr_warmup_iters
+    run = setting.run("curves")
+    logging = dataclasses.replace(run.config.logging, tensorboard=True, log_interval=5)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, logging=logging))
+    trainer.train(run)
+    iterations, losses = forecasts.loss_curves(run.directory, names)
+    tokens = iterations * proxy.train.global_batch_size * proxy.model.seq_length
+    warm = iterations > proxy.optimizer.lr_warmup_iters
     passed = forecasts.transfer(affinity_matrix(embeddings))
     fitted = forecasts.Forecast.fit(tokens[warm], losses[warm], passed)
     base = setting.config
@@ -172,9 +177,9 @@ def added(setting: Setting) -> Record:
     size, first = setting.size, setting.size.domains[::2]
     config = size.configured(setting.seed, "half", "chameleon", first)
     provider.resolve_mixture(config)
-    before, started = Computed.load(config.chameleon.file), time.monotonic()
+    before, started = ComputedMixture.load(config.chameleon.file), time.monotonic()
     new = {name: size.training_path(name) for name in size.domains if name not in first}
-    after = before.with_domains(*proxy.embed_new(before, new)).mixture
+    after = before.with_domains(*embed_new(before, new)).mixture
     return {
         "weights": {name: after.weights[name] for name in size.domains},
         "operations": _embedding_cost(setting, after, len(new)),
@@ -215,11 +220,11 @@ def proportional(setting: Setting) -> Record:
 
 def doremi(setting: Setting) -> Record:
     """Its reference is Chameleon's proxy, trained on the same uniform weights, and counted."""
-    folder = proxy.job_of(setting.config, setting.domains).directory
+    folder = proxy_run(setting.config, setting.domains).directory
     reference = checkpoint.newest(folder)
     assert reference is not None, "run starts this when Chameleon's proxy is there"
     started = time.monotonic()
-    state = online.doremi(setting.job("doremi"), reference, setting.vocab_size)
+    state = online.doremi(setting.run("doremi"), reference, setting.vocab_size)
     seconds = time.monotonic() - started
     run, tenth = setting.config.proxy, max(1, len(state.excess) // 10)
     tokens = run.train.samples * run.model.seq_length
@@ -239,9 +244,9 @@ def doremi(setting: Setting) -> Record:
 def doge(setting: Setting) -> Record:
     """One proxy, whose gradients are taken by domain."""
     started = time.monotonic()
-    job = setting.job("doge")
-    with parallel.layout(job.run.parallel, job.run.train.seed):
-        state = online.DoGE(job)
+    run = setting.run("doge")
+    with model_parallel(run.settings.parallel, run.settings.train.seed):
+        state = online.DoGE(run)
         state.complete()
         seconds = time.monotonic() - started
         correlation = state.checked()
@@ -272,7 +277,7 @@ def regression(setting: Setting) -> Record:
     started, losses, by_domain = time.monotonic(), [], []
     for i, weights in enumerate(x):
         mixture = Mixture.static(dict(zip(names, weights.tolist(), strict=True)))
-        result = training.train(setting.job(f"regmix{i}", run, mixture))
+        result = trainer.train(setting.run(f"regmix{i}", run, mixture))
         losses.append(result["macro"]["loss"])
         by_domain.append([round(result["domains"][name]["loss"], 4) for name in names])
     y, fit = np.array(losses), wanted.fit

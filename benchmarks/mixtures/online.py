@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch.utils.data import default_collate
 
-from nemo_chameleon import checkpoint, evaluation, model, parallel, training
-from nemo_chameleon.job import Job
+from nemo_chameleon.distributed.device import current_device
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.train import trainer
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.train.step import Batch
 
 
-class Online(training.Training):
+class Online(trainer.Trainer):
     """A training run that moves its domains' weights, in one process.
 
     Attributes:
@@ -27,34 +32,34 @@ class Online(training.Training):
         history: alpha of every step.
     """
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        k = len(job.domains)
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__(run)
+        k = len(run.domains)
         self.alpha: NDArray[np.float64] = np.full(k, 1 / k)
         self.history: list[NDArray[np.float64]] = []
         drawn = self.dataset.dataset_index
         self._of_domain = [np.flatnonzero(drawn == i) for i in range(k)]
-        self._each = job.run.train.global_batch_size // k
+        self._each = run.settings.train.global_batch_size // k
 
     @property
     def average(self) -> dict[str, float]:
         """The weights: the mean over the steps, by domain."""
         mean = np.mean(self.history, axis=0)
-        return dict(zip(self.job.domains, (mean / mean.sum()).tolist(), strict=True))
+        return dict(zip(self.run.domains, (mean / mean.sum()).tolist(), strict=True))
 
-    def samples(self, domain: int, iteration: int) -> evaluation.Batch:
+    def samples(self, domain: int, iteration: int) -> Batch:
         """A domain's part of an iteration's batch."""
         mine = self._of_domain[domain]
         wanted = np.arange(iteration * self._each, (iteration + 1) * self._each) % len(mine)
         batch = default_collate([self.dataset[int(index)] for index in mine[wanted]])
-        return {name: value.to(parallel.device()) for name, value in batch.items()}
+        return {name: value.to(current_device()) for name, value in batch.items()}
 
-    def batch(self, iteration: int) -> evaluation.Batch:
+    def batch(self, iteration: int) -> Batch:
         """All domains' parts, one after the other."""
         parts = [self.samples(i, iteration) for i in range(len(self.alpha))]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def step(self, _: Iterator[evaluation.Batch] | None) -> float | None:
+    def step(self, _: Iterator[Batch] | None) -> float | None:
         """One iteration: gradients as the method has them, then the optimizer."""
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -70,7 +75,7 @@ class Online(training.Training):
         """Move alpha, leave the gradients in the model's buffers; returns the loss."""
         raise NotImplementedError
 
-    def backward(self, batch: evaluation.Batch, loss: Any) -> None:
+    def backward(self, batch: Batch, loss: Any) -> None:
         """Forward and backward through one batch; `loss` makes a scalar of its (b, s) losses."""
 
         def step(_: Any, gpt: torch.nn.Module) -> tuple[torch.Tensor, Any]:
@@ -86,13 +91,13 @@ class Online(training.Training):
             data_iterator=None,
             model=self.model,
             num_microbatches=1,
-            seq_length=self.job.run.model.seq_length,
+            seq_length=self.run.settings.model.seq_length,
             micro_batch_size=len(batch["tokens"]),
             forward_only=False,
         )
 
 
-def per_token(gpt: torch.nn.Module, batch: evaluation.Batch) -> torch.Tensor:
+def per_token(gpt: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Losses (b, s)."""
     losses: torch.Tensor = gpt(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
     return losses
@@ -104,9 +109,9 @@ class DoReMi(Online):
     Step size 1, smoothing 1e-3, as in the paper.
     """
 
-    def __init__(self, job: Job, reference: torch.nn.Module) -> None:
+    def __init__(self, run: TrainingRun, reference: torch.nn.Module) -> None:
         """`reference` was trained on the reference weights, here uniform."""
-        super().__init__(job)
+        super().__init__(run)
         self._reference = reference
         self.excess: list[NDArray[np.float64]] = []
 
@@ -146,8 +151,8 @@ class DoGE(Online):
 
     mu, most = 0.01, 5.0
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__(run)
         self.alignment: list[NDArray[np.float64]] = []
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -219,12 +224,12 @@ def _with_others(gradients: torch.Tensor) -> torch.Tensor:
     return gradients @ gradients.sum(0) - gradients.square().sum(1)
 
 
-def doremi(job: Job, reference: Path, vocab_size: int) -> DoReMi:
+def doremi(run: TrainingRun, reference: Path, vocab_size: int) -> DoReMi:
     """DoReMi's proxy, against a checkpoint of the same model."""
-    with parallel.layout(job.run.parallel, job.run.train.seed):
-        gpt = model.build(job.run, vocab_size, for_training=False)
+    with model_parallel(run.settings.parallel, run.settings.train.seed):
+        gpt = build_gpt(run.settings, vocab_size, for_training=False)
         checkpoint.load(reference, gpt)
         gpt.eval()
-        state = DoReMi(job, gpt)
+        state = DoReMi(run, gpt)
         state.complete()
         return state

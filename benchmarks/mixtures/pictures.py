@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.mixtures.measured import Measured, interval
-from nemo_chameleon.files import write_atomically
+from nemo_chameleon.utils.files import write_atomically
 
 
 def write(measured: Measured, path: Path) -> None:

@@ -16,9 +16,9 @@ from benchmarks.mixtures.measured import Measured, versions
 from benchmarks.mixtures.results import FOLDER, Record
 from benchmarks.mixtures.size import SIZES
 from benchmarks.mixtures.tables import figure, spread, table, verdict
-from nemo_chameleon.console import program
-from nemo_chameleon.files import write_atomically
-from nemo_chameleon.weights import effective_domains
+from nemo_chameleon.method.weights import effective_domains
+from nemo_chameleon.utils.console import program
+from nemo_chameleon.utils.files import write_atomically
 
 PAGE = Path("docs/results.md")
 

@@ -5,10 +5,10 @@ import platform
 from typing import Any
 
 from benchmarks.mixtures.size import HERE, Size
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import write_atomically
-from nemo_chameleon.mixture import created
-from nemo_chameleon.weights import choose_preset
+from nemo_chameleon.method.weights import choose_preset
+from nemo_chameleon.mixture.mixture import provenance
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
 
 Record = dict[str, Any]
 FOLDER = HERE / "results"
@@ -54,7 +54,7 @@ class Results:
 
     def add(self, stage: str, method: str, seed: int, record: Record) -> None:
         """Write a record down."""
-        where = {"machine": _machine(), "created": created()}
+        where = {"machine": _machine(), "created": provenance()}
         self.facts["records"][_key(stage, method, seed)] = {**record, **where}
         self.path.parent.mkdir(exist_ok=True)
         write_atomically(self.path, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")

@@ -18,8 +18,8 @@ from benchmarks.mixtures import data
 from benchmarks.mixtures.methods import after_chameleon, method_called
 from benchmarks.mixtures.results import Record, Results
 from benchmarks.mixtures.size import SIZES, Size, size_called
-from nemo_chameleon.console import program
-from nemo_chameleon.errors import UserError
+from nemo_chameleon.utils.console import program
+from nemo_chameleon.utils.errors import UserError
 
 Task = tuple[str, str, int]  # stage ("start", "weights" or "base"), method, seed
 

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nemo_chameleon.config import load_config
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import digest, write_atomically
-from nemo_chameleon.schema import Config
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest, write_atomically
 
 HERE = Path(__file__).parent
 SIZES = tuple(path.stem for path in sorted((HERE / "sizes").glob("*.yaml")))

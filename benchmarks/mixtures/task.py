@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mixtures.size import Size, size_called
-from nemo_chameleon.console import program
-from nemo_chameleon.files import write_atomically
+from nemo_chameleon.utils.console import program
+from nemo_chameleon.utils.files import write_atomically
 
 
 @program
@@ -30,29 +30,32 @@ def main() -> None:
 
 def start(size: Size, mixture: str, seed: int) -> dict[str, Any]:
     """The model that a finetuning starts from: of the size that it names."""
-    from nemo_chameleon import parallel, provider, training
+    from nemo_chameleon import provider
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.train import trainer
 
     assert size.start is not None, "run asks for it where there is one"
     config = size_called(size.start).configured(seed, "start", mixture)
-    domains = provider.prepare(config)
-    with parallel.processes():
-        weights = provider.resolve_mixture(config, domains)
-        training.train(provider.base_job(config, domains, weights))
+    prepared = provider.prepare(config)
+    with process_group():
+        weights = provider.resolve_mixture(config, prepared)
+        trainer.train(provider.base_run(config, prepared.domains, weights))
     return {}
 
 
 def weights(size: Size, name: str, seed: int) -> dict[str, Any]:
     """A method's weights, and their cost."""
     from benchmarks.mixtures.methods import Setting, method_called
-    from nemo_chameleon import parallel, provider
+    from nemo_chameleon import provider
+    from nemo_chameleon.distributed.processes import process_group
 
     wanted = "chameleon" if name == "chameleon" else "uniform"
     # Methods that need Chameleon's run find it in its folder.
     folder = name if name in ("doge", "regmix") else "chameleon"
     config = size.configured(seed, folder, wanted)
-    domains = provider.prepare(config)
-    with parallel.processes():
-        record = method_called(name)(Setting(size, seed, config, domains))
+    prepared = provider.prepare(config)
+    with process_group():
+        record = method_called(name)(Setting(size, seed, config, {**prepared.domains}))
     if name in ("doge", "regmix"):
         shutil.rmtree(config.output)
     return record
@@ -61,7 +64,9 @@ def weights(size: Size, name: str, seed: int) -> dict[str, Any]:
 def base(size: Size, method: str, seed: int) -> dict[str, Any]:
     """A base model, trained through the product on a method's weights; its losses."""
     from benchmarks.mixtures.results import Results
-    from nemo_chameleon import Mixture, parallel, provider, training
+    from nemo_chameleon import Mixture, provider
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.train import trainer
 
     known = Results(size.name).get("weights", method, seed)
     assert known is not None, "run starts it when the weights are there"
@@ -69,10 +74,10 @@ def base(size: Size, method: str, seed: int) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     Mixture.static(known["weights"]).save(file)
     config = size.configured(seed, f"base-{method}", str(file))
-    domains = provider.prepare(config)
-    with parallel.processes():
-        mixture = provider.resolve_mixture(config, domains)
-        result = training.train(provider.base_job(config, domains, mixture))
+    prepared = provider.prepare(config)
+    with process_group():
+        mixture = provider.resolve_mixture(config, prepared)
+        result = trainer.train(provider.base_run(config, prepared.domains, mixture))
     shutil.rmtree(config.output)  # checkpoints of models that nobody asks for
     return {
         "loss": {name: domain["loss"] for name, domain in result["domains"].items()},

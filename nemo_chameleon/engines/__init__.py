@@ -2,7 +2,7 @@
 
 What a configuration's `engine` names:
 
-    train_megatron.py    `training.py`, the default
+    train_megatron.py    train/trainer.py, the default
     train_nemo.py        NeMo 2, given this package's configuration in its own terms
     train_bridge.py      Megatron-Bridge, the same
 
@@ -12,10 +12,11 @@ of them ask host.py which datasets are drawn, and by which weights.
 
 from importlib import import_module, util
 
-from nemo_chameleon import parallel
-from nemo_chameleon.checks import check
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import ENGINES, Config
+from nemo_chameleon.config.schema import ENGINES, Config
+from nemo_chameleon.config.validation import check
+from nemo_chameleon.distributed.device import require_device
+from nemo_chameleon.distributed.processes import world_size
+from nemo_chameleon.utils.errors import UserError
 
 _OWN_ALONE = {
     "data.dataset": "finetune in a host by a script of its own: docs/hosts",
@@ -32,7 +33,7 @@ def train(config: Config) -> None:
     Raises:
         UserError: naming the culprit and the next step.
     """
-    check(config, parallel.world_size())
+    check(config, world_size())
     needed, package = ENGINES[config.engine]
     if not _is_there(needed):
         raise UserError(
@@ -44,7 +45,7 @@ def train(config: Config) -> None:
         value = getattr(getattr(config, section), name)
         if value != getattr(getattr(Config(), section), name):
             raise UserError(f"{key}={value} is for engine=megatron: {theirs}")
-    parallel.check_device(config)
+    require_device(config)
     import_module(f"nemo_chameleon.engines.train_{config.engine}").train(config)
 
 

@@ -20,7 +20,7 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.utils import get_blend_from_list
 
 from nemo_chameleon.engines import host, sft
-from nemo_chameleon.errors import UserError
+from nemo_chameleon.utils.errors import UserError
 
 # Until 0.5 Bridge asks a subclass of GPTDatasetConfig to build its own datasets.
 _Provider: type = getattr(bridge, "DatasetProvider", object)
@@ -99,7 +99,7 @@ class MixtureSFTConfig(_Provider):
 
     def settle(self, draw: host.Draw, micro_batch_size: int) -> None:
         """Take what `apply_mixture` found."""
-        if not sft.is_sft(draw):
+        if not draw.packed:
             raise UserError(f"{self.mixture_config}: MixtureSFTConfig is for data.dataset=sft")
         self.blend = draw.blend
         self._dataset_config = sft.dataset_config(

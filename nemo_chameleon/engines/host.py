@@ -17,19 +17,27 @@ from typing import Any
 
 import torch.distributed as dist
 
-from nemo_chameleon import datasets, parallel, provider, proxy
 from nemo_chameleon.config import load_mixture_config
-from nemo_chameleon.domains import Domain
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.files import digest
+from nemo_chameleon.config.schema import MIXTURES, ON_MIXTURE_CHANGE, Config
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.token_shares import sample_shares
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.report import diff_mixtures
-from nemo_chameleon.schema import MIXTURES, ON_MIXTURE_CHANGE, SFT, Config
-from nemo_chameleon.sft.shares import sample_shares
+from nemo_chameleon.mixture.tables import diff_mixtures
+from nemo_chameleon.models.checkpoint import tracked
+from nemo_chameleon.provider.preflight import Prepared, prepare_mixture
+from nemo_chameleon.provider.proxy import compute_mixture
+from nemo_chameleon.provider.runs import run_name, within_bounds
+from nemo_chameleon.provider.stored import saved_mixture
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest
+from nemo_chameleon.utils.ranks import is_first_rank
 
-Source = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 Prefixes = Sequence[str] | Mapping[str, str]
-Folders = Sequence[Source | None]
+Folders = Sequence[StrPath | None]
 FILE = "mixture.json"
 
 
@@ -81,15 +89,15 @@ class Draw:
         if self.config is None or self.domains is None:
             return self
         data, sizes = self.config.data, {"samples": samples, "seq_length": seq_length}
-        if data.dataset == SFT:
+        if kind_of(data).packed:
             own = self.config.model.seq_length
             if own != seq_length:
                 raise UserError(
                     f"the host's samples have {seq_length} tokens, model.seq_length={own} in the "
                     "mixture's configuration: set both the same"
                 )
-            datasets.check_samples(data, self.domains, seq_length, "model.", evaluated)
-        bounded = provider.bounded(self.config, self.domains, self.mixture, **sizes)
+            kind_of(data).require_samples(data, self.domains, seq_length, "model.", evaluated)
+        bounded = within_bounds(self.config, self.domains, self.mixture, **sizes)
         if data.unit == "samples":
             return replace(self, mixture=bounded)
         seed = self.config.train.seed if seed is None else seed
@@ -97,7 +105,7 @@ class Draw:
         return replace(self, mixture=bounded, shares=shares)
 
     def kept(
-        self, save: Source | None, load: Source | None = None, on_change: str = "refuse"
+        self, save: StrPath | None, load: StrPath | None = None, on_change: str = "refuse"
     ) -> "Draw":
         """Compared with the mixture of the run that this one goes on from, and saved.
 
@@ -121,24 +129,30 @@ class Draw:
                     "for: ask for that one, or on_mixture_change=accept\n"
                     + diff_mixtures(saved, mine)
                 )
-            if save is not None and is_first():
+            if save is not None and is_first_rank():
                 mine.save(Path(save) / FILE)
 
-        parallel.on_first_rank(compare)
+        on_first_rank(compare)
         return self
+
+    @property
+    def packed(self) -> bool:
+        """Whether what is drawn is examples to finetune on, several in a sample."""
+        return self.config is not None and kind_of(self.config.data).packed
 
     @property
     def _read(self) -> dict[str, Any]:
         """What more the samples of finetuning follow from, for the file of the run."""
-        if self.config is None or self.domains is None or self.config.data.dataset != SFT:
+        if self.config is None or self.domains is None or not self.packed:
             return {}
-        keys = ("unit", "packing", "on_too_long")
+        data = self.config.data
+        keys = [key for key in kind_of(data).order_settings if key != "dataset"]
         contents = [domain.fingerprint for domain in self.domains.values()]
-        settings = {key: getattr(self.config.data, key) for key in keys}
+        settings = {key: getattr(data, key) for key in keys}
         return {"drawn": {**settings, "contents": digest(contents)}}
 
 
-def begun_in(save: Source | None, load: Source | None, on_change: str) -> Path | None:
+def begun_in(save: StrPath | None, load: StrPath | None, on_change: str) -> Path | None:
     """The mixture that a run which goes on has to keep to; None where it may take any.
 
     Raises:
@@ -153,7 +167,7 @@ def begun_in(save: Source | None, load: Source | None, on_change: str) -> Path |
     return file if trained and on_change == "refuse" else None
 
 
-def refuse_unasked(save: Source | None, load: Source | None, on_change: str) -> None:
+def refuse_unasked(save: StrPath | None, load: StrPath | None, on_change: str) -> None:
     """Refuse to go on without a mixture where a run began with one.
 
     Raises:
@@ -178,28 +192,27 @@ def _same(saved: Mixture, asked: Mixture) -> bool:
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    """Of Megatron-LM's and Bridge's names, or of NeMo's."""
-    tracker = folder / "latest_checkpointed_iteration.txt"
-    return tracker.is_file() or any(folder.glob("*/weights"))
+    """Return whether there are any, under the names of Megatron-LM and Bridge, or of NeMo."""
+    return tracked(folder)[0] is not None or any(folder.glob("*/weights"))
 
 
 def run_folder(config: Config) -> Path:
-    """Of a run that a host does: apart from those of this package's own engine."""
-    return Path(config.output) / f"{provider.run_name(config)}-{config.engine}"
+    """Return the folder of a host's run, apart from the runs of this package's own engine."""
+    return Path(config.output) / f"{run_name(config)}-{config.engine}"
 
 
-def saved_in(*folders: Source | None) -> Path | None:
+def saved_in(*folders: StrPath | None) -> Path | None:
     """The mixture that a run saved with its checkpoints, if it did."""
     files = [Path(folder) / FILE for folder in folders if folder is not None]
     return next((file for file in files if file.is_file()), None)
 
 
 def resolve(
-    mixture: "Source | Mixture | Draw",
+    mixture: "StrPath | Mixture | Draw",
     paths: Prefixes | None = None,
     weights: Sequence[float] | None = None,
     *,
-    config: Source | Config | None = None,
+    config: StrPath | Config | None = None,
     saved: Folders = (),
     finetuning: bool = False,
 ) -> Draw:
@@ -241,49 +254,51 @@ def resolve(
     if wanted in MIXTURES:
         raise UserError(
             f"mixture={wanted} needs the configuration that says how: give its file as well (its "
-            "keys: nemo_chameleon/schema.py)"
+            "keys: nemo_chameleon/config/schema.py)"
         )
     return _at(Mixture.load(wanted), paths)
 
 
 def _configured(
     wanted: str,
-    config: Source | Config,
+    config: StrPath | Config,
     paths: Prefixes | None,
     folders: Folders,
     finetuning: bool,
 ) -> Draw:
     if not isinstance(config, Config):
         config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
-    if config.data.dataset == SFT and not finetuning:
+    if kind_of(config.data).packed and not finetuning:
         raise UserError(
             "data.dataset=sft: this takes datasets of tokens; finetune with NeMo 2's "
             "MixtureDataModule or with Bridge's MixtureSFTConfig"
         )
-    domains = provider.prepare_mixture(config)
+    prepared = prepare_mixture(config)
+    domains = prepared.domains
     own = {name: domain.path for name, domain in domains.items()}
-    mixture = _computed(config, domains, folders)
+    mixture = _computed(prepared, folders)
     # What was saved is within the bounds of its run already, and those are its own.
     bounds = None if "bound" in mixture.method else config
     named = {name: domains[name].prefix for name in _paths(own, paths)}
     return Draw(mixture, named, bounds, domains)
 
 
-def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -> Mixture:
-    """The configuration's mixture, from its file, from a run's folder, or computed by all ranks."""
+def _computed(prepared: Prepared, folders: Folders) -> Mixture:
+    """Return the configuration's mixture: stored, from a run's folder, or computed by all ranks."""
+    config = prepared.config
 
     def find() -> str | None:
-        found = provider.existing_mixture(config, domains)
+        found = prepared.stored
         if found is None and (file := saved_in(*folders)) is not None:
-            found = provider.saved_mixture(config, domains, file)
+            found = saved_mixture(config, prepared.domains, prepared.plan, file)
         return None if found is None else found.to_json()
 
-    several = parallel.world_size() > 1
+    several = world_size() > 1
     if several and "RANK" in os.environ and not dist.is_initialized():
         # The ranks agree on which files are there.
-        with parallel.processes():
-            text = parallel.on_first_rank(find)
-            return Mixture.from_json(text) if text else proxy.compute_mixture(config, domains)
+        with process_group():
+            text = on_first_rank(find)
+            return Mixture.from_json(text) if text else compute_mixture(prepared)
     text = find()
     if text is not None:
         return Mixture.from_json(text)
@@ -292,8 +307,8 @@ def _computed(config: Config, domains: Mapping[str, Domain], folders: Folders) -
             f"there is no {config.chameleon.file} yet, and the host starts the processes: compute "
             "it first, with torchrun recipes/compute_mixture.py"
         )
-    with parallel.processes():
-        return proxy.compute_mixture(config, domains)
+    with process_group():
+        return compute_mixture(prepared)
 
 
 def _named(paths: Prefixes) -> Mapping[str, str]:
@@ -331,15 +346,6 @@ def _paths(own: Mapping[str, str], paths: Prefixes | None) -> dict[str, str]:
                 f"{', '.join(lie) or 'places that it does not name'}: give the paths by name"
             )
         if name in named:
-            raise UserError(f"{path}: domain {name!r} stands there twice")
+            raise UserError(f"{path}: domain {name!r} is given twice")
         named[name] = path
     return named
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes, also before the processes have met."""
-    # Of torchrun, of srun, and of Lightning's own launcher.
-    for names in (("RANK",), ("SLURM_PROCID",), ("NODE_RANK", "LOCAL_RANK")):
-        if any(name in os.environ for name in names):
-            return all(int(os.environ.get(name, "0")) == 0 for name in names)
-    return True

@@ -22,8 +22,8 @@ from typing import Any
 
 from megatron.core.datasets.utils import get_blend_from_list
 
+from nemo_chameleon.config.schema import ON_MIXTURE_CHANGE
 from nemo_chameleon.engines import host
-from nemo_chameleon.schema import ON_MIXTURE_CHANGE
 
 Provider = Callable[..., Any]
 

@@ -26,7 +26,7 @@ from nemo.lightning.io import IOMixin
 from nemo.lightning.resume import AutoResume
 
 from nemo_chameleon.engines import host, sft
-from nemo_chameleon.errors import UserError
+from nemo_chameleon.utils.errors import UserError
 
 
 class MixtureDataModule(PreTrainingDataModule):
@@ -67,13 +67,13 @@ class MixtureDataModule(PreTrainingDataModule):
             self.draw = host.resolve(
                 mixture, prefixes, weights, config=mixture_config, finetuning=True
             )
-            if sft.is_sft(self.draw):
+            if self.draw.packed:
                 if paths is not None:
                     raise UserError("paths: finetuning domains are named in mixture_config")
                 kwargs["dataset_cls"] = sft.PackedSFTDataset
             pairs = self.draw.pairs
             paths = {**paths, "train": pairs} if isinstance(paths, Mapping) else pairs
-            if not sft.is_sft(self.draw):
+            if not self.draw.packed:
                 # What NeMo writes with a checkpoint has the weights: who reads it computes nothing.
                 self.__io__.paths, self.__io__.mixture, self.__io__.mixture_config = (
                     paths,
@@ -115,7 +115,7 @@ class MixtureDataModule(PreTrainingDataModule):
     @property
     def gpt_dataset_config(self) -> Any:
         """NeMo's own, or for finetuning this package's."""
-        if self.draw is None or not sft.is_sft(self.draw):
+        if self.draw is None or not self.draw.packed:
             return super().gpt_dataset_config
         return sft.dataset_config(self.draw, self.seq_length, self.seed, self.micro_batch_size)
 

@@ -18,7 +18,7 @@ from megatron.core.datasets.utils import get_blend_from_list
 from omegaconf import OmegaConf
 
 from nemo_chameleon.engines import host
-from nemo_chameleon.errors import UserError
+from nemo_chameleon.utils.errors import UserError
 
 
 def use_mixture(cfg: Any) -> Any:

@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 
-from nemo_chameleon import datasets
+from nemo_chameleon.data import blend
+from nemo_chameleon.data.sft.boundaries import sequence_boundaries
+from nemo_chameleon.data.sft.dataset import SFTDataset
 from nemo_chameleon.engines.host import Draw
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.evaluation import ends_of
-from nemo_chameleon.schema import SFT
-from nemo_chameleon.sft.dataset import SFTDataset
+from nemo_chameleon.utils.errors import UserError
 
 
 class PackedSFTDataset(SFTDataset):
@@ -23,18 +22,13 @@ class PackedSFTDataset(SFTDataset):
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
         """As SFTDataset, and these three."""
         sample = super().__getitem__(idx)
-        ends = ends_of(sample["position_ids"])
+        ends = sequence_boundaries(sample["position_ids"])
         padded = torch.full((self.config.sequence_length + 2,), -1, dtype=torch.int32)
         padded[: len(ends)] = ends
         sample["cu_seqlens"] = padded
         sample["cu_seqlens_argmin"] = torch.tensor(len(ends))
         sample["max_seqlen"] = ends.diff().max()
         return sample
-
-
-def is_sft(draw: Draw) -> bool:
-    """Whether what is drawn is examples to finetune on."""
-    return draw.config is not None and draw.config.data.dataset == SFT
 
 
 def dataset_config(draw: Draw, seq_length: int, seed: int, micro_batch_size: int) -> Any:
@@ -47,6 +41,6 @@ def dataset_config(draw: Draw, seq_length: int, seed: int, micro_batch_size: int
         raise UserError(
             f"micro_batch_size={micro_batch_size}: a host takes packed samples one at a time; set 1"
         )
-    assert draw.config is not None and draw.domains is not None, "is_sft says so"
+    assert draw.config is not None and draw.domains is not None, "draw.packed says so"
     domains = draw.domains.values()
-    return datasets.dataset_config(draw.config.data, domains, seq_length, seed, draw.blend)[1]
+    return blend.dataset_config(draw.config.data, domains, seq_length, seed, draw.blend)[1]

@@ -9,11 +9,14 @@ from megatron.bridge.training.gpt_step import forward_step
 from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
-from nemo_chameleon import datasets, model, optimizer, parallel
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
-from nemo_chameleon.files import digest
-from nemo_chameleon.schema import Config
+from nemo_chameleon.models.gpt import host_settings
+from nemo_chameleon.models.optimizer import optimizer_settings
+from nemo_chameleon.utils.files import digest
 
 
 def train(config: Config) -> None:
@@ -28,10 +31,10 @@ def container(config: Config) -> bridge.ConfigContainer:
         UserError: naming the culprit and the next step.
     """
     train, wanted = config.train, config.optimizer
-    bf16 = parallel.precision(train.precision) == torch.bfloat16
+    bf16 = dtype_of(train.precision) == torch.bfloat16
     run = host.run_folder(config)
     draw = host.resolve(config.data.mixture, config=config, saved=(run,))
-    settings = model.host_settings(config, datasets.Vocabulary.of(config.data).vocab_size)
+    settings = host_settings(config, Vocabulary.of(config.data).vocab_size)
     contents = [domain.fingerprint for domain in (draw.domains or {}).values()]
     cfg = bridge.ConfigContainer(
         model=GPTModelProvider(**settings),
@@ -42,7 +45,7 @@ def container(config: Config) -> bridge.ConfigContainer:
             eval_interval=train.eval_interval or train.train_iters,
             eval_iters=train.eval_iters,
         ),
-        optimizer=bridge.OptimizerConfig(**optimizer.settings(config)),
+        optimizer=bridge.OptimizerConfig(**optimizer_settings(config)),
         scheduler=bridge.SchedulerConfig(
             lr_decay_style=wanted.lr_decay_style,
             lr_warmup_iters=wanted.lr_warmup_iters,

@@ -1,13 +1,18 @@
 """engine=megatron: this package's own training loop on megatron-core."""
 
-from nemo_chameleon import parallel, provider, report, training
-from nemo_chameleon.schema import Config
+from nemo_chameleon import provider
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.distributed.processes import process_group
+from nemo_chameleon.train import report, trainer
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
 
 
 def train(config: Config) -> None:
-    """Resolve the mixture, train the base model on it, print its loss by domain."""
-    with parallel.processes():
-        domains = provider.prepare(config)
-        mixture = provider.resolve_mixture(config, domains)
-        result = training.train(provider.base_job(config, domains, mixture))
-        parallel.say(report.compare([result]))
+    """Resolve the mixture, train the base model on it, and log its loss by domain."""
+    with process_group():
+        prepared = provider.prepare(config)
+        mixture = provider.resolve_mixture(config, prepared)
+        result = trainer.train(provider.base_run(config, prepared.domains, mixture))
+        logger.info("%s", report.compare([result]))

@@ -11,21 +11,27 @@ from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.lightning import io
 
-from nemo_chameleon import datasets, model, optimizer, parallel
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data import vocabulary
+from nemo_chameleon.distributed.device import dtype_of
+from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.engines import host
 from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
-from nemo_chameleon.errors import UserError
-from nemo_chameleon.schema import Config
+from nemo_chameleon.models.gpt import host_settings
+from nemo_chameleon.models.optimizer import optimizer_settings
+from nemo_chameleon.utils.errors import UserError
 
 
 class Vocabulary:
-    """As much of a tokenizer as NeMo asks of a run whose tokens are there already."""
+    """As much of a tokenizer as NeMo asks of a run whose tokens exist already.
+
+    NeMo records this class, by the name of its module, with every checkpoint.
+    """
 
     def __init__(self, vocab_size: int, contents: list[str]) -> None:
-        self.vocab_size = vocab_size
-        self.eod = self.eos_id = self.bos_id = -2  # no token's
-        # Part of the key of Megatron's cached indices: other data at the same place gets its own.
-        self.unique_identifiers = {"vocab_size": vocab_size, "contents": contents}
+        own = vocabulary.Vocabulary.of_size(vocab_size, contents)
+        self.vocab_size, self.unique_identifiers = own.vocab_size, own.unique_identifiers
+        self.eod = self.eos_id = self.bos_id = own.eod
         self.additional_special_tokens_ids: list[int] = []
 
 
@@ -41,7 +47,7 @@ def train(config: Config) -> None:
     data = _data(config, draw)
     llm.train(
         model=llm.GPTModel(
-            llm.GPTConfig(**model.host_settings(config, data.tokenizer.vocab_size)),
+            llm.GPTConfig(**host_settings(config, data.tokenizer.vocab_size)),
             tokenizer=data.tokenizer,
         ),
         data=data,
@@ -78,7 +84,7 @@ def _data(config: Config, draw: host.Draw) -> MixtureDataModule:
         seed=config.train.seed,
         index_mapping_dir=config.data.cache,
         tokenizer=Vocabulary(
-            datasets.Vocabulary.of(config.data).vocab_size,
+            vocabulary.Vocabulary.of(config.data).vocab_size,
             [domain.fingerprint for domain in (draw.domains or {}).values()],
         ),
     )
@@ -88,13 +94,13 @@ def _data(config: Config, draw: host.Draw) -> MixtureDataModule:
 
 def _trainer(config: Config) -> Any:
     train, layout = config.train, config.parallel
-    precision = parallel.precision(train.precision)
+    precision = dtype_of(train.precision)
     bf16 = precision == torch.bfloat16
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     iterations = train.train_iters
     return nl.Trainer(
         devices=here,
-        num_nodes=parallel.world_size() // here,
+        num_nodes=world_size() // here,
         max_steps=iterations,
         accelerator="auto",
         strategy=nl.MegatronStrategy(
@@ -122,7 +128,7 @@ def _optimizer(config: Config) -> Any:
     wanted = config.optimizer
     constant = wanted.lr_decay_style == "constant"
     return nl.MegatronOptimizerModule(
-        config=OptimizerConfig(**optimizer.settings(config)),
+        config=OptimizerConfig(**optimizer_settings(config)),
         lr_scheduler=nl.lr_scheduler.CosineAnnealingScheduler(
             max_steps=config.train.train_iters,
             warmup_steps=wanted.lr_warmup_iters,

@@ -25,11 +25,7 @@ def main() -> None:
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
     import tiny
-    from nemo_chameleon.engines.bridge import (
-        MixtureDatasetConfig,
-        MixtureSFTConfig,
-        apply_mixture,
-    )
+    from nemo_chameleon.engines.bridge import MixtureDatasetConfig, MixtureSFTConfig, apply_mixture
 
     settings = json.loads(Path(sys.argv[1]).read_text())
     builder, seen = utils.BlendedMegatronDatasetBuilder, []

@@ -154,8 +154,6 @@ def test_engine_nemo(config_file: Path, mixture: Path) -> None:
     assert any(folder.name.endswith("-last") for folder in checkpoints.iterdir())
     from nemo.lightning import io
 
-    from nemo_chameleon.engines import train_nemo  # noqa: F401  # NeMo then knows its classes
-
     last = next(folder for folder in checkpoints.iterdir() if folder.name.endswith("-last"))
     read = io.load_context(last / "context").extra["datamodule"]
     assert read.build_kwargs["blend"][1] == [0.25, 0.75]

@@ -1,0 +1,331 @@
+"""The configuration's schema: what can be set, its default, what it may be and what it means.
+
+These are plain dataclasses; loading.py fills them through OmegaConf. The names are Megatron's where
+Megatron has one. Ranges and choices stand beside each setting; validation.py checks them.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import II, MISSING
+
+from nemo_chameleon.config.constraints import setting
+from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
+
+AUTO, ALL = "auto", "all"
+ENGINES = {
+    "megatron": ("megatron.core", "megatron-core"),
+    "nemo": ("nemo.collections.llm", "NeMo 2"),
+    "bridge": ("megatron.bridge", "Megatron-Bridge"),
+}
+"""What trains the base model: the module that each engine needs, and its name for people."""
+ON_MIXTURE_CHANGE = ("refuse", "accept")
+MIXTURES = ("chameleon", "uniform", "proportional", "static")
+GPT, SFT = "gpt", "sft"
+
+
+@dataclass
+class DatasetConfig:
+    """A Megatron dataset, or JSONL to finetune on."""
+
+    path: str = MISSING
+    """Prefix of the .bin and .idx files; for data.dataset=sft a .jsonl file or a folder of them."""
+
+
+@dataclass
+class DomainConfig(DatasetConfig):
+    """One domain: its data and, for data.mixture=static, its weight."""
+
+    weight: float | None = None
+    """Share of the samples under data.mixture=static. The weights need not sum to 1."""
+
+
+@dataclass
+class DataConfig:
+    """The domains, and the weights by which samples are drawn from them."""
+
+    dataset: str = setting(GPT, choices=(GPT, SFT))
+    """gpt: Megatron's indexed datasets of tokens, with loss on all tokens. sft: JSONL of chats, of
+    prompts with completions, or of text, with loss on the answers."""
+    mixture: str = "chameleon"
+    """chameleon, uniform, proportional, static, or the path of a mixture file."""
+    domains: dict[str, DomainConfig] = field(default_factory=dict)
+    """The domains by name; there must be at least two."""
+    validation: dict[str, DatasetConfig] = field(default_factory=dict)
+    """Datasets that are evaluated on and never drawn from, by name. A set named like a domain
+    replaces that domain's validation split; any other set is evaluated beside the domains."""
+    on_mixture_change: str = setting("refuse", choices=ON_MIXTURE_CHANGE)
+    """What a run does when it continues from a checkpoint that was trained with another mixture:
+    refuse or accept."""
+    max_epochs: float | None = setting(None, above=0, below=math.inf)
+    """The most passes over any one domain; null for no cap. The weight that the cap frees goes to
+    the other domains in proportion to their weights."""
+    pin: dict[str, float] = field(default_factory=dict)
+    """Fixed shares of domains, by name. The other domains keep their proportions."""
+    floor: dict[str, float] = field(default_factory=dict)
+    """Least shares of domains, by name."""
+    unit: str = setting("samples", choices=("samples", "tokens"))
+    """What weights are shares of: samples, or tokens that carry loss."""
+    split: str = "95,5,0"
+    """Megatron's split of each domain's documents into training, validation and test."""
+    tokenizer: str | None = None
+    """The tokenizer.json that the domains were tokenised with, or for data.dataset=sft will be. It
+    also gives the size of the vocabulary."""
+    chat_template: str | None = setting(None, only_for=SFT)
+    """sft: the Jinja file that chats are written with; null: the template beside the tokenizer."""
+    packing: bool = setting(True, only_for=SFT)
+    """sft: true packs several examples into a sample, and attention sees each of them alone; false
+    puts one example into each sample."""
+    on_malformed: str = setting("refuse", choices=("refuse", "skip"), only_for=SFT)
+    """sft: what happens to lines that cannot be read as examples: refuse or skip."""
+    on_too_long: str = setting("refuse", choices=("refuse", "skip", "truncate"), only_for=SFT)
+    """sft: what happens to examples longer than model.seq_length: refuse; truncate, which drops
+    their beginnings and keeps their last answers whole; or skip."""
+    vocab_size: int | None = setting(None, minimum=1)
+    """The size of the vocabulary, where no tokenizer is given."""
+    cache: str = "${output}/cache"
+    """The folder where Megatron keeps the sample indices that it builds."""
+    num_workers: int = setting(2, minimum=0)
+    """Processes per rank that read samples; 0 reads in the training process."""
+
+
+@dataclass
+class ModelConfig:
+    """A megatron-core GPT."""
+
+    num_layers: int = setting(12, minimum=1)
+    hidden_size: int = setting(768, minimum=1)
+    num_attention_heads: int = setting(12, minimum=1)
+    num_query_groups: int | None = setting(None, minimum=1)
+    """Key and value heads of grouped-query attention; null: as many as attention heads."""
+    ffn_hidden_size: int | None = setting(None, minimum=1)
+    """Width of the feed-forward layers; null: four times the hidden size."""
+    seq_length: int = setting(2048, minimum=1)
+    position_embedding_type: str = setting("rope", choices=("rope", "learned_absolute"))
+    """rope or learned_absolute."""
+    rotary_base: int = setting(10000, minimum=1)
+    normalization: str = setting("RMSNorm", choices=("RMSNorm", "LayerNorm"))
+    """RMSNorm or LayerNorm."""
+    gated_linear_unit: bool = True
+    """SwiGLU if true, GELU if false."""
+    add_bias_linear: bool = False
+    share_embeddings_and_output_weights: bool = False
+    init_method_std: float = setting(0.02, minimum=0, below=math.inf)
+    make_vocab_size_divisible_by: int = setting(128, minimum=1)
+    use_cpu_initialization: bool = False
+    """Make the initial weights on the CPU: slow for large models, but the same at any tensor
+    parallel size. Without CUDA this is always so."""
+
+    @property
+    def ffn_width(self) -> int:
+        """Width of the feed-forward layers, with the default filled in."""
+        return self.ffn_hidden_size or 4 * self.hidden_size
+
+    @property
+    def query_groups(self) -> int:
+        """Key and value heads, with the default filled in."""
+        return self.num_query_groups or self.num_attention_heads
+
+
+@dataclass
+class TrainConfig:
+    """How long a run trains, how much it takes at once, and how often it evaluates."""
+
+    train_iters: int = setting(MISSING, minimum=1)
+    global_batch_size: int = setting(MISSING, minimum=1)
+    micro_batch_size: int = setting(1, minimum=1)
+    eval_interval: int = setting(1000, minimum=0)
+    """Iterations between evaluations; 0 evaluates at the end alone."""
+    eval_iters: int = setting(8, minimum=0)
+    """Global batches of validation samples per domain, one pass at most; 0: no evaluation."""
+    precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
+    """bf16, fp32, or auto: bf16 with CUDA and fp32 without."""
+    # numpy's seeds end at 2³², and pipeline stages and random states count up from this one.
+    seed: int = setting(1234, minimum=0, below=2**32 - 2**20)
+    """Seed of the initial weights and of the order of the samples."""
+
+    @property
+    def samples(self) -> int:
+        """Samples that the whole run draws."""
+        return self.train_iters * self.global_batch_size
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam with a warm-up and a decay, through megatron-core."""
+
+    lr: float = setting(3e-4, minimum=0, below=math.inf)
+    min_lr: float = 3e-5
+    lr_warmup_iters: int = 0
+    lr_decay_style: str = setting("cosine", choices=("cosine", "linear", "constant"))
+    """cosine, linear or constant."""
+    weight_decay: float = setting(0.1, minimum=0, below=math.inf)
+    adam_beta1: float = setting(0.9, minimum=0, below=1)
+    adam_beta2: float = setting(0.95, minimum=0, below=1)
+    adam_eps: float = setting(1e-8, minimum=0, below=math.inf)
+    clip_grad: float = setting(1.0, minimum=0, below=math.inf)
+    use_distributed_optimizer: bool = False
+    """Shard the optimizer's state over the data parallel ranks."""
+
+
+@dataclass
+class ParallelConfig:
+    """How the model is laid out over the ranks; the ranks that are left are data parallel."""
+
+    tensor_model_parallel_size: int = setting(1, minimum=1)
+    pipeline_model_parallel_size: int = setting(1, minimum=1)
+    sequence_parallel: bool = False
+
+
+@dataclass
+class RunConfig:
+    """All that one training run needs besides data."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+
+@dataclass
+class ProxyConfig(RunConfig):
+    """The model that embeds the domains: it is trained on them, unless one exists already."""
+
+    load: str | None = None
+    """Checkpoint of a megatron-core GPT that embeds instead of a trained proxy: a folder that
+    dist_checkpointing wrote at any layout, or the folder above it. proxy.model must describe the
+    model, unless this package trained it."""
+    hf: str | None = None
+    """A Hugging Face causal LM that embeds instead of a trained proxy, by name or folder. Every
+    process loads the whole model, whatever proxy.parallel says."""
+
+
+def _proxy() -> ProxyConfig:
+    """Return the paper's proxy: GPT-2's shape with 82M parameters and a context of 512 tokens."""
+    return ProxyConfig(
+        model=ModelConfig(
+            num_layers=6,
+            hidden_size=768,
+            num_attention_heads=12,
+            seq_length=512,
+            position_embedding_type="learned_absolute",
+            normalization="LayerNorm",
+            gated_linear_unit=False,
+            add_bias_linear=True,
+            share_embeddings_and_output_weights=True,
+            use_cpu_initialization=True,
+        ),
+        train=TrainConfig(
+            train_iters=10_000,
+            global_batch_size=128,
+            micro_batch_size=4,
+            eval_interval=0,
+            eval_iters=2,
+            precision=II("train.precision"),
+            seed=II("train.seed"),
+        ),
+        optimizer=OptimizerConfig(lr=5e-4, min_lr=5e-5, lr_warmup_iters=500),
+        parallel=ParallelConfig(
+            # As the base model, as far as the proxy's heads allow.
+            tensor_model_parallel_size=II(
+                "gcd:${parallel.tensor_model_parallel_size},${proxy.model.num_attention_heads}"
+            ),
+        ),
+    )
+
+
+@dataclass
+class ChameleonConfig:
+    """How the weights of data.mixture=chameleon are computed."""
+
+    objective: str = setting("pretrain", choices=OBJECTIVES)
+    """pretrain (common domains are drawn more) or finetune (distinct domains are drawn more; the
+    default for data.dataset=sft)."""
+    source: str = setting("proxy", choices=("model", "proxy"))
+    """What embeds the domains: proxy, or model: the model that is finetuned, as it is stored at
+    checkpoint.pretrained_checkpoint (the default for data.dataset=sft)."""
+    tokens: str = setting("answers", choices=("answers", "all"))
+    """sft: the tokens that embeddings are means over: answers, or all."""
+    preset: str = setting("calibrated", choices=tuple(PRESETS))
+    """calibrated or paper: nemo_chameleon/method/weights.py has the formulas."""
+    ridge: float | None = None
+    """The ridge λ: a share of the mean self-affinity for calibrated, absolute for paper; null: the
+    preset's own."""
+    exponent: float | None = None
+    """The exponent γ of the calibrated preset; null: the preset's own."""
+    min_effective: float | None = None
+    """The least effective number of domains, exp(entropy of the weights), as a share of the number
+    of domains; null: the preset's own."""
+    samples: int | str = setting(2048, minimum=1, choices=(AUTO,))
+    """Windows drawn per domain; auto: as many as `tolerance` takes, or as the domain's tokens
+    fill."""
+    tolerance: float = setting(0.005, above=0, below=1)
+    """Half-width of the weights' 95 % intervals that is narrow enough."""
+    sample_length: int | None = None
+    """The most tokens in a window; null: proxy.model.seq_length, or what an existing proxy takes if
+    that is less."""
+    layer: int | str | None = setting(None, minimum=1, choices=(ALL,))
+    """The layer of the proxy whose output is averaged, counted from 1; null: (num_layers + 1) // 2;
+    all: that layer, and in addition the weights that each other layer would give."""
+    cross_documents: bool = setting(False, only_for=GPT)
+    """Let a window continue into the next document, as training samples do."""
+    micro_batch_size: int | None = setting(None, minimum=1)
+    """Windows that a rank embeds at once; null: 32 on CUDA, 4 on CPUs, whose caches hold no
+    more."""
+    seed: int = 1234
+    """Seed of the windows."""
+    file: str = "${output}/mixture.json"
+    """The mixture file: used as it is if it exists, written otherwise."""
+
+
+def _chameleon() -> ChameleonConfig:
+    """Return defaults that depend on data.dataset: finetuning has a model to embed with."""
+    return ChameleonConfig(
+        objective=II("of_dataset:${data.dataset},pretrain,finetune"),
+        source=II("of_dataset:${data.dataset},proxy,model"),
+    )
+
+
+@dataclass
+class CheckpointConfig:
+    """When the run's state is saved, and what a new start does with it."""
+
+    save_interval: int = setting(1000, minimum=0)
+    """Iterations between checkpoints; 0: only at the end."""
+    keep: int | None = setting(None, minimum=1)
+    """How many of the newest checkpoints are kept; null: all."""
+    resume: str = setting("auto", choices=("auto", "never"))
+    """auto: continue from the newest checkpoint, if there is one; never: refuse to start where
+    there is one."""
+    pretrained_checkpoint: str | None = None
+    """The checkpoint whose weights the run starts from, with a new optimizer: a folder that
+    dist_checkpointing wrote at any layout, or the folder above it. `model` must describe the
+    checkpoint's model."""
+
+
+@dataclass
+class LoggingConfig:
+    """What the run reports while it works."""
+
+    log_interval: int = setting(10, minimum=1)
+    """Iterations between reports."""
+    tensorboard: bool = True
+    """Write scalars for TensorBoard, where it is installed."""
+    progress: bool = True
+    """Draw progress bars on the first rank."""
+
+
+@dataclass
+class Config(RunConfig):
+    """The whole configuration: the base run at the top level, the proxy's run under `proxy`."""
+
+    output: str = MISSING
+    """The folder that holds everything the run makes."""
+    engine: str = setting("megatron", choices=tuple(ENGINES))
+    """What trains the base model: megatron (this package, on megatron-core), nemo (NeMo 2) or
+    bridge (Megatron-Bridge), through their own training entries."""
+    data: DataConfig = field(default_factory=DataConfig)
+    chameleon: ChameleonConfig = field(default_factory=_chameleon)
+    proxy: ProxyConfig = field(default_factory=_proxy)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

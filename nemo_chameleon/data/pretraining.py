@@ -1,0 +1,92 @@
+"""Pretraining data (data.dataset=gpt): Megatron's indexed datasets, with loss on all tokens."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+from nemo_chameleon.config.schema import ChameleonConfig, DataConfig
+from nemo_chameleon.data.agreement import opened_once_a_node
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexed_validation
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.utils.errors import UserError
+
+
+class PretrainingData:
+    """See `DataKind`."""
+
+    packed = False
+    order_settings: tuple[str, ...] = ()
+
+    def open_domains(
+        self, data: DataConfig, seq_length: int, *, answers_alone: bool = True
+    ) -> dict[str, Domain]:
+        """See `DataKind`; one process on each node opens the files."""
+        del seq_length, answers_alone
+        size = Vocabulary.of(data).vocab_size
+        return opened_once_a_node(lambda: {**open_indexed(data.domains, data.split, size)})
+
+    def open_validation(
+        self, data: DataConfig, domains: Mapping[str, Domain], seq_length: int
+    ) -> dict[str, Domain]:
+        """See `DataKind`."""
+        del seq_length
+        return {**open_indexed_validation(data, domains, Vocabulary.of(data).vocab_size)}
+
+    def require_samples(
+        self,
+        data: DataConfig,
+        domains: Mapping[str, Domain],
+        seq_length: int,
+        prefix: str,
+        evaluated: bool,
+    ) -> None:
+        """See `DataKind`: every validation set has to fill one sample."""
+        del prefix
+        if not evaluated:
+            return
+        held_out = open_indexed_validation(data, domains, Vocabulary.of(data).vocab_size)
+        for name, dataset in held_out.items():
+            if dataset.tokens <= seq_length:
+                raise UserError(
+                    f"data.validation.{name} has {dataset.tokens} tokens, and a sample takes "
+                    f"{seq_length + 1}"
+                )
+        for name, domain in domains.items():
+            assert isinstance(domain, IndexedDomain)
+            if name not in held_out and domain.validation_tokens <= seq_length:
+                raise UserError(
+                    f"domain {name!r} has {domain.validation_tokens} validation tokens under "
+                    f"data.split={data.split!r}, and a sample takes {seq_length + 1}: give "
+                    f"validation a larger share, set data.validation.{name}.path, or "
+                    "train.eval_iters=0"
+                )
+
+    def dataset_config(
+        self, data: DataConfig, settings: Mapping[str, Any]
+    ) -> tuple[type, GPTDatasetConfig]:
+        """See `DataKind`."""
+        del data
+        return GPTDataset, GPTDatasetConfig(**settings)
+
+    def for_proxy(
+        self, data: DataConfig, domains: Mapping[str, Domain]
+    ) -> tuple[DataConfig, Mapping[str, Domain]]:
+        """See `DataKind`: the proxy reads what the base model reads."""
+        return data, domains
+
+    def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
+        """See `DataKind`: embeddings are means over all tokens, which needs no word."""
+        del wanted
+        return {}
+
+    def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
+        """See `DataKind`: the vocabulary and the split are all that it takes."""
+        del data, seq_length
+        return {}
+
+    def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
+        """See `DataKind`."""
+        return replace(data, vocab_size=record.get("vocab_size")), 0

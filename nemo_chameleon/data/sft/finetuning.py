@@ -1,0 +1,97 @@
+"""Finetuning data (data.dataset=sft): JSONL whose answers carry loss, packed into samples."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
+
+from nemo_chameleon.config.schema import SFT, ChameleonConfig, DataConfig
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.sft.dataset import SFTDataset, SFTDatasetConfig
+from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domains, open_sft_validation
+from nemo_chameleon.data.sft.fitting import require_fitting
+from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.distributed.collectives import first_rank_first
+from nemo_chameleon.utils.errors import UserError
+
+# Settings of `data` that decide how JSONL is read.
+_READING = ("chat_template", "on_malformed", "on_too_long", "cache")
+
+
+class FinetuningData:
+    """See `DataKind`."""
+
+    packed = True
+    order_settings = ("dataset", "unit", "packing", "on_too_long")
+
+    def open_domains(
+        self, data: DataConfig, seq_length: int, *, answers_alone: bool = True
+    ) -> dict[str, Domain]:
+        """See `DataKind`; the first rank tokenises, and the others read what it wrote."""
+        return first_rank_first(
+            lambda: {**open_sft_domains(data, seq_length, answers_alone=answers_alone)}
+        )
+
+    def open_validation(
+        self, data: DataConfig, domains: Mapping[str, Domain], seq_length: int
+    ) -> dict[str, Domain]:
+        """See `DataKind`."""
+        return {**open_sft_validation(data, domains, seq_length)}
+
+    def require_samples(
+        self,
+        data: DataConfig,
+        domains: Mapping[str, Domain],
+        seq_length: int,
+        prefix: str,
+        evaluated: bool,
+    ) -> None:
+        """See `DataKind`; makes the samples, which later reads find in the cache."""
+        first_rank_first(lambda: require_fitting(data, domains, seq_length, prefix, evaluated))
+
+    def dataset_config(
+        self, data: DataConfig, settings: Mapping[str, Any]
+    ) -> tuple[type, GPTDatasetConfig]:
+        """See `DataKind`."""
+        return SFTDataset, SFTDatasetConfig(
+            **settings, packing=data.packing, on_too_long=data.on_too_long
+        )
+
+    def for_proxy(
+        self, data: DataConfig, domains: Mapping[str, Domain]
+    ) -> tuple[DataConfig, Mapping[str, Domain]]:
+        """See `DataKind`.
+
+        Examples that fit the base model's samples may be longer than the proxy's: the proxy trains
+        on their ends, whatever the base model does.
+        """
+        shortened: dict[str, Domain] = {}
+        for name, domain in domains.items():
+            assert isinstance(domain, SFTDomain)
+            shortened[name] = replace(
+                domain, packing=replace(domain.packing, on_too_long="truncate")
+            )
+        return replace(data, on_too_long="truncate"), shortened
+
+    def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
+        """See `DataKind`."""
+        return {"tokens": wanted.tokens}
+
+    def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
+        """See `DataKind`."""
+        settings = {key: getattr(data, key) for key in _READING}
+        identity = ExampleTokenizer(data).identity
+        return {SFT: {**settings, "seq_length": seq_length, "reader": identity}}
+
+    def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
+        """See `DataKind`."""
+        read = record[SFT]
+        settings = {key: read[key] for key in _READING}
+        data = replace(data, tokenizer=record["tokenizer"], **settings)
+        if ExampleTokenizer(data).identity != read["reader"]:
+            raise UserError(
+                f"{data.tokenizer} or the chat template is not what the mixture's domains were "
+                "read with"
+            )
+        return data, int(read["seq_length"])

@@ -1,0 +1,268 @@
+"""JSONL to tokens, once: a Megatron indexed dataset whose sequences are in turn prompt and answer.
+
+An example is a document. Its first sequence is what comes before the first answer (nothing, for
+plain text), the second the answer, and so on: where loss is stands in the .idx, and no second file
+can fall out of step with it. An index lies in a folder of its own, under a name that all of it
+follows from; the folder appears when it is whole, so any number of jobs can share a cache.
+"""
+
+import hashlib
+import json
+import secrets
+import shutil
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+
+from nemo_chameleon.data.readers import Line, MalformedError, find_jsonl, read_lines
+from nemo_chameleon.data.sft.examples import parse
+from nemo_chameleon.data.sft.templates import Example
+from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.utils.arrays import Bools, Ints
+from nemo_chameleon.utils.console import progress_bar
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest, sampled_digest
+
+_BATCH = 512  # lines
+_SHOWN = 10  # malformed lines in a message
+FACTS, SKIPPED = "index.json", "malformed.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Tokenised examples, and which of their tokens are answers.
+
+    Attributes:
+        folder: that they lie in.
+        facts: examples, tokens, answer_tokens; fingerprint of lines and tokenisation, the same
+            wherever they lie; malformed lines by what is wrong, and the first of them.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Index":
+        """One that `build` made."""
+        return cls(folder, json.loads((folder / FACTS).read_text()))
+
+    @property
+    def prefix(self) -> str:
+        """Of its .bin and .idx."""
+        return str(self.folder / "examples")
+
+    @cached_property
+    def _dataset(self) -> IndexedDataset:
+        return IndexedDataset(self.prefix)
+
+    @cached_property
+    def _cuts(self) -> Ints:
+        """Where each sequence starts, in tokens from the first of all, and where the last stops."""
+        return np.concatenate([[0], np.cumsum(self._dataset.sequence_lengths, dtype=np.int64)])
+
+    @cached_property
+    def _firsts(self) -> Ints:
+        """The first sequence of each example, and one past the last's."""
+        return np.asarray(self._dataset.document_indices, dtype=np.int64)
+
+    @cached_property
+    def starts(self) -> Ints:
+        """(n + 1,): where each example starts, in tokens from the first of all."""
+        return self._cuts[self._firsts]
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """(n,): tokens of each example."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def prompts(self) -> Ints:
+        """(n,): tokens before the first answer."""
+        return self._cuts[self._firsts[:-1] + 1] - self._cuts[self._firsts[:-1]]
+
+    @cached_property
+    def last_answers(self) -> Ints:
+        """(n,): tokens of the last answer, which an example ends with."""
+        return self._cuts[self._firsts[1:]] - self._cuts[self._firsts[1:] - 1]
+
+    def answers_before(self, positions: Ints) -> Ints:
+        """Answer tokens before each position, all counted from the first token of all."""
+        starts, stops = self._answers
+        before = np.concatenate([[0], np.cumsum(stops - starts)])
+        last = np.searchsorted(starts, positions, side="right")
+        into = np.minimum(positions, stops[last - 1]) - starts[last - 1]
+        return np.where(last, before[last - 1] + into, 0)
+
+    @cached_property
+    def _answers(self) -> tuple[Ints, Ints]:
+        # Examples have an even number of sequences, so every second one is an answer.
+        return self._cuts[1:-1:2], self._cuts[2::2]
+
+    def tokens(self, example: int, start: int = 0, stop: int | None = None) -> Ints:
+        """Token ids of an example, or of a piece of it."""
+        first = int(self.starts[example])
+        stop = int(self.lengths[example]) if stop is None else stop
+        ids = self._dataset.bin_reader.read(
+            dtype=self._dataset.index.dtype,
+            count=stop - start,
+            offset=(first + start) * self._dataset.index.dtype_size,
+        )
+        return np.asarray(ids, dtype=np.int64)
+
+    def is_answer(self, example: int, start: int = 0, stop: int | None = None) -> Bools:
+        """Whether each token of an example, or of a piece of it, is an answer's."""
+        sequences = slice(self._firsts[example], self._firsts[example + 1])
+        lengths = self._dataset.sequence_lengths[sequences]
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[start:stop]
+
+    @cached_property
+    def _lines(self) -> Ints:
+        lines: Ints = np.load(self.folder / "lines.npy")
+        return lines
+
+    def prompt_from(self, example: int, start: int) -> int:
+        """The first token of an example, from `start` on, that is no answer's."""
+        at = int(self.starts[example]) + start
+        sequence = int(np.searchsorted(self._cuts, at, side="right")) - 1
+        if (sequence - self._firsts[example]) % 2:
+            at = int(self._cuts[sequence + 1])
+        return at - int(self.starts[example])
+
+    def line(self, example: int) -> str:
+        """File and line that an example stood on."""
+        file, number = self._lines[example]
+        return f"{Path(self.facts['files'][file]).name}, line {number}"
+
+
+def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index:
+    """The index of JSONL files: from the cache, or made and put there.
+
+    Malformed lines are left out and counted.
+
+    Args:
+        path: a file, or a folder of .jsonl files.
+        reader: of their lines.
+        cache: where indices lie.
+        where: the key of the configuration that names them, for errors.
+
+    Raises:
+        UserError: no such files, no example in them, or they cannot be read.
+    """
+    files = find_jsonl(path, where)
+    try:
+        stats = [
+            (
+                str(file.resolve()),
+                file.stat().st_size,
+                file.stat().st_mtime_ns,
+                sampled_digest(file),
+            )
+            for file in files
+        ]
+    except OSError as error:
+        raise UserError(f"{where}: {error}") from error
+    folder = cache / digest([reader.identity, stats])
+    if (folder / FACTS).is_file():
+        return Index.load(folder)
+    beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        _write(files, reader, beside, where)
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not (folder / FACTS).is_file():
+                raise
+            # Another job was faster: its index is the same.
+    except OSError as error:
+        raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Index.load(folder)
+
+
+def malformed(index: Index) -> str:
+    """How many lines were left out, the first of them, and what is wrong with them; or nothing."""
+    count = sum(index.facts["malformed"].values())
+    if not count:
+        return ""
+    shown = "; ".join(index.facts["shown"])
+    more = f"; all of them: {index.folder / SKIPPED}" if count > _SHOWN else ""
+    return f"{count:,} of {index.facts['lines']:,} lines are no examples: {shown}{more}"
+
+
+def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str) -> None:
+    hashed = hashlib.sha256(reader.identity.encode())
+    wrong: Counter[str] = Counter()
+    shown: list[str] = []
+    lines = array("q")
+    read = tokens = answers = 0
+    size = sum(file.stat().st_size for file in files)
+    dtype = DType.optimal_dtype(reader.tokenizer.get_vocab_size())
+    builder = IndexedDatasetBuilder(str(folder / "examples.bin"), dtype=dtype)
+    with (
+        # Nothing of what takes a moment.
+        progress_bar(
+            desc=where.partition("=")[0], total=size, unit="B", unit_scale=True, delay=5
+        ) as bar,
+        (folder / SKIPPED).open("w", encoding="utf-8") as skipped,
+    ):
+
+        def leave_out(line: Line, error: MalformedError) -> None:
+            text = f"{files[line.file].name}, line {line.number}: {error}"
+            wrong[str(error)] += 1
+            if len(shown) < _SHOWN:
+                shown.append(text)
+            skipped.write(text + "\n")
+
+        every = read_lines(files, bar.update)
+        while batch := list(islice(every, _BATCH)):
+            read += len(batch)
+            found: list[tuple[Line, Example]] = []
+            for line in batch:
+                hashed.update(line.text)
+                try:
+                    found.append((line, parse(line.text, reader.template)))
+                except MalformedError as error:
+                    leave_out(line, error)
+                except UserError as error:
+                    raise UserError(
+                        f"{where}: {files[line.file].name}, line {line.number}: {error}"
+                    ) from error
+            encoded = reader.encode([example for _, example in found])
+            for (line, _), (ids, cuts) in zip(found, encoded, strict=True):
+                carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
+                if carrying < 1:
+                    leave_out(line, MalformedError("nothing comes before the answer's one token"))
+                    continue
+                tensor = torch.tensor(ids, dtype=torch.int64)
+                # A template may write something else tomorrow: the date, say.
+                hashed.update(tensor.numpy().tobytes())
+                builder.add_document(tensor, cuts)
+                lines.extend((line.file, line.number))
+                tokens += len(ids)
+                answers += sum(cuts[1::2])
+    if not lines:
+        first = f": {shown[0]}" if shown else ""
+        raise UserError(f"{where}: not one example in {read:,} line(s){first}")
+    builder.finalize(str(folder / "examples.idx"))
+    np.save(folder / "lines.npy", np.array(lines, dtype=np.int64).reshape(-1, 2))
+    facts = {
+        "files": [str(file) for file in files],
+        "lines": read,
+        "examples": len(lines) // 2,
+        "tokens": tokens,
+        "answer_tokens": answers,
+        "fingerprint": hashed.hexdigest()[:32],
+        "malformed": dict(wrong),
+        "shown": shown,
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")

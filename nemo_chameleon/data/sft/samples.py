@@ -1,0 +1,98 @@
+"""The samples of some examples: made once, then read from beside their index."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from nemo_chameleon.data.sft.index import Index
+from nemo_chameleon.data.sft.packing import Packs, chunks, pack
+from nemo_chameleon.utils.arrays import Ints
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest, write_atomically
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How examples become samples.
+
+    Attributes:
+        together: several in a sample, or each alone.
+        on_too_long: what is done about one that does not fit: refuse, skip or truncate.
+    """
+
+    together: bool = True
+    on_too_long: str = "refuse"
+
+
+@functools.cache
+def packs_of(
+    index: Index, part: range, seq_length: int, packing: Packing
+) -> tuple[Packs, dict[str, Ints]]:
+    """The samples of some examples: made once, then read from beside the index.
+
+    A text without a prompt is cut into as many pieces as it takes, and loses nothing. Of an example
+    that is too long otherwise the beginning is left out, if its last answer stays whole.
+
+    Args:
+        index: of the examples.
+        part: which of them.
+        seq_length: tokens a sample.
+        packing: how.
+
+    Returns:
+        The samples; and which examples are "too long", "shortened" and "left out".
+    """
+    key = digest([[part.start, part.stop], seq_length, packing.together, packing.on_too_long])
+    file = index.folder / f"packs-{key}.safetensors"
+    if not file.is_file():
+        try:
+            write_atomically(file, save(_packed(index, part, seq_length, packing)))
+        except OSError as error:
+            raise UserError(f"cannot write {file}; set another data.cache: {error}") from error
+    found = load_file(file)
+    packs = Packs(*(found.pop(name) for name in ("pieces", "starts", "answers")))
+    return packs, found
+
+
+def _packed(index: Index, part: range, length: int, packing: Packing) -> dict[str, Ints]:
+    examples = np.arange(part.start, part.stop, dtype=np.int64)
+    lengths = index.lengths[examples]
+    # A sample has a label for every token, so it takes one token more than it is long.
+    fits = lengths <= length + 1
+    whole = np.stack([examples, np.zeros_like(examples), lengths], axis=1)[fits]
+    texts = examples[~fits & (index.prompts[examples] == 0)]
+    pieces = chunks(index.lengths[texts], length + 1, overlap=1)
+    pieces[:, 0] = texts[pieces[:, 0]]
+    too_long = examples[~fits & (index.prompts[examples] > 0)]
+    keeps_answer = index.last_answers[too_long] <= length
+    truncates = packing.on_too_long == "truncate"
+    shortened = too_long[keeps_answer] if truncates else too_long[:0]
+    stops = index.lengths[shortened]
+    # From a prompt on: of an answer that is cut nobody knows what it answers.
+    begins = [
+        index.prompt_from(int(i), int(stop) - (length + 1))
+        for i, stop in zip(shortened, stops, strict=True)
+    ]
+    cut = np.stack([shortened, np.array(begins, dtype=np.int64), stops], axis=1)
+    pieces = np.concatenate([whole, pieces, cut])
+    firsts = index.starts[pieces[:, 0]]
+    carrying = index.answers_before(firsts + pieces[:, 2]) - index.answers_before(
+        firsts + pieces[:, 1] + 1
+    )
+    sizes = pieces[:, 2] - pieces[:, 1] - 1
+    if packing.together:
+        order, starts = pack(sizes, length)
+    else:
+        order = np.arange(len(pieces))
+        starts = np.arange(len(pieces) + 1)
+    answers = np.add.reduceat(carrying[order], starts[:-1]) if len(pieces) else carrying
+    return {
+        "pieces": pieces[order],
+        "starts": starts,
+        "answers": answers,
+        "too long": too_long,
+        "shortened": shortened,
+        "left out": too_long[~keeps_answer] if truncates else too_long,
+    }

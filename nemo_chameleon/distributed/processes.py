@@ -1,0 +1,82 @@
+"""The job's processes: how many there are, how they meet, and how they part."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import tensor_parallel
+
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.preemption import StoppedError
+
+# While one rank indexes a large dataset the others wait in a barrier, longer than NCCL's default of
+# ten minutes. torchrun notices a process that dies; this timeout need not.
+_TIMEOUT = timedelta(hours=2)
+_stores: list[dist.Store] = []
+# srun, Open MPI and PMI set one of these for each process that they start.
+_LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def world_size() -> int:
+    """Return the number of processes in the job, also before they have met."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Initialise torch.distributed for the job; a process without torchrun is a job of one.
+
+    Nothing is left behind that a host, whose processes meet afterwards, would take for its own.
+    Where the processes have met already, they stay together.
+
+    Raises:
+        UserError: several processes were started by something other than torchrun.
+    """
+    if dist.is_initialized():
+        yield
+        return
+    for variable in _LAUNCHERS if "RANK" not in os.environ else ():
+        if int(os.environ.get(variable, "1")) > 1:
+            raise UserError(
+                f"{variable}={os.environ[variable]}, but RANK is not set: start one torchrun on "
+                "each node, and it starts the processes"
+            )
+    cuda = torch.cuda.is_available()
+    # Megatron requires this under tensor parallelism, so that collectives start in their order.
+    connections = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS")
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        from nemo_chameleon.distributed import megatron_on_cpu
+
+        megatron_on_cpu.install()
+    backend = "nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        store, rank, ranks = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        # torchrun's store outlives the process group, and a second group on the same store would
+        # read what the first one left there, so each group gets a prefix of its own. Where torchrun
+        # serves no store, the first rank does, for as long as the store is kept here.
+        _stores.append(store)
+        named = dist.PrefixStore(f"nemo_chameleon/{len(_stores)}", store)
+        dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=_TIMEOUT)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    over = False
+    try:
+        yield
+        over = True
+    except StoppedError:
+        over = True  # all ranks agreed to stop
+        raise
+    finally:
+        # After an error the other ranks are elsewhere, and this call would wait for them.
+        if over or dist.get_world_size() == 1:
+            dist.destroy_process_group()
+        if connections is None:
+            del os.environ["CUDA_DEVICE_MAX_CONNECTIONS"]
+        # Otherwise Megatron would keep the kind of tracker that was made here.
+        tensor_parallel.random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False

@@ -1,0 +1,65 @@
+"""The file of domain embeddings that lies beside a mixture file: safetensors, keyed by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from nemo_chameleon.method.embeddings import Embeddings, ShardedEmbedding
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
+
+
+def embeddings_file(mixture_file: str | Path) -> Path:
+    """Where a mixture's embeddings lie: beside its file, under its name."""
+    return Path(mixture_file).with_suffix(".safetensors")
+
+
+def save_embeddings(path: Path, embeddings: Sequence[Embeddings]) -> None:
+    """Write embeddings through one proxy or several, in one step.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    tensors: dict[str, Any] = {}
+    for proxy, domains in enumerate(embeddings):
+        for name, shards in domains.items():
+            tensors[f"{proxy}/means/{name}"] = shards.means
+            tensors[f"{proxy}/tokens/{name}"] = shards.tokens
+    try:
+        write_atomically(path, save(tensors))
+    except OSError as error:
+        raise UserError(f"cannot write the embeddings {path}: {error}") from error
+
+
+def load_embeddings(path: Path) -> list[dict[str, ShardedEmbedding]]:
+    """Read embeddings by domain name, one mapping for each proxy.
+
+    Raises:
+        UserError: no such file, or not one of embeddings.
+    """
+    try:
+        tensors: dict[str, Any] = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the embeddings {path}: {error}") from error
+    embeddings: dict[int, dict[str, ShardedEmbedding]] = {}
+    try:
+        for key, means in tensors.items():
+            proxy, what, name = key.split("/", 2)
+            if what == "means":
+                tokens = tensors[f"{proxy}/tokens/{name}"]
+                if means.ndim != 2 or tokens.shape != means.shape[:1] or not np.all(tokens > 0):
+                    raise UserError(f"{path}: the embedding of domain {name!r} is damaged")
+                shards = ShardedEmbedding(means, tokens.astype(np.int64))
+                embeddings.setdefault(int(proxy), {})[name] = shards
+        return [embeddings[proxy] for proxy in range(max(1, len(embeddings)))]
+    except (ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} holds no domain embeddings of this version: remove it and the mixture file to "
+            "compute them anew"
+        ) from error

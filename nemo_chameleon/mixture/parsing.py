@@ -1,0 +1,90 @@
+"""The text of a mixture file to the fields of a Mixture, with every entry checked."""
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from nemo_chameleon.utils.errors import UserError
+
+
+def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, Any]:
+    """Return the entries of a mixture file, apart from its version.
+
+    Args:
+        text: of the file.
+        version: that the file must have as its "format".
+        known: names of the entries that there may be.
+
+    Raises:
+        ValueError: the text is not JSON, has another version, or an entry is not what it must be.
+    """
+    body = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
+    if not isinstance(body, dict) or "format" not in body:
+        raise UserError("it has no 'format': is it a mixture file?")
+    if body.pop("format") != version:
+        raise UserError(f"its format is not {version}: it was written by another version")
+    unknown = sorted(set(body) - set(known))
+    if unknown:
+        raise UserError(f"unknown entry {unknown[0]!r}")
+    if not isinstance(body.get("weights"), dict):
+        raise UserError("it has no 'weights'")
+    for entry in ("domains", "method", "proxy", "uncertainty", "created"):
+        if not isinstance(body.get(entry, {}), dict):
+            raise UserError(f"{entry!r} is not an object")
+    _require_types(body)
+    return body
+
+
+def _require_types(body: Mapping[str, Any]) -> None:
+    """Raise a UserError for an entry that code relies on and that is not what it has to be."""
+    for name, facts in body.get("domains", {}).items():
+        if not isinstance(facts, dict):
+            raise UserError(f"the entry of domain {name!r} is not an object")
+        for key in ("tokens", "documents", "samples", "score"):
+            if not (_is_number(facts.get(key, 0)) and facts.get(key, 0) >= 0):
+                raise UserError(f"{key!r} of domain {name!r} is not a number, 0 or above")
+        for key in ("path", "fingerprint", "embedding"):
+            if not isinstance(facts.get(key, ""), str):
+                raise UserError(f"{key!r} of domain {name!r} is not text")
+    for name, ends in body.get("uncertainty", {}).items():
+        if not (
+            isinstance(ends, list)
+            and len(ends) == 2
+            and all(map(_is_number, ends))
+            and ends[0] <= ends[1]
+        ):
+            raise UserError(f"the uncertainty of domain {name!r} is not the ends of an interval")
+    method, proxy = body.get("method", {}), body.get("proxy", {})
+    for what, values, kind in (
+        ("'caveats' is not a list of texts", method.get("caveats", []), str),
+        ("'averaged' is not a list of proxies", proxy.get("averaged", []), dict),
+    ):
+        if not (isinstance(values, list) and all(isinstance(value, kind) for value in values)):
+            raise UserError(what)
+    if not _is_layers(method.get("layers", {}), body["weights"]):
+        raise UserError("'layers' does not have a weight of each domain for each layer")
+
+
+def _is_layers(value: Any, names: Iterable[str]) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(weights, dict) and all(_is_number(weights.get(name)) for name in names)
+        for weights in value.values()
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _no_number(constant: str) -> None:
+    raise UserError(f"{constant} is not a number")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in seen:
+            raise UserError(f"duplicate key {name!r}")
+        seen[name] = value
+    return seen

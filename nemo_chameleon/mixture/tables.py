@@ -1,0 +1,77 @@
+"""Mixtures as tables for people."""
+
+from nemo_chameleon.method.weights import effective_domains
+from nemo_chameleon.mixture.mixture import Mixture
+from nemo_chameleon.utils.tables import amount, decimal, table
+
+
+def show_mixture(mixture: Mixture) -> str:
+    """A mixture's weights, heaviest first, and where they came from."""
+    rows = []
+    for name in sorted(mixture.weights, key=lambda name: -mixture.weights[name]):
+        facts = mixture.domains.get(name, {})
+        tokens = facts.get("tokens")
+        interval = mixture.uncertainty.get(name)
+        rows.append(
+            [
+                name,
+                f"{mixture.weights[name]:.4f}",
+                "-" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}",
+                decimal(facts.get("score"), 4),
+                "-" if tokens is None else amount(tokens),
+            ]
+        )
+    spread = effective_domains(list(mixture.weights.values()))
+    lines = [
+        table(["domain", "weight", "95 % interval", "score", "tokens"], rows),
+        f"{len(rows)} domains, as spread out as {spread:.1f} equal ones",
+    ]
+    described = [("method", mixture.method)]
+    described += [("proxy", proxy) for proxy in mixture.proxy.get("averaged", [mixture.proxy])]
+    for title, facts in described:
+        apart = ("caveats", "layers")
+        known = [f"{key} {value}" for key, value in facts.items() if key not in apart]
+        if known:
+            lines.append(f"{title}: " + ", ".join(known))
+    lines += [f"note: {caveat}" for caveat in mixture.method.get("caveats", [])]
+    if "layers" in mixture.method:
+        lines.append(layers_table(mixture))
+    return "\n".join(lines)
+
+
+def layers_table(mixture: Mixture) -> str:
+    """What the weights would be after each layer of the proxy, for chameleon.layer=all."""
+    layers, chosen = mixture.method["layers"], mixture.method["layer"]
+    header = ["domain", *(f"layer {layer}" for layer in layers)]
+    rows = [
+        [name, *(f"{weights[name]:.4f}" for weights in layers.values())] for name in mixture.weights
+    ]
+    moved = [
+        sum(abs(weights[name] - mixture.weights[name]) for name in mixture.weights) / 2
+        for weights in layers.values()
+    ]
+    rows.append([f"moved from layer {chosen}", *(f"{share:.4f}" for share in moved)])
+    return table(header, rows, rule_before=len(mixture.weights))
+
+
+def diff_mixtures(before: Mixture, after: Mixture) -> str:
+    """Weights before and after by domain, the largest change first, and the share that moved."""
+    old, new = before.weights, after.weights
+    change = {name: new.get(name, 0.0) - old.get(name, 0.0) for name in [*old, *new]}
+    rows = [
+        [name, decimal(old.get(name), 4), decimal(new.get(name), 4), f"{change[name]:+.4f}"]
+        for name in sorted(change, key=lambda name: -abs(change[name]))
+    ]
+    lines = [
+        table(["domain", "before", "after", "change"], rows),
+        f"{sum(map(abs, change.values())) / 2:.4f} of the samples go to another domain",
+    ]
+    for title, one, other in (
+        ("method", before.method, after.method),
+        ("proxy", before.proxy, after.proxy),
+    ):
+        apart = ("caveats", "averaged", "layers")
+        told = [key for key in {**one, **other} if key not in apart]
+        for key in [key for key in told if one.get(key) != other.get(key)]:
+            lines.append(f"{title} {key}: {one.get(key)} -> {other.get(key)}")
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""A megatron-core checkpoint that exists already: what it is of, and its weights."""
+
+import functools
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from torch.distributed.checkpoint.api import CheckpointException
+
+from nemo_chameleon.config.schema import DataConfig, RunConfig
+from nemo_chameleon.data.tokenizer import vocabulary_digest
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.layout import union_over_stages
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.gpt import model_of_identity, unwrap
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest, digest_of_files
+
+_TABLE = "embedding.word_embeddings.weight"
+_PADDING = 128 * 64
+
+
+@dataclass(frozen=True)
+class PretrainedCheckpoint:
+    """A checkpoint of megatron-core's dist_checkpointing, saved in any layout.
+
+    Attributes:
+        path: its folder.
+        run: the model, and the layout to load it in.
+        vocab_size: of its tokenizer.
+        prefix: what the run's keys begin with in the configuration, for errors.
+    """
+
+    path: Path
+    run: RunConfig
+    vocab_size: int
+    prefix: str = "proxy."
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A digest that tells it from any other checkpoint; reads a sample of every file."""
+        return digest({"files": digest_of_files(self.path), "model": asdict(self.run.model)})
+
+    def fill(self, gpt: torch.nn.Module, *, whole: bool = False) -> None:
+        """Load its weights into a model; every rank of a layout must call it.
+
+        Args:
+            gpt: the model.
+            whole: with the output layer, which embedding has no use for.
+
+        Raises:
+            UserError: they are another model's.
+        """
+        try:
+            self._require_the_same(gpt, whole)
+            checkpoint.load(self.path, gpt)
+        except (CheckpointException, CheckpointingException, KeyError) as error:
+            cause = " ".join(str(error).split())[-200:]
+            raise UserError(
+                f"{self.path} is no checkpoint of {self.prefix}model: {cause}"
+            ) from error
+
+    def _require_the_same(self, gpt: torch.nn.Module, whole: bool) -> None:
+        """Refuse what loading lets pass: weights that the model has not, and other vocabularies."""
+        there = dist_checkpointing.load_tensors_metadata(str(self.path))
+        wanted = {
+            part.key
+            for part in nested_values(unwrap(gpt).sharded_state_dict())
+            if isinstance(part, ShardedTensor | ShardedTensorFactory)  # the latter of SwiGLU
+        }
+        parts = ("decoder.", "embedding.", *(["output_layer."] if whole else []))
+        own = {key for key in there if key.startswith(parts)}
+        if more := sorted(own - union_over_stages(wanted)):
+            raise UserError(
+                f"{self.path} is no checkpoint of {self.prefix}model: it has {more[0]} too"
+            )
+        rows = there[_TABLE].global_shape[0] if _TABLE in there else self.vocab_size
+        # Padded, by this package or another, to a multiple for the tensor parallel ranks.
+        if not self.vocab_size <= rows < self.vocab_size + _PADDING:
+            raise UserError(
+                f"{self.path} has {rows} tokens, the domains {self.vocab_size}: tokenise them with "
+                "its tokenizer"
+            )
+
+
+def find_checkpoint(
+    key: str, place: str, run: RunConfig, data: DataConfig, prefix: str = "proxy."
+) -> PretrainedCheckpoint:
+    """The checkpoint that a key of the configuration names.
+
+    Args:
+        key: of the configuration.
+        place: its value: the checkpoint's folder, or the one above it.
+        run: the model, unless the checkpoint says itself what it is of, and the layout.
+        data: whose tokenizer has to be its own.
+        prefix: of the run's keys in the configuration.
+
+    Raises:
+        UserError: it is not there, or of another tokenizer.
+    """
+    folder = Path(place)
+    # A folder that is being trained in may look different to every rank.
+    path = on_first_rank(lambda: checkpoint.tracked(folder)[1]) or folder
+    if not path.is_dir():
+        raise UserError(f"{key}={place}: there is no such checkpoint")
+    if not dist_checkpointing.check_is_distributed_checkpoint(str(path)):
+        raise UserError(f"{key}={path} holds no checkpoint that dist_checkpointing wrote")
+    run, vocab_size = replace(run), Vocabulary.of(data).vocab_size
+    if (path / "state.json").is_file():
+        identity = checkpoint.read_state(path)["identity"]
+        run.model = model_of_identity(identity) or run.model
+        own: dict[str, Any] = {"vocabulary size": vocab_size}
+        if data.tokenizer is not None:
+            own["vocabulary"] = vocabulary_digest(data.tokenizer)
+        elif "vocabulary" in identity:
+            raise UserError(f"{key} needs data.tokenizer, to know that the domains are its own")
+        for fact, value in own.items():
+            if identity.get(fact, value) != value:
+                raise UserError(
+                    f"{key}={path} has another {fact} than the domains: tokenise them with its "
+                    "tokenizer"
+                )
+    return PretrainedCheckpoint(path, run, vocab_size, prefix)

@@ -1,0 +1,72 @@
+"""New domains for a computed mixture: embedded with its proxy as it is, nothing trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_chameleon.config.schema import DomainConfig
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of, read_as_recorded
+from nemo_chameleon.embedding.registry import proxy_from_record
+from nemo_chameleon.embedding.sampler import Sampler, Windows
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.mixture.edit import ComputedMixture
+from nemo_chameleon.utils.errors import UserError
+
+
+def embed_new(
+    computed: ComputedMixture,
+    paths: Mapping[str, str],
+    checkpoints: Sequence[str] = (),
+    micro_batch_size: int | None = None,
+) -> tuple[list[dict[str, ShardedEmbedding]], dict[str, dict[str, Any]]]:
+    """Embed domains with the proxies of a computed mixture, from windows as its own are.
+
+    Every rank must call it, within `process_group` and outside of any layout; the windows are
+    shared out over all ranks.
+
+    Args:
+        computed: the mixture.
+        paths: of the new domains, by name, as the configuration has them.
+        checkpoints: where its proxies lie, if no longer where the mixture file says.
+        micro_batch_size: windows a rank embeds at once; None: as suits its device.
+
+    Returns:
+        Embeddings of the new domains for each proxy, and facts about them by name.
+
+    Raises:
+        UserError: a proxy that is not there or is another one, a domain that the mixture has, or a
+            domain's data that cannot be read.
+    """
+    method = computed.mixture.method
+    samples = max(int(facts["samples"]) for facts in computed.facts.values())
+    places: list[str | None] = list(checkpoints) or [None] * len(computed.proxies)
+    if len(places) != len(computed.proxies):
+        raise UserError(f"the mixture is of {len(computed.proxies)} proxies: name each checkpoint")
+    for name in paths:
+        computed.require_unknown(name)
+    embeddings, domains = [], dict[str, Domain]()
+    for place, record in zip(places, computed.proxies, strict=True):
+        proxy = proxy_from_record(record, place)
+        domains = _opened_as(record, paths, method)
+        for name, domain in domains.items():
+            computed.require_unknown(name, domain.fingerprint)
+        keys = ("sample_length", "seed", "cross_documents")
+        windows = Windows((method["layer"],), **{key: method[key] for key in keys})
+        with proxy.opened() as extractor:
+            sampler = Sampler(
+                extractor, windows, micro_batch_size=micro_batch_size, model=proxy.identity
+            )
+            embeddings += sampler.draw(domains, samples)
+    return embeddings, {
+        name: {**domain.facts(), "samples": samples} for name, domain in domains.items()
+    }
+
+
+def _opened_as(
+    record: Mapping[str, Any], paths: Mapping[str, str], method: Mapping[str, Any]
+) -> dict[str, Domain]:
+    """Return new domains, read as a mixture's own were."""
+    wanted = {name: DomainConfig(path=path) for name, path in paths.items()}
+    data, length = read_as_recorded(record, wanted)
+    answers_alone = method.get("tokens") == "answers"
+    return kind_of(data).open_domains(data, length, answers_alone=answers_alone)

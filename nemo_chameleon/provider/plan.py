@@ -1,0 +1,118 @@
+"""What a run embeds its domains with, decided once at its start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_chameleon.config.schema import ALL, AUTO, Config
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.device import dtype_of
+from nemo_chameleon.embedding.huggingface import huggingface_proxy
+from nemo_chameleon.embedding.megatron import MegatronProxy
+from nemo_chameleon.embedding.pooling import middle_layer
+from nemo_chameleon.embedding.registry import Proxy
+from nemo_chameleon.embedding.sampler import Windows
+from nemo_chameleon.models.pretrained import find_checkpoint
+from nemo_chameleon.provider.runs import proxy_run
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """What the domains are embedded with, and what a mixture file records of that.
+
+    Attributes:
+        proxy: the model that exists already and embeds; None where a proxy is trained first.
+        num_layers: layers of the model that embeds.
+        seq_length: tokens of the longest window that it takes.
+        windows: layers and windows that embeddings are means over.
+        method: settings that decide the embeddings, as a mixture file records them.
+        settings: a digest of what the configuration asks of the proxy.
+    """
+
+    proxy: Proxy | None
+    num_layers: int
+    seq_length: int
+    windows: Windows
+    method: dict[str, Any]
+    settings: str
+
+
+def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
+    """Decide what embeds the domains; every rank must call it if they have met.
+
+    Args:
+        config: the whole configuration.
+        domains: opened, by name.
+
+    Raises:
+        UserError: a proxy that should exist does not, or has another tokenizer than the domains.
+    """
+    return on_first_rank(lambda: _plan(config, domains))
+
+
+def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
+    wanted, model = config.chameleon, config.proxy.model
+    proxy = _existing_proxy(config)
+    num_layers = model.num_layers if proxy is None else proxy.num_layers
+    longest = model.seq_length if proxy is None else proxy.seq_length
+    length = config.model.seq_length
+    if wanted.source != "model":
+        length = min(model.seq_length, longest)
+    layer = wanted.layer if isinstance(wanted.layer, int) else middle_layer(num_layers)
+    method: dict[str, Any] = {
+        "layer": layer,
+        "samples": wanted.samples,
+        "sample_length": wanted.sample_length or length,
+        "seed": wanted.seed,
+        "cross_documents": wanted.cross_documents,
+        **kind_of(config.data).embedding_settings(wanted),
+    }
+    if wanted.samples == AUTO:
+        method["tolerance"] = wanted.tolerance
+    others = range(1, num_layers + 1) if wanted.layer == ALL else ()
+    # The weights are computed from the first of the layers.
+    layers = (layer, *(other for other in others if other != layer))
+    windows = Windows(layers, method["sample_length"], wanted.seed, wanted.cross_documents)
+    settings = _proxy_settings(config, domains, proxy)
+    return EmbeddingPlan(proxy, num_layers, longest, windows, method, settings)
+
+
+def trains_proxy(config: Config) -> bool:
+    """Return whether a proxy is trained, because nothing that exists embeds."""
+    proxy = config.chameleon.source == "proxy"
+    return proxy and config.proxy.load is None and config.proxy.hf is None
+
+
+def _existing_proxy(config: Config) -> Proxy | None:
+    """Return the base model, or what proxy.load or proxy.hf names; None where one is trained."""
+    wanted, data = config.proxy, config.data
+    if trains_proxy(config):
+        return None
+    if config.chameleon.source == "model":
+        key, place = "checkpoint.pretrained_checkpoint", config.checkpoint.pretrained_checkpoint
+        assert place is not None, "config.validation sees to it"
+        return MegatronProxy(find_checkpoint(key, place, config, data, prefix=""))
+    if wanted.hf is not None:
+        if data.tokenizer is None:
+            raise UserError("proxy.hf needs data.tokenizer, to know that the domains are its own")
+        return huggingface_proxy(wanted.hf, dtype_of(wanted.train.precision), data.tokenizer)
+    assert wanted.load is not None
+    return MegatronProxy(find_checkpoint("proxy.load", wanted.load, wanted, data))
+
+
+def _proxy_settings(config: Config, domains: Mapping[str, Domain], proxy: Proxy | None) -> str:
+    """Return a digest of what a configuration asks of a proxy.
+
+    It is not about the machine: a mixture may be used on another one. Nor is it about the domains:
+    a proxy embeds others than it was trained on, and a mixture knows the data of its own.
+    """
+    if proxy is not None:
+        return digest({"proxy": proxy.identity, "data.split": config.data.split})
+    of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
+    of_others += ["data.domains", "weights"]
+    identity = proxy_run(config, domains).identity()
+    return digest({key: value for key, value in identity.items() if key not in of_others})

@@ -1,0 +1,169 @@
+"""Everything that can be known before training, found out once at the start of a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.validation import (
+    check,
+    check_mixture,
+    check_model,
+    check_proxy,
+    check_windows,
+)
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.device import require_device
+from nemo_chameleon.distributed.processes import world_size
+from nemo_chameleon.embedding.megatron import MegatronProxy
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.provider.plan import EmbeddingPlan, plan_embedding
+from nemo_chameleon.provider.runs import base_run, proxy_run, within_bounds
+from nemo_chameleon.provider.stored import stored_mixture
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the start of a run has found out; later steps are given it and look nothing up again.
+
+    Attributes:
+        config: the whole configuration.
+        domains: opened, by name, in the configuration's order.
+        plan: what embeds the domains; None where data.mixture is not chameleon.
+        stored: the mixture, where it need not be computed; None where it must.
+    """
+
+    config: Config
+    domains: Mapping[str, Domain]
+    plan: EmbeddingPlan | None
+    stored: Mixture | None
+
+    @classmethod
+    def of(cls, config: Config, domains: Mapping[str, Domain]) -> "Prepared":
+        """Look for the mixture and plan the embedding; every rank must call it if they have met.
+
+        Raises:
+            UserError: naming the culprit and the next step.
+        """
+        plan = plan_embedding(config, domains) if config.data.mixture == "chameleon" else None
+
+        def find() -> str | None:
+            mixture = stored_mixture(config, domains, plan)
+            return None if mixture is None else mixture.to_json()
+
+        text = on_first_rank(find)
+        return cls(config, domains, plan, None if text is None else Mixture.from_json(text))
+
+
+def prepare(config: Config) -> Prepared:
+    """Check everything that can be known before training, the data's files included.
+
+    Every rank must call it if they have met, and is told what the first one finds.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    check(config, world_size())
+    require_device(config)
+    prepared = Prepared.of(config, _opened(config))
+
+    def look() -> None:
+        run = _checked_base_run(prepared)
+        if prepared.stored is None:
+            run.pretrained()
+            _require_proxy(prepared)
+            _refuse_a_run_without_its_mixture(run)
+        elif run.resumable() is None:
+            run.pretrained()
+
+    on_first_rank(look)
+    return prepared
+
+
+def prepare_mixture(config: Config) -> Prepared:
+    """Do the part of `prepare` that is not about the base model's run.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    check_mixture(config)
+    prepared = Prepared.of(config, _opened(config))
+    if prepared.stored is None:
+        on_first_rank(lambda: _require_proxy(prepared))
+    return prepared
+
+
+def inspect(config: Config, processes: int, proxy_processes: int) -> Prepared:
+    """Do what `prepare` can do for jobs on other machines, before they are submitted.
+
+    Args:
+        config: the whole configuration.
+        processes: that train the base model.
+        proxy_processes: that train the proxy.
+
+    Raises:
+        UserError: naming the culprit and the next step.
+    """
+    check(config, processes)
+    prepared = Prepared.of(config, _opened(config))
+    _checked_base_run(prepared).pretrained()
+    if prepared.stored is None:
+        _check_proxy(prepared, proxy_processes)
+    return prepared
+
+
+def _opened(config: Config) -> dict[str, Domain]:
+    answers_alone = config.chameleon.tokens == "answers"
+    length = config.model.seq_length
+    return kind_of(config.data).open_domains(config.data, length, answers_alone=answers_alone)
+
+
+def _checked_base_run(prepared: Prepared) -> TrainingRun:
+    config, domains = prepared.config, prepared.domains
+    _require_samples(base_run(config, domains, Mixture.uniform(domains)), "model.")
+    # Bounds that uniform weights cannot keep, no weights can.
+    mixture = prepared.stored or Mixture.uniform(domains)
+    return base_run(config, domains, within_bounds(config, domains, mixture))
+
+
+def _require_samples(run: TrainingRun, prefix: str) -> None:
+    settings, evaluated = run.settings, bool(run.settings.train.eval_iters)
+    length = settings.model.seq_length
+    run.kind.require_samples(run.config.data, run.domains, length, prefix, evaluated)
+
+
+def _require_proxy(prepared: Prepared) -> None:
+    config = prepared.config
+    _check_proxy(prepared, world_size())
+    require_device(config.proxy, "proxy.")
+    if prepared.plan is not None and prepared.plan.proxy is None:
+        proxy_run(config, prepared.domains).resumable()
+
+
+def _check_proxy(prepared: Prepared, processes: int) -> None:
+    """Refuse a proxy that cannot run, whatever machine it will run on."""
+    config, plan = prepared.config, prepared.plan
+    assert plan is not None, "a mixture that is not stored is computed"
+    if plan.proxy is None:
+        check_proxy(config, processes)
+        _require_samples(proxy_run(config, prepared.domains), "proxy.model.")
+        return
+    if isinstance(plan.proxy, MegatronProxy):
+        check_model(plan.proxy.checkpoint.run, processes, "proxy.")
+    check_windows(config.chameleon, plan.num_layers, plan.seq_length)
+
+
+def _refuse_a_run_without_its_mixture(run: TrainingRun) -> None:
+    folder, file = run.directory, run.config.chameleon.file
+    if checkpoint.newest(folder) is not None:
+        copy = folder / "mixture.json"
+        whole = copy.is_file() and "bound" not in Mixture.load(copy).method
+        remedy = f"put it back from {copy}, " if whole else ""
+        raise UserError(
+            f"{folder} holds a run whose mixture, {file}, is gone: {remedy}remove "
+            "the run, or set another output"
+        )

@@ -1,0 +1,164 @@
+"""The mixture computed: a proxy trained or loaded, domains embedded, weights written.
+
+The proxy is not special: it is `trainer.train` with a small model and a uniform mixture. It can be
+killed and started again at any point; what is finished is not done twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.validation import preset_of
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.embedding.megatron import MegatronProxy
+from nemo_chameleon.embedding.registry import Proxy
+from nemo_chameleon.embedding.sampler import Sampler, draw_until_known
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.mixture import Mixture, compute
+from nemo_chameleon.mixture.embeddings_file import embeddings_file, save_embeddings
+from nemo_chameleon.mixture.mixture import provenance
+from nemo_chameleon.mixture.tables import layers_table
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.pretrained import PretrainedCheckpoint
+from nemo_chameleon.provider.plan import EmbeddingPlan
+from nemo_chameleon.provider.preflight import Prepared
+from nemo_chameleon.provider.runs import proxy_run
+from nemo_chameleon.train import trainer
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
+
+
+def compute_mixture(prepared: Prepared) -> Mixture:
+    """Train the proxy, embed the domains and compute their weights; every rank must call it.
+
+    Writes the mixture file, and the embeddings beside it as safetensors.
+
+    Args:
+        prepared: what `prepare` gave, of a configuration with data.mixture=chameleon.
+
+    Returns:
+        The mixture, equal to the last bit on every rank.
+    """
+    config, domains, plan = prepared.config, prepared.domains, prepared.plan
+    assert plan is not None, "a mixture that is computed has a plan"
+    proxy = plan.proxy
+    facts: dict[str, Any] = {}
+    if proxy is None:
+        proxy, facts = _trained(config, domains)
+    sampler, by_layer, samples = _embed(config, domains, plan, proxy)
+    embeddings, identity = by_layer[0], proxy.identity
+
+    def write() -> str:
+        method = dict(plan.method)
+        if len(by_layer) > 1:
+            method["layers"] = _weights_by_layer(config, plan, by_layer)
+        mixture = compute.mixture_from_embeddings(
+            [embeddings],
+            {name: {**domains[name].facts(), "samples": samples[name]} for name in domains},
+            objective=config.chameleon.objective,
+            preset=preset_of(config.chameleon),
+            tolerance=config.chameleon.tolerance,
+            method=method,
+            proxy={
+                **proxy.record(),
+                **facts,
+                "vocab_size": Vocabulary.of(config.data).vocab_size,
+                "split": config.data.split,
+                "tokenizer": config.data.tokenizer,
+                **kind_of(config.data).reading(config.data, config.model.seq_length),
+                "settings": plan.settings,
+                "trained": identity,
+            },
+            created=provenance(),
+        )
+        text = mixture.to_json()
+        save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
+        mixture.save(config.chameleon.file)
+        sampler.forget()
+        return text
+
+    mixture = Mixture.from_json(on_first_rank(write), config.chameleon.file)
+    logger.info("weights written to %s", config.chameleon.file)
+    if mixture.method["tempering"] < 1:
+        logger.warning(
+            "the weights were tempered, for they would have been less spread out than "
+            "chameleon.min_effective"
+        )
+    for caveat in mixture.method["caveats"]:
+        logger.warning("%s", caveat)
+    if "layers" in mixture.method:
+        logger.info("%s", layers_table(mixture))
+    return mixture
+
+
+def train_proxy(prepared: Prepared) -> None:
+    """Do the part of `compute_mixture` that may take the longest, if it has to be done."""
+    config, plan = prepared.config, prepared.plan
+    if prepared.stored is not None:
+        logger.info("%s: the mixture is there, and no proxy is needed", config.data.mixture)
+    elif plan is not None and plan.proxy is not None:
+        logger.info("no proxy to train: a model that exists embeds the domains")
+    else:
+        trainer.train(proxy_run(config, prepared.domains))
+
+
+def _weights_by_layer(
+    config: Config, plan: EmbeddingPlan, by_layer: Sequence[Mapping[str, ShardedEmbedding]]
+) -> dict[str, dict[str, float]]:
+    """Return what the weights would be after each layer."""
+    wanted, weights = config.chameleon, {}
+    for layer, embeddings in zip(plan.windows.layers, by_layer, strict=True):
+        x = np.stack([shards.embedding for shards in embeddings.values()])
+        w = compute.weigh([x], wanted.objective, preset_of(wanted))
+        weights[layer] = dict(zip(embeddings, w.tolist(), strict=True))
+    return {str(layer): weights[layer] for layer in sorted(weights)}
+
+
+def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Proxy, dict[str, Any]]:
+    """Train the proxy, or continue with it; return it and facts about its training."""
+    run = proxy_run(config, domains)
+    result = trainer.train(run)
+    path = on_first_rank(lambda: checkpoint.newest(run.directory))
+    assert path is not None, "trainer.train leaves a checkpoint"
+    facts = {key: result[key] for key in ("loss", "parameters", "tokens")}
+    return MegatronProxy(PretrainedCheckpoint(path, config.proxy, run.vocab_size)), facts
+
+
+def _embed(
+    config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan, proxy: Proxy
+) -> tuple[Sampler, list[dict[str, ShardedEmbedding]], dict[str, int]]:
+    """Return the sampler; embeddings for each wanted layer; and windows drawn, by domain."""
+    wanted = config.chameleon
+    with proxy.opened() as extractor:
+        sampler = Sampler(
+            extractor,
+            plan.windows,
+            micro_batch_size=wanted.micro_batch_size,
+            model=f"{proxy.identity} {proxy.record()['precision']}",
+            folder=_kept_draws(config),
+            progress=config.logging.progress,
+        )
+        if isinstance(wanted.samples, int):
+            drawn = sampler.draw(domains, wanted.samples)
+            return sampler, drawn, dict.fromkeys(domains, wanted.samples)
+
+        def half_width(embeddings: Mapping[str, ShardedEmbedding]) -> float:
+            preset = preset_of(wanted)
+            errors = compute.errors_of([embeddings], list(domains), wanted.objective, preset)
+            assert errors is not None
+            return float(errors.half_widths().max())
+
+        return sampler, *draw_until_known(sampler, domains, wanted.tolerance, half_width)
+
+
+def _kept_draws(config: Config) -> Path:
+    """Return the folder where finished draws wait for the mixture file."""
+    file = Path(config.chameleon.file)
+    return file.with_name(f"{file.stem}.partial")

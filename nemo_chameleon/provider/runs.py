@@ -1,0 +1,83 @@
+"""The two training runs of a configuration: the base model's and the proxy's."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nemo_chameleon.config.schema import MIXTURES, Config
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.token_shares import within_token_bounds
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils.errors import UserError
+
+
+def base_run(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> TrainingRun:
+    """Return the base model's training, in a folder under `output` named after its mixture."""
+    return TrainingRun(run_name(config), config, config, domains, mixture)
+
+
+def proxy_run(config: Config, domains: Mapping[str, Domain]) -> TrainingRun:
+    """Return the proxy's training: its part of the configuration on a uniform mixture."""
+    data, domains = kind_of(config.data).for_proxy(config.data, domains)
+    config = replace(config, data=data)
+    return TrainingRun("proxy", config.proxy, config, domains, Mixture.uniform(domains))
+
+
+def run_name(config: Config) -> str:
+    """Return the name of the base model's run, after its mixture.
+
+    Raises:
+        UserError: the name that a mixture file gives has another use.
+    """
+    wanted = config.data.mixture
+    name = wanted if wanted in MIXTURES else Path(wanted).stem
+    if wanted not in MIXTURES and name in (*MIXTURES, "proxy", Path(config.data.cache).name):
+        raise UserError(
+            f"data.mixture={wanted}: the run's folder would be {config.output}/{name}, which has "
+            "another use; rename the file"
+        )
+    return name
+
+
+def within_bounds(
+    config: Config,
+    domains: Mapping[str, Domain],
+    mixture: Mixture,
+    samples: int | None = None,
+    seq_length: int | None = None,
+) -> Mixture:
+    """Return a mixture within data.max_epochs, data.pin and data.floor for the base model's run.
+
+    The mixture file keeps the weights as they were computed: the bounds belong to the run.
+
+    Args:
+        config: with the bounds.
+        domains: opened, by name.
+        mixture: the weights before the bounds.
+        samples: that the run draws; None for those of the configured base model's run.
+        seq_length: tokens of each sample; None for those of the configured base model.
+
+    Raises:
+        UserError: bounds that no weights can keep, naming the key.
+    """
+    data, length = config.data, seq_length or config.model.seq_length
+    drawn = config.train.samples if samples is None else samples
+    bounds: dict[str, Any] = {"pin": data.pin, "floor": data.floor}
+    try:
+        if kind_of(data).packed and data.unit == "tokens" and data.max_epochs is not None:
+            return within_token_bounds(
+                mixture,
+                domains,
+                samples=drawn,
+                seq_length=length,
+                seed=config.train.seed,
+                max_epochs=data.max_epochs,
+                **bounds,
+            )
+        tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
+        return mixture.within_bounds(tokens, drawn * length, data.max_epochs, **bounds)
+    except UserError as error:  # it begins with the name of the setting
+        raise UserError(f"data.{error}") from error

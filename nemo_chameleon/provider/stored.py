@@ -1,0 +1,107 @@
+"""The mixture that a configuration asks for, where it need not be computed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.validation import preset_of
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.provider.plan import EmbeddingPlan
+from nemo_chameleon.utils.errors import UserError
+
+
+def stored_mixture(
+    config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan | None
+) -> Mixture | None:
+    """Return the mixture that data.mixture asks for; None where a proxy has to compute it first.
+
+    Args:
+        config: the whole configuration.
+        domains: opened, by name.
+        plan: how domains are embedded, for data.mixture=chameleon.
+
+    Raises:
+        UserError: a mixture file that cannot be read, or is for other domains, data or settings.
+    """
+    wanted = config.data.mixture
+    if wanted == "uniform":
+        return Mixture.uniform(domains)
+    if wanted == "proportional":
+        unit = config.data.unit
+        return Mixture.proportional({name: d.tokens_in(unit) for name, d in domains.items()})
+    if wanted == "static":
+        weights = {}
+        for name, domain in config.data.domains.items():
+            if domain.weight is None:
+                raise UserError(f"data.mixture=static needs data.domains.{name}.weight")
+            weights[name] = domain.weight
+        return Mixture.static(weights)
+    computed = wanted == "chameleon"
+    path = Path(config.chameleon.file if computed else wanted)
+    if computed and not path.is_file():
+        return None
+    mixture = Mixture.load(path)
+    remedy = "remove the file to compute it anew, or set chameleon.file"
+    try:
+        try:
+            mixture.require_domains(domains)
+        except UserError as error:
+            change = "`nemo-chameleon mixture add | remove` changes it without training a proxy"
+            raise UserError(f"{error}{'; ' + change if computed else ''}") from error
+        _require_data(mixture, domains)
+        if computed:
+            _require_settings(config, mixture, plan)
+    except UserError as error:
+        raise UserError(f"{path}: {error}{'; ' + remedy if computed else ''}") from error
+    return mixture
+
+
+def saved_mixture(
+    config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan | None, file: Path
+) -> Mixture:
+    """Return what a run saved of a computed mixture, within that run's bounds.
+
+    Raises:
+        UserError: it is not the mixture that the configuration asks for.
+    """
+    mixture = Mixture.load(file)
+    try:
+        if mixture.name != "chameleon":
+            raise UserError(f"its weights are {mixture.name}, not computed")
+        _require_data(mixture, domains)
+        _require_settings(config, mixture, plan, bounded=True)
+    except UserError as error:
+        raise UserError(f"{config.chameleon.file} is gone, and {file}: {error}") from error
+    return mixture
+
+
+def _require_data(mixture: Mixture, domains: Mapping[str, Domain]) -> None:
+    mixture.require_domains(domains)
+    for name, facts in mixture.domains.items():
+        if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
+            raise UserError(f"the data of domain {name!r} has changed since it was written")
+
+
+def _require_settings(
+    config: Config, mixture: Mixture, plan: EmbeddingPlan | None, bounded: bool = False
+) -> None:
+    assert plan is not None, "a computed mixture has a plan"
+    if "bound" in mixture.method and not bounded:
+        raise UserError("it holds a run's weights within bounds, not the weights as computed")
+    scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
+    recorded = {"objective": mixture.objective, **mixture.method}
+    for key, value in {**scoring, **plan.method}.items():
+        if recorded.get(key) != value:
+            anew = "; `nemo-chameleon mixture rescore` weighs it anew from its embeddings"
+            raise UserError(
+                f"it was made with {key}={recorded.get(key)}, the run asks for {value}"
+                f"{anew if key in scoring else ''}"
+            )
+    if "averaged" in mixture.proxy:
+        raise UserError(f"it is of several proxies: use it as data.mixture={config.chameleon.file}")
+    if mixture.proxy.get("settings") != plan.settings:
+        raise UserError(
+            "it was made through another proxy: proxy.*, the seed, data.split or the tokenizer "
+            "differ"
+        )

@@ -1,0 +1,114 @@
+"""A training run before it runs: what is trained on what, and what it may continue from."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_chameleon.config.schema import Config, RunConfig
+from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import DataKind, kind_of
+from nemo_chameleon.data.tokenizer import vocabulary_digest
+from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.device import dtype_of
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.gpt import weights_shape
+from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
+from nemo_chameleon.utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """One training run: what is trained, on what, and where its files go.
+
+    Attributes:
+        name: in reports, and of the folder under `config.output`.
+        settings: the model and its training: `config` itself for the base model, `config.proxy`
+            for the proxy.
+        config: data, checkpoints and logging, which both share.
+        domains: opened, in the order of a sample's `dataset_id`.
+        mixture: what they are drawn by.
+    """
+
+    name: str
+    settings: RunConfig
+    config: Config
+    domains: Mapping[str, Domain]
+    mixture: Mixture
+
+    @property
+    def directory(self) -> Path:
+        """The folder of its checkpoints, scalars and result."""
+        return Path(self.config.output) / self.name
+
+    @property
+    def kind(self) -> DataKind:
+        """The kind of its data."""
+        return kind_of(self.config.data)
+
+    @property
+    def vocab_size(self) -> int:
+        """The size of the vocabulary of its data."""
+        return Vocabulary.of(self.config.data).vocab_size
+
+    def pretrained(self) -> PretrainedCheckpoint | None:
+        """The checkpoint whose weights it starts from; the proxy starts from none.
+
+        Raises:
+            UserError: it is not there, or another model's.
+        """
+        place = self.config.checkpoint.pretrained_checkpoint
+        if place is None or self.settings is not self.config:
+            return None
+        key = "checkpoint.pretrained_checkpoint"
+        source = find_checkpoint(key, place, self.settings, self.config.data, prefix="")
+        own, its = weights_shape(self.settings.model), weights_shape(source.run.model)
+        for name, value in its.items():
+            if own[name] != value:
+                raise UserError(
+                    f"{key}={source.path} has model.{name}={value}, the run has {own[name]}: set "
+                    f"model.{name}={value}"
+                )
+        return source
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with a run that goes on from it, by key.
+
+        The model, its optimizer, and all that the order of the samples follows from.
+        """
+        run = self.settings
+        sections: dict[str, Any] = {"model": run.model, "optimizer": run.optimizer}
+        same = {
+            f"{section}.{key}": value
+            for section, settings in sections.items()
+            for key, value in dataclasses.asdict(settings).items()
+            if key != "use_cpu_initialization"  # of weights that a checkpoint replaces
+        }
+        same["train.precision"] = str(dtype_of(run.train.precision))
+        for key in ("train_iters", "global_batch_size", "seed"):
+            same[f"train.{key}"] = getattr(run.train, key)
+        if (tokenizer := self.config.data.tokenizer) is not None:
+            same["vocabulary"] = vocabulary_digest(tokenizer)
+        same["vocabulary size"] = self.vocab_size
+        data = self.config.data
+        same["data.split"] = data.split
+        same |= {f"data.{key}": getattr(data, key) for key in self.kind.order_settings}
+        # Lists of pairs, for the order of domains counts too.
+        same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
+        same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
+        if self.settings is self.config:
+            key = "checkpoint.pretrained_checkpoint"
+            same[key] = self.config.checkpoint.pretrained_checkpoint
+        return same
+
+    def resumable(self) -> tuple[Path, dict[str, Any]] | None:
+        """The checkpoint that it goes on from and its state, if there is one.
+
+        Raises:
+            UserError: it is another run's, or must not be used.
+        """
+        identity = self.identity()
+        if self.config.data.on_mixture_change == "accept":
+            del identity["weights"]
+        return checkpoint.resumable(self.directory, self.config.checkpoint.resume, identity)

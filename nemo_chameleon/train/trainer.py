@@ -1,0 +1,317 @@
+"""The training loop on megatron-core: the proxy's, and the default engine for the base model's."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch.utils.data import DataLoader
+
+from nemo_chameleon.data.blend import BatchSampler, training_dataset, validation_datasets
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.device import current_device
+from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.distributed.shared_storage import require_shared
+from nemo_chameleon.mixture.mixture import provenance
+from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models.gpt import build_gpt, parameter_count
+from nemo_chameleon.models.optimizer import build_optimizer, build_scheduler
+from nemo_chameleon.train.evaluation import evaluate
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.train.step import Batch, DomainLoss, forward_step, needs_data, schedule
+from nemo_chameleon.utils import preemption
+from nemo_chameleon.utils.console import progress_bar
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.ranks import is_first_rank
+
+logger = package_logger(__package__)
+
+RESULT = "result.json"
+
+
+def train(run: TrainingRun) -> dict[str, Any]:
+    """Train, or go on with, a model; every rank must call it, outside of any layout.
+
+    Leaves in the run's folder: checkpoints, TensorBoard scalars, the mixture it used and
+    result.json.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        UserError: a checkpoint is there that this run cannot go on from, or not every node sees its
+            folders.
+    """
+    require_shared(run.config)
+    with model_parallel(run.settings.parallel, run.settings.train.seed):
+        return Trainer(run).complete()
+
+
+class Trainer:
+    """The state of a run, and the steps that change it."""
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
+        settings, names = run.settings, list(run.domains)
+        self.iteration = 0
+        self.drawn, self.answers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+        self.packed = run.kind.packed
+        self.loss = math.nan
+        self.last_losses: list[torch.Tensor] = []
+        self.seconds = 0.0
+        self.meter = DomainLoss(names)
+        self.model: Any = build_gpt(settings, run.vocab_size)
+        resumed = on_first_rank(run.resumable)
+        if resumed is None and (start := run.pretrained()) is not None:
+            start.fill(self.model, whole=True)  # before the optimizer copies its weights
+        self.optimizer = build_optimizer(settings, self.model)
+        self.scheduler = build_scheduler(settings, self.optimizer)
+        if resumed is not None:
+            self._resume(*resumed)
+        sizes = {"seq_length": settings.model.seq_length, "seed": settings.train.seed}
+        samples = settings.train.samples
+        self.dataset = training_dataset(
+            run.config.data, run.domains, run.mixture, samples=samples, **sizes
+        )
+        self.validation = {}
+        if settings.train.eval_iters:
+            self.validation = validation_datasets(run.config.data, run.domains, **sizes)
+        self.writer = _tensorboard(run, self.iteration)
+
+    def complete(self) -> dict[str, Any]:
+        """All remaining iterations, a last checkpoint and evaluation, and result.json.
+
+        Raises:
+            StoppedError: it was asked to stop; it has saved where it was, a log interval later at
+                most.
+        """
+        run, train = self.run, self.run.settings.train
+        if is_first_rank():
+            run.mixture.save(run.directory / "mixture.json")
+        with preemption.listening() as asked, _progress(run, self.iteration) as bar:
+            batches = self._batches()
+            window = time.monotonic()
+            while self.iteration < train.train_iters:
+                grad_norm = self.step(batches)
+                last = self.iteration == train.train_iters
+                save = last or _due(self.iteration, run.config.checkpoint.save_interval)
+                if save or _due(self.iteration, run.config.logging.log_interval):
+                    stop = self._log(bar, grad_norm, time.monotonic() - window, asked())
+                    window = time.monotonic()
+                    if save or stop:
+                        self._save()
+                    if stop and not last:
+                        raise preemption.StoppedError(
+                            f"{run.name}: stopped at iteration {self.iteration}, as it was asked "
+                            "to; the same command goes on from there"
+                        )
+                if not last and self.validation and _due(self.iteration, train.eval_interval):
+                    self._evaluate()
+                    window = time.monotonic()
+        result = self._result(self._evaluate())
+        if is_first_rank():
+            write_atomically(run.directory / RESULT, json.dumps(result, indent=2) + "\n")
+            if self.writer:
+                self.writer.close()
+        dist.barrier()
+        return result
+
+    def step(self, batches: Iterator[Batch] | None) -> float | None:
+        """One iteration; returns the gradients' norm, None where nothing is clipped by it."""
+        train = self.run.settings.train
+        micro_batches = train.global_batch_size // (
+            train.micro_batch_size * parallel_state.get_data_parallel_world_size()
+        )
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        losses = schedule(
+            self.run.settings,
+            self.model,
+            self.packed,
+            forward_step_func=partial(forward_step, self.meter, self.packed),
+            data_iterator=batches,
+            num_microbatches=micro_batches,
+            forward_only=False,
+        )
+        _, grad_norm, _ = self.optimizer.step()
+        self.scheduler.step(increment=1)
+        self.iteration += 1
+        self.last_losses = [item["loss"] for item in losses]
+        return float(grad_norm) if grad_norm else None
+
+    def _log(self, bar: Any, grad_norm: float | None, seconds: float, asked: bool) -> bool:
+        """Tell of the iterations since the last time; whether any rank was asked to stop."""
+        run = self.run
+        losses, samples, answers = self.meter.reduce()
+        for name, count in samples.items():
+            self.drawn[name] += count
+            self.answers[name] += answers[name]
+        self.loss, stop = _over_ranks(self.last_losses, asked)
+        self.seconds += seconds
+        tokens = sum(samples.values()) * run.settings.model.seq_length
+        if not math.isfinite(self.loss):
+            prefix = "" if run.settings is run.config else f"{run.name}."
+            raise UserError(
+                f"{run.name}: the loss is {self.loss} at iteration {self.iteration}; lower "
+                f"{prefix}optimizer.lr, lengthen {prefix}optimizer.lr_warmup_iters or look at the "
+                "data"
+            )
+        bar.update(self.iteration - bar.n)
+        bar.set_postfix_str(f"loss {self.loss:.3f}, {tokens / seconds:,.0f} tokens/s")
+        if self.writer:
+            self.writer.add_scalar("loss", self.loss, self.iteration)
+            self.writer.add_scalar(
+                "learning rate", self.optimizer.param_groups[0]["lr"], self.iteration
+            )
+            if grad_norm is not None:
+                self.writer.add_scalar("gradient norm", grad_norm, self.iteration)
+            self.writer.add_scalar("tokens per second", tokens / seconds, self.iteration)
+        self._scalars("loss by domain", losses)
+        self._scalars("samples by domain", self.drawn)
+        if self.packed:
+            self._scalars("answer tokens by domain", self.answers)
+        return stop
+
+    def _scalars(self, group: str, values: Mapping[str, float]) -> None:
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(f"{group}/{name}", value, self.iteration)
+
+    def _evaluate(self) -> dict[str, dict[str, float]]:
+        scores = evaluate(self.run.settings, self.model, self.validation, self.packed)
+        self._scalars("validation loss", {name: score["loss"] for name, score in scores.items()})
+        return scores
+
+    def _batches(self) -> Iterator[Batch] | None:
+        if not needs_data(self.packed):
+            return None
+        train = self.run.settings.train
+        sampler = BatchSampler(
+            self.iteration,
+            train.train_iters,
+            train.global_batch_size,
+            train.micro_batch_size,
+            parallel_state.get_data_parallel_rank(),
+            parallel_state.get_data_parallel_world_size(),
+        )
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=sampler,
+                num_workers=self.run.config.data.num_workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+    def _save(self) -> None:
+        state = {
+            "iteration": self.iteration,
+            "samples": self.drawn,
+            "answer_tokens": self.answers,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "identity": self.run.identity(),
+        }
+        checkpoint.save(
+            self.run.directory,
+            self.iteration,
+            state,
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            self.run.config.checkpoint.keep,
+        )
+
+    def _resume(self, path: Path, state: dict[str, Any]) -> None:
+        checkpoint.load(path, self.model, self.optimizer, self.scheduler)
+        self.iteration = state["iteration"]
+        self.drawn = state["samples"]
+        self.answers = state.get("answer_tokens", self.answers)
+        self.loss = state["loss"]
+        self.seconds = state["seconds"]
+        logger.info("%s: going on from %s", self.run.name, path)
+
+    def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+        run = self.run
+        length = run.settings.model.seq_length
+        domains = {
+            name: {
+                "weight": run.mixture.weights[name],
+                "tokens": domain.tokens,
+                "samples": self.drawn[name],
+                **({"answer_tokens": self.answers[name]} if self.packed else {}),
+                "epochs": self.drawn[name] * length / domain.pass_tokens(length),
+                **scores.get(name, {}),
+            }
+            for name, domain in run.domains.items()
+        }
+        apart = {name: score for name, score in scores.items() if name not in domains}
+        return {
+            "run": run.name,
+            "mixture": run.mixture.name,
+            "parameters": parameter_count(run.settings.model, run.vocab_size),
+            "iterations": self.iteration,
+            "tokens": sum(self.drawn.values()) * length,
+            "loss": self.loss,
+            "domains": domains,
+            "macro": _means({name: scores[name] for name in domains if name in scores}),
+            "validation": apart,
+            "validation macro": _means(apart),
+            "seconds": round(self.seconds, 1),
+            "created": provenance(),
+        }
+
+
+def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Of every figure over domains, each counting the same; empty where there is none."""
+    return {
+        what: sum(score[what] for score in scores.values()) / len(scores)
+        for what in ("loss", "perplexity")
+        if scores
+    }
+
+
+def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:
+    """The last iteration's loss, a mean over its tokens; whether any rank was asked to stop."""
+    total = torch.zeros(3, dtype=torch.float64, device=current_device())
+    if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
+        total[:2] += torch.stack(losses).double().sum(0)
+    total[2] = asked
+    dist.all_reduce(total)
+    loss, tokens, stop = total.tolist()
+    return loss / tokens, stop > 0
+
+
+def _due(iteration: int, interval: int) -> bool:
+    return interval > 0 and iteration % interval == 0
+
+
+def _progress(run: TrainingRun, first: int) -> Any:
+    return progress_bar(
+        total=run.settings.train.train_iters,
+        initial=first,
+        desc=run.name,
+        unit="it",
+        disable=not (is_first_rank() and run.config.logging.progress),
+    )
+
+
+def _tensorboard(run: TrainingRun, iteration: int) -> Any:
+    if not (run.config.logging.tensorboard and is_first_rank()):
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("TensorBoard is not installed: no scalars; pip install nemo_chameleon[plots]")
+        return None
+    # What a killed run wrote after its last checkpoint is written again.
+    purge = iteration + 1 if iteration else None
+    return SummaryWriter(str(run.directory / "tensorboard"), purge_step=purge)

@@ -1,0 +1,45 @@
+"""Tables in plain text, and how amounts are written in them."""
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int = -1) -> str:
+    """Lay out text in columns: the first is aligned to the left, the others to the right.
+
+    Args:
+        header: a heading for each column; its last word goes to a second line, which keeps a
+            comparison of runs within a terminal's width.
+        rows: cells, as many in each row as there are headings.
+        rule_before: number of the row that a rule goes before; -1 for none.
+
+    Returns:
+        The lines, without a line break at the end.
+    """
+    heads = [cell.rpartition(" ")[::2] for cell in header]
+    lines = [[head[0] for head in heads], [head[1] for head in heads]]
+    lines = [line for line in lines if any(line)]
+    widths = [max(len(row[i]) for row in [*lines, *rows]) for i in range(len(header))]
+
+    def text(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join(cells).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    body = [text(row) for row in rows]
+    if rule_before >= 0:
+        body.insert(rule_before, rule)
+    return "\n".join([*map(text, lines), rule, *body])
+
+
+def amount(number: float) -> str:
+    """Write a number with one decimal and a unit: 795.4k, 1.4M, 2.0B, 3.1T."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(round(number))
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Write a number with a fixed number of decimals, and "-" where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
