@@ -6,7 +6,7 @@
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
 # make test-slurm   recipes/slurm on a SLURM of two nodes, on this machine, as root
 # make test-nemo, make test-bridge   the hosts' own training, each in an environment of its own
-# make check     ruff and mypy
+# make check     ruff, mypy, and which package may import which
 
 .DELETE_ON_ERROR:
 .PHONY: install demo demo-sft test test-gpu test-nemo test-bridge test-slurm bench-quality check clean
@@ -102,6 +102,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
 	rm -rf runs build *.egg-info

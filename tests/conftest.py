@@ -32,6 +32,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from nemo_chameleon.utils.logging import show_on_stdout
+
 if TYPE_CHECKING:
     from nemo_chameleon.config.schema import Config
 
@@ -41,6 +43,9 @@ RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
 # The same examples in every run, and no clock.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("repeatable")
+
+# As commands and recipes do: tests read what is logged from stdout.
+show_on_stdout()
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")

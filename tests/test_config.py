@@ -128,7 +128,7 @@ def test_more_domains_than_megatron_can_number() -> None:
     """Its blend has 16 bits for them; refused before a proxy is trained on more."""
     config = load_config(None, COMPLETE)
     config.data.domains = {f"d{i}": DomainConfig(path="p") for i in range(2**15 - 1)}
-    with pytest.raises(UserError, match="32,767 domains, Megatron's blend can number 32,766"):
+    with pytest.raises(UserError, match="32,767 domains, and Megatron's blend can number 32,766"):
         check(config, 1)
 
 

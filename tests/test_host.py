@@ -48,7 +48,7 @@ def test_a_hosts_datasets_by_name(mixture: Mixture, tmp_path: Path) -> None:
     ("paths", "message"),
     [
         (["/data/c"], "no domain of the mixture lies at /data/c; they lie at"),
-        (["code", "code"], "code: domain 'code' stands there twice"),
+        (["code", "code"], "code: domain 'code' is given twice"),
         (["code", "prose"], "it has weights for legal"),
         ({"code": "/data/c"}, "it has weights for legal, prose"),
     ],

@@ -72,7 +72,7 @@ def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
         ('{"format": 9, "weights": {"a": 1.0}}', "format is not 1"),
         ('{"format": 1}', "no 'weights'"),
         ('{"format": 1, "weights": {"a": 0.5}}', "sum to 0.5"),
-        ('{"format": 1, "weights": {"a": NaN}}', "NaN stands there"),
+        ('{"format": 1, "weights": {"a": NaN}}', "NaN is not a number"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": {"tokens": -1}}}', "'tokens' of"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": {"a": {"path": 5}}}', "'path' of"),
         ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"a": [1]}}', "the uncertainty of"),
@@ -83,7 +83,7 @@ def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
         ('{"format": 1, "weights": {"a": -0.5, "b": 1.5}}', "'a' is -0.5"),
         ('{"format": 1, "weights": {"a": 0, "b": 1}}', "'a' is 0"),
         ('{"format": 1, "weights": {"a": "1"}}', "'a' is '1'"),
-        ('{"format": 1, "weights": {"a": 0.5, "a": 0.5}}', "'a' stands there twice"),
+        ('{"format": 1, "weights": {"a": 0.5, "a": 0.5}}', "duplicate key 'a'"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": {"b": {}}}', "'b' has an entry"),
         ('{"format": 1, "weights": {"a": 1.0}, "wieghts": {}}', "unknown entry 'wieghts'"),
         ('{"format": 1, "weights": {"a": 1.0}, "domains": []}', "'domains' is not an object"),
@@ -151,12 +151,15 @@ def test_bounds_that_leave_no_choice() -> None:
             {"max_epochs": 0.5},
             "allows 6,000 tokens in all, the run draws 10,000: 4,000 are",
         ),
-        ({"pin": {"z": 0.1}}, "data.pin: 'z' is not one of the domains"),
-        ({"floor": {"a": 1.5}}, "data.floor.a=1.5 is not a share"),
+        ({"pin": {"z": 0.1}}, "pin.z: 'z' is not one of the domains"),
+        ({"floor": {"a": 1.5}}, "floor.a=1.5 is not a share"),
         ({"pin": {"a": 0.6, "b": 0.6}}, "cannot be kept"),
         ({"pin": {"a": 0.5, "b": 0.5}}, "leave nothing for domain 'c'"),
-        ({"pin": {"a": 0.1}, "floor": {"a": 0.3}}, "data.pin.a=0.1 is below data.floor.a"),
-        ({"pin": {"a": 0.4}, "max_epochs": 3}, "'a': a share of 0.4 is 4.00 epochs"),
+        ({"pin": {"a": 0.1}, "floor": {"a": 0.3}}, "pin.a=0.1 is below floor.a=0.3"),
+        (
+            {"pin": {"a": 0.4}, "max_epochs": 3},
+            "pin.a=0.4 takes 4.00 epochs of 'a', more than max_epochs=3",
+        ),
     ],
 )
 def test_bounds_that_cannot_be_kept(bounds: dict, says: str) -> None:
@@ -181,7 +184,7 @@ def test_file_starts_with_what_a_person_looks_for(tmp_path) -> None:
 def test_import_needs_neither_torch_nor_megatron() -> None:
     """The mathematics and the file can be used where no training stack is installed."""
     code = (
-        "import sys, nemo_chameleon, nemo_chameleon.leverage, nemo_chameleon.mixture; "
+        "import sys, nemo_chameleon, nemo_chameleon.method.leverage, nemo_chameleon.mixture; "
         "sys.exit(any(name.split('.')[0] in ('torch', 'megatron') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

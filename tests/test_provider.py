@@ -255,7 +255,7 @@ def test_checked_before_jobs_are_submitted(
     monkeypatch.setattr(sys, "argv", [*command, "--processes=4", "--proxy-processes=2"])
     cli.main()
     assert "3 domains" in (said := capsys.readouterr().out)
-    assert "nothing against 4 processes" in said
+    assert "valid for 4 processes" in said
     monkeypatch.setattr(sys, "argv", [*command, *settings])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -530,7 +530,7 @@ class OfAnswers:
     def pass_tokens(self, seq_length: int) -> int:
         return self.samples * seq_length
 
-    def answers_in(self, samples: int, seq_length: int, seed: int) -> int:
+    def loss_tokens(self, samples: int, seq_length: int, seed: int) -> int:
         return samples * self.answers
 
 

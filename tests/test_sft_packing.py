@@ -63,4 +63,4 @@ def test_passes_are_whole_and_differ() -> None:
     assert len({tuple(order.tolist()) for order in orders.values()}) == 4
     drawn = np.concatenate([orders[0, 1], orders[1, 1]])
     for samples in range(18):
-        assert packs.answers_in(samples, 1) == (drawn[:samples] ** 2).sum()
+        assert packs.loss_tokens(samples, 1) == (drawn[:samples] ** 2).sum()
