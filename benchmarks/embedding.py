@@ -33,8 +33,8 @@ from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding import embed, middle_layer
 from nemo_chameleon.embedding.megatron import megatron_extractor
 from nemo_chameleon.embedding.sampler import default_batch
-from nemo_chameleon.utils.ranks import is_first_rank
 from nemo_chameleon.models.gpt import build_gpt, unwrap
+from nemo_chameleon.utils.ranks import is_first_rank
 
 SEED = 1
 

@@ -51,7 +51,8 @@ class Elasticities:
             total = np.maximum(worth / middle - SMOOTHING, 0).sum()
             low, high = (middle, high) if total > 1 else (low, middle)
         shares: Array = np.maximum(worth / low - SMOOTHING, 0)
-        return shares / shares.sum()
+        shares /= shares.sum()
+        return shares
 
 
 def features(weights: Array) -> Array:

@@ -189,7 +189,7 @@ def added(setting: Setting) -> Record:
 
 
 def _embedding_cost(setting: Setting, mixture: Mixture, domains: int) -> float:
-    tokens = mixture.method["samples"] * mixture.method["sample_length"] * domains
+    tokens = int(mixture.method["samples"] * mixture.method["sample_length"] * domains)
     layer = mixture.method["layer"]
     return tokens * cost.forward(setting.embedder, setting.vocab_size, layer)
 

@@ -26,7 +26,8 @@ def mixtures(tokens: Array, count: int, generator: np.random.Generator) -> Array
     strengths = np.exp(generator.uniform(np.log(0.1), np.log(5.0), count)) * len(tokens)
     drawn = np.stack([generator.dirichlet(prior * strength) for strength in strengths])
     drawn = np.maximum(drawn, 1e-4)
-    return drawn / drawn.sum(1, keepdims=True)
+    shares: Array = drawn / drawn.sum(1, keepdims=True)
+    return shares
 
 
 def linear(x: Array, y: Array) -> Regression:

@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from megatron.core import tensor_parallel
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.preemption import StoppedError
@@ -15,7 +17,7 @@ from nemo_chameleon.utils.preemption import StoppedError
 # While one rank indexes a large dataset the others wait in a barrier, longer than NCCL's default of
 # ten minutes. torchrun notices a process that dies; this timeout need not.
 _TIMEOUT = timedelta(hours=2)
-_stores: list[dist.Store] = []
+_stores: list[Store] = []
 # srun, Open MPI and PMI set one of these for each process that they start.
 _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -56,15 +58,15 @@ def process_group() -> Iterator[None]:
         megatron_on_cpu.install()
     backend = "nccl" if cuda else "gloo"
     if "RANK" in os.environ:
-        store, rank, ranks = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        store, rank, ranks = next(rendezvous("env://", timeout=_TIMEOUT))
         # torchrun's store outlives the process group, and a second group on the same store would
         # read what the first one left there, so each group gets a prefix of its own. Where torchrun
         # serves no store, the first rank does, for as long as the store is kept here.
         _stores.append(store)
-        named = dist.PrefixStore(f"nemo_chameleon/{len(_stores)}", store)
+        named = PrefixStore(f"nemo_chameleon/{len(_stores)}", store)
         dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=_TIMEOUT)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     over = False
     try:
         yield

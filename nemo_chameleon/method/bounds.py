@@ -33,9 +33,9 @@ def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> F
     if low.sum() > 1 + 1e-12 or high.sum() < 1 - 1e-12:
         raise ValueError(f"lower bounds sum to {low.sum()}, upper bounds to {high.sum()}")
     if high.sum() <= 1 + 1e-12:
-        return high / high.sum()
+        return _normalised(high)
     if low.sum() >= 1 - 1e-12:
-        return low / low.sum()
+        return _normalised(low)
     # At scale low/w a weight leaves its floor, at high/w it reaches its cap; between two of these
     # corners the sum is linear. Find the last corner at which it is not yet above 1.
     corners = np.unique(np.concatenate([[0.0], low / w, high / w]))
@@ -51,6 +51,11 @@ def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> F
     free = (low / w <= start) & (high / w > start)
     held = np.where(free, 0.0, np.clip(start * w, low, high))
     if not free.any():  # flat up to the next corner: the sum is 1 here
-        return held / held.sum()
+        return _normalised(held)
     scale = (1.0 - held.sum()) / w[free].sum()
     return np.where(free, scale * w, held)
+
+
+def _normalised(amounts: Floats) -> Floats:
+    shares: Floats = amounts / amounts.sum()
+    return shares

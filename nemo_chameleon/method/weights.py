@@ -204,7 +204,8 @@ def _temper(logits: Floats, min_effective: float) -> tuple[Floats, float]:
     def softmax(power: float) -> Floats:
         # However unlikely, no domain is left out: a mixture has weights above zero.
         unnormalised = np.maximum(np.exp(power * logits), np.finfo(np.float64).tiny)
-        return unnormalised / unnormalised.sum()
+        weights: Floats = unnormalised / unnormalised.sum()
+        return weights
 
     if effective_domains(softmax(1.0)) >= floor:
         return softmax(1.0), 1.0

@@ -4,7 +4,7 @@ Transformer Engine's layers where it can be imported; elsewhere megatron-core's 
 PyTorch's attention kernels, and with the fused layer norm of NVIDIA's apex where that is there.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -50,7 +50,8 @@ class TorchAttention(MegatronModule):
         """
         if packed_seq_params is not None:
             lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-            parts = zip(*(t.split(lengths) for t in (query, key, value)), strict=True)
+            split = [torch.split(t, lengths) for t in (query, key, value)]
+            parts = zip(*split, strict=True)
             return torch.cat([self._attend(*(t[:, None] for t in part)) for part in parts])
         return self._attend(query, key, value)
 
@@ -74,7 +75,7 @@ class TorchNorm:
         norm: Any = kind(hidden_size, eps=eps)
         for parameter in norm.parameters():
             parameter.sequence_parallel = config.sequence_parallel
-        return norm
+        return cast(TorchNorm, norm)
 
 
 def layer_spec(config: TransformerConfig, **stage: int) -> Any:

@@ -7,6 +7,7 @@ the first are dropped, unless they are logged with `extra=EVERY_RANK`, and every
 
 import logging
 import sys
+from typing import TYPE_CHECKING, TextIO
 
 from nemo_chameleon.utils.ranks import rank
 
@@ -43,7 +44,13 @@ class _Message(logging.Formatter):
         return f"note: {text}" if record.levelno >= logging.WARNING else text
 
 
-class _Stdout(logging.StreamHandler):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # it takes no parameter before Python 3.11
+
+
+class _Stdout(_StreamHandler):
     """Writes to whatever sys.stdout is at the time of the message."""
 
     def emit(self, record: logging.LogRecord) -> None:
