@@ -1,7 +1,8 @@
 # make install   a virtual environment in .venv with all that the demo and the tests need
 # make demo      eight domains of real text, Chameleon against uniform weights, on two CPU cores
 # make demo-sft  seven languages to translate into, finetuned from the demo's model, the same
-# make test      everything that needs no GPU
+# make test      what needs no GPU, in minutes
+# make test-all  ruff and mypy too, and what takes real starts under torchrun
 # make test-gpu  what does
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
 # make test-slurm   recipes/slurm on a SLURM of two nodes, on this machine, as root
@@ -9,7 +10,7 @@
 # make check     ruff, mypy, and which package may import which
 
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-sft test test-gpu test-nemo test-bridge test-slurm bench-quality check clean
+.PHONY: install demo demo-sft test test-all test-gpu test-nemo test-bridge test-slurm bench-quality check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -67,8 +68,14 @@ demo-sft: .venv/installed
 	@echo "  1. copy conf/sft_chameleon.yaml and name your .jsonl files in it"
 	@echo "  2. torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config YOURS.yaml"
 
-test: .venv/installed check
-	$(BIN)/python -m pytest -m "not gpu" --ignore=tests/slurm
+# A file's tests share what is made once a file, so each file is one worker's.
+TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm
+
+test: .venv/installed
+	$(TEST) -m "not gpu and not slow"
+
+test-all: .venv/installed check
+	$(TEST) -m "not gpu"
 
 # Goes on with what benchmarks/mixtures/results has; can be stopped any time.
 bench-quality: .venv/installed

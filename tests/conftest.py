@@ -32,6 +32,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
+import ranks
 from nemo_chameleon.utils.logging import show_on_stdout
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
+CONSOLE = Path(sys.executable).with_name("nemo-chameleon")
 
 # The same examples in every run, and no clock.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
@@ -49,6 +51,20 @@ show_on_stdout()
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session, and its workers, servers that fork ranks."""
+    servers = ranks.session()
+    servers.__enter__()
+    config.add_cleanup(lambda: servers.__exit__(None, None, None))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the servers import what they need while other tests run, where a test needs them."""
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if used & {"launch", "start"} and not session.config.option.collectonly:
+        ranks.start_servers()
 
 
 def drawn_alike(k: int, d: int = 64, seed: int = 0) -> np.ndarray:
@@ -161,7 +177,20 @@ Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def launch(config_file: Path) -> Launch:
-    """Run the recipe on `config_file`: alone, or in `processes` under torchrun."""
+    """Run the recipe on `config_file`: alone, or on `processes` ranks, as torchrun would."""
+
+    def run(
+        *overrides: str, processes: int = 1, check: bool = True, recipe: Path = RECIPE
+    ) -> "subprocess.CompletedProcess[str]":
+        arguments = ["--config", str(config_file), *overrides]
+        return ranks.run(recipe, arguments, processes if processes > 1 else None, check)
+
+    return run
+
+
+@pytest.fixture
+def torchrun(config_file: Path) -> Launch:
+    """What `launch` does, by real starts of python and of torchrun, for tests marked `slow`."""
 
     def run(
         *overrides: str, processes: int = 1, check: bool = True, recipe: Path = RECIPE
@@ -175,6 +204,34 @@ def launch(config_file: Path) -> Launch:
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
+
+    return run
+
+
+@pytest.fixture(params=["launch", pytest.param("torchrun", marks=pytest.mark.slow)])
+def start(request: pytest.FixtureRequest) -> Launch:
+    """`launch`, and in the slow tests `torchrun` too: the same test by forks and by real starts."""
+    run: Launch = request.getfixturevalue(request.param)
+    return run
+
+
+Console = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def console(request: pytest.FixtureRequest) -> Console:
+    """Run `nemo-chameleon` as `launch` does; for real where a test starts all for real."""
+    real = getattr(getattr(request.node, "callspec", None), "params", {}).get("start") == "torchrun"
+
+    def run(*arguments: str, processes: int = 1) -> "subprocess.CompletedProcess[str]":
+        if not real:
+            return ranks.run(CONSOLE, arguments, processes if processes > 1 else None)
+        command = [str(CONSOLE)]
+        if processes > 1:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc_per_node={processes}", "--no-python", str(CONSOLE)]
+        command += arguments
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
 
     return run
 

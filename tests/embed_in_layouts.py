@@ -1,12 +1,5 @@
-"""Started by test_layouts.py under torchrun: embed `corpus` with a checkpoint in several layouts.
+"""What test_layouts.py does on each rank: embed `corpus` with a checkpoint in several layouts."""
 
-    torchrun ... embed_in_layouts.py CONFIG CHECKPOINT FOLDER '{NAME: {"tensor": 2, ...}, ...}'
-
-FOLDER gets the embeddings that the first rank has in each layout, by the layout's name.
-"""
-
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +106,17 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
     everyones: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyones, digests)
     if any(theirs != digests for theirs in everyones):
-        sys.exit(f"{layout}: the ranks do not have the same embeddings")
+        raise AssertionError(f"{layout}: the ranks do not have the same embeddings")
     if is_first_rank():
         save_embeddings(out, embeddings)
     parallel_state.destroy_model_parallel()
 
 
-def main() -> None:
-    """One layout after the other."""
-    config_file, checkpoint, folder, layouts = sys.argv[1:]
+def embed_in_each(
+    layouts: dict[str, dict[str, Any]], config_file: str, checkpoint: str, folder: Path
+) -> None:
+    """One layout after the other; `folder` gets the first rank's embeddings, by layout's name."""
     config = load_config(config_file)
     with process_group():
-        for name, layout in json.loads(layouts).items():
-            embed_in(layout, config, checkpoint, Path(folder) / f"{name}.safetensors")
-
-
-if __name__ == "__main__":
-    main()
+        for name, layout in layouts.items():
+            embed_in(layout, config, checkpoint, folder / f"{name}.safetensors")

@@ -31,9 +31,9 @@ needs_fused_adam = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("distributed", [pytest.param("true", marks=needs_fused_adam), "false"])
-def test_recipe_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -> None:
+def test_recipe_in_bf16(torchrun: Launch, tmp_path: Path, distributed: str) -> None:
     """Proxy, mixture and base model train in bf16, with either of Megatron's optimizers."""
-    launch(f"optimizer.use_distributed_optimizer={distributed}", "train.train_iters=60")
+    torchrun(f"optimizer.use_distributed_optimizer={distributed}", "train.train_iters=60")
     result = json.loads((tmp_path / "out" / "chameleon" / "result.json").read_text())
     assert result["loss"] < np.log(512) - 1.0
     mixture = json.loads((tmp_path / "out" / "mixture.json").read_text())
@@ -41,15 +41,15 @@ def test_recipe_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -> Non
 
 
 @pytest.mark.parametrize("distributed", [pytest.param("true", marks=needs_fused_adam), "false"])
-def test_resumed_run_in_bf16(launch: Launch, tmp_path: Path, distributed: str) -> None:
+def test_resumed_run_in_bf16(torchrun: Launch, tmp_path: Path, distributed: str) -> None:
     """From the checkpoint at iteration 3 a run ends at the loss of the one that went through."""
     optimizer = f"optimizer.use_distributed_optimizer={distributed}"
     uniform = ("data.mixture=uniform", "checkpoint.save_interval=3", optimizer)
-    launch(*uniform)
+    torchrun(*uniform)
     folder = tmp_path / "out" / "uniform"
     whole = json.loads((folder / "result.json").read_text())
     (folder / "latest_checkpointed_iteration.txt").write_text("3")
-    launch(*uniform)
+    torchrun(*uniform)
     resumed = json.loads((folder / "result.json").read_text())
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
 
@@ -64,13 +64,13 @@ def test_the_proxys_memory_is_freed(config: Config, alone: None) -> None:
     assert torch.cuda.memory_allocated() - before < 2**16
 
 
-def test_finetuning_in_bf16(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+def test_finetuning_in_bf16(corpus: Path, torchrun: Launch, tmp_path: Path) -> None:
     """From a checkpoint, which embeds its answers, packed samples train, in bf16."""
-    launch("data.mixture=uniform", "model.seq_length=64", f"output={tmp_path / 'base'}")
+    torchrun("data.mixture=uniform", "model.seq_length=64", f"output={tmp_path / 'base'}")
     write_sft_config(corpus, tmp_path)
     start = f"checkpoint.pretrained_checkpoint={tmp_path / 'base' / 'uniform'}"
     given = (start, "chameleon.source=model", "train.train_iters=60")
-    launch(*given, recipe=ROOT / "recipes" / "sft_chameleon.py")
+    torchrun(*given, recipe=ROOT / "recipes" / "sft_chameleon.py")
     result = json.loads((tmp_path / "out" / "chameleon" / "result.json").read_text())
     assert result["loss"] < np.log(512) - 1.0
 

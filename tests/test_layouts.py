@@ -1,15 +1,13 @@
 """One checkpoint gives one answer, however the proxy lies over the ranks."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import write_config
+from embed_in_layouts import embed_in_each
 from nemo_chameleon.config import load_config
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.method.embeddings import ShardedEmbedding
@@ -17,6 +15,7 @@ from nemo_chameleon.method.weights import chameleon_weights
 from nemo_chameleon.mixture.embeddings_file import load_embeddings
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.gpt import build_gpt
+from ranks import on_ranks
 
 LAYOUTS = {
     "one process": {},
@@ -58,11 +57,7 @@ def embedded(trained: list[Path]) -> dict[str, Embeddings]:
         own = {way: size for way, size in layout.items() if way != "data"}
         by_ranks.setdefault(ranks, {})[name] = own
     for ranks, layouts in by_ranks.items():
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
-        command += ["--standalone", str(Path(__file__).with_name("embed_in_layouts.py"))]
-        command += [*map(str, trained), str(folder), json.dumps(layouts)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-20000:]
+        on_ranks(ranks, embed_in_each, layouts, *map(str, trained), folder)
     return {name: load_embeddings(folder / f"{name}.safetensors") for name in LAYOUTS}
 
 

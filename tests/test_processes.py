@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from conftest import Launch
+import ranks
+from conftest import RECIPE, Launch
 from nemo_chameleon import provider
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.distributed import shared_storage
@@ -26,7 +28,7 @@ def held() -> tuple[int, int, int]:
     storages = {item.untyped_storage().data_ptr(): item.untyped_storage() for item in tensors}
     groups = len(dist.distributed_c10d._world.pg_map)
     threads = len([*Path("/proc/self/task").iterdir()])
-    return groups, threads, sum(shared_storage.nbytes() for storage in storages.values())
+    return groups, threads, sum(storage.nbytes() for storage in storages.values())
 
 
 @pytest.mark.usefixtures("alone")
@@ -57,17 +59,18 @@ def test_nothing_is_left_of_the_proxy(config: Config) -> None:
 
 FAILS = """
 import os
-from nemo_chameleon.console import program
+from nemo_chameleon.utils.console import program
 
 os.environ["LOCAL_RANK"] = "0"  # on a node of its own
 
 
 @program
 def main():
-    from nemo_chameleon import parallel
+    from nemo_chameleon.distributed.collectives import on_first_rank
+    from nemo_chameleon.distributed.processes import process_group
 
-    with parallel.processes():
-        parallel.on_first_rank(lambda: {}["the culprit"])
+    with process_group():
+        on_first_rank(lambda: {}["the culprit"])
 
 
 if __name__ == "__main__":
@@ -75,10 +78,21 @@ if __name__ == "__main__":
 """
 
 
-def test_what_the_first_rank_fails_at_is_what_is_said(launch: Launch, tmp_path: Path) -> None:
+def test_what_the_first_rank_fails_at_is_what_is_said(tmp_path: Path) -> None:
+    """The rank that waits for the first one, which fails, says nothing and is ended."""
+    (tmp_path / "fails.py").write_text(FAILS)
+    both = ranks.start_script(tmp_path / "fails.py", [], 2)
+    assert both.wait() == 1
+    assert both.codes == [1, -signal.SIGTERM]
+    assert both.said("stderr").count("KeyError: 'the culprit'") == 1
+    assert "the first rank failed" not in both.said("stderr")
+
+
+@pytest.mark.slow
+def test_torchrun_says_what_the_first_rank_failed_at(torchrun: Launch, tmp_path: Path) -> None:
     """The ranks that wait for it wait for it to say so, too; torchrun's summary has it again."""
     (tmp_path / "fails.py").write_text(FAILS)
-    done = launch(processes=2, check=False, recipe=tmp_path / "fails.py")
+    done = torchrun(processes=2, check=False, recipe=tmp_path / "fails.py")
     assert done.returncode == 1
     assert done.stderr.count("KeyError: 'the culprit'") == 2
     assert "the first rank failed" not in done.stderr
@@ -111,17 +125,21 @@ if "RANK" in os.environ:
 
 
 def test_no_file_is_written_by_two_ranks(
-    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a whole run, its checkpoints' helper processes included, and when it goes on."""
     (tmp_path / "hook").mkdir()
     log = tmp_path / "written-by-"
-    (tmp_path / "hook" / "sitecustomize.py").write_text(WATCH.format(log=str(log)))
+    watch = WATCH.format(log=str(log))
+    # A real start reads this, and so do its helpers; a fork's interpreter has long been started.
+    (tmp_path / "hook" / "sitecustomize.py").write_text(watch)
+    watched = tmp_path / "watched.py"
+    watched.write_text(watch + RECIPE.read_text())
     paths = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     settings = ("checkpoint.save_interval=3", "proxy.parallel.tensor_model_parallel_size=2")
     for iterations in (6, 6):
-        launch(*settings, f"train.train_iters={iterations}", processes=2)
+        start(*settings, f"train.train_iters={iterations}", processes=2, recipe=watched)
     writers = defaultdict(set)
     for rank in ("0", "1"):
         for line in Path(f"{log}{rank}").read_text().splitlines():

@@ -1,7 +1,9 @@
-"""The recipe as people start it: alone and under torchrun, again, killed, and with wrong input."""
+"""The recipe as people start it: alone and under torchrun, again, killed, and with wrong input.
+
+By forks, which `ranks` treats as torchrun does; the slow tests are under torchrun itself.
+"""
 
 import json
-import os
 import re
 import runpy
 import shutil
@@ -18,7 +20,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from conftest import RECIPE, Launch
+import ranks
+from conftest import RECIPE, ROOT, Console, Launch
 from nemo_chameleon import Mixture
 
 
@@ -32,23 +35,60 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def started(
-    config_file: Path, *settings: str, until: Callable[[], bool]
-) -> "subprocess.Popen[bytes]":
-    """The recipe in two processes, at work, as soon as something has happened."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(RECIPE), "--config", str(config_file), *settings]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not until():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process
+class Torchrun:
+    """The recipe in two processes of a real torchrun, to be handled as `ranks.Ranks`."""
+
+    def __init__(self, script: Path, arguments: list[str], processes: int) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={processes}", str(script), *arguments]
+        null = subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdout=null, stderr=null, cwd=ROOT)
+
+    def poll(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait(self, timeout: float) -> int:
+        return self.process.wait(timeout)
+
+    def send(self, rank: int, number: int) -> None:
+        workers = psutil.Process(self.process.pid).children()
+        sorted(workers, key=lambda worker: worker.pid)[rank].send_signal(number)
+
+    def kill(self) -> None:
+        """Torchrun itself too."""
+        torchrun = psutil.Process(self.process.pid)
+        for member in [*torchrun.children(recursive=True), torchrun]:
+            member.kill()
+        self.process.wait()
+
+
+Begin = Callable[..., Torchrun | ranks.Ranks]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(ranks.start_script, id="launch"),
+        pytest.param(Torchrun, id="torchrun", marks=pytest.mark.slow),
+    ]
+)
+def begin(request: pytest.FixtureRequest, config_file: Path) -> Begin:
+    """Start the recipe on two ranks, which are at work, as soon as something has happened."""
+
+    def start(*overrides: str, until: Callable[[], bool]) -> Torchrun | ranks.Ranks:
+        arguments = ["--config", str(config_file), *overrides]
+        begun: Torchrun | ranks.Ranks = request.param(RECIPE, arguments, processes=2)
+        deadline = time.monotonic() + 120
+        while not until():
+            assert time.monotonic() < deadline
+            assert not begun.poll()
+            time.sleep(0.01)
+        return begun
+
+    return start
 
 
 def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
-    launch: Launch, tmp_path: Path
+    start: Launch, console: Console, tmp_path: Path
 ) -> None:
     """TP=2 in two processes gives TP=1's proxy loss, embeddings and weights; twice, the same bytes.
 
@@ -56,9 +96,9 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
     """
     tensor = "proxy.parallel.tensor_model_parallel_size=2"
     one, two, again = (tmp_path / name for name in ("one", "two", "again"))
-    launch(f"output={one}")
-    launch(f"output={two}", tensor, processes=2)
-    launch(f"output={again}", tensor, processes=2)
+    start(f"output={one}")
+    start(f"output={two}", tensor, processes=2)
+    start(f"output={again}", tensor, processes=2)
 
     loss = {folder: result(folder / "proxy")["loss"] for folder in (one, two)}
     assert loss[one] == pytest.approx(loss[two], abs=1e-5)
@@ -79,15 +119,9 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
         assert abs(domain["samples"] - 48 * weights[two][name]) <= 1
 
     # New domains are embedded by as many processes as there are, with no tensor parallelism.
-    program = shutil.which("nemo-chameleon", path=Path(sys.executable).parent)
-    alone, both = [program], [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    both += ["--nproc_per_node=2", "--no-python", program]
     file, prose = two / "mixture.json", json.loads((two / "mixture.json").read_text())["domains"]
-    for command, *change in (
-        (alone, "remove", file, "prose"),
-        (both, "add", file, f"prose={prose['prose']['path']}"),
-    ):
-        subprocess.run([*command, "mixture", *change], check=True, capture_output=True, timeout=120)
+    console("mixture", "remove", str(file), "prose")
+    console("mixture", "add", str(file), f"prose={prose['prose']['path']}", processes=2)
     after = json.loads(file.read_text())["weights"]
     assert after == pytest.approx(weights[two], abs=1e-4)
     assert list(after) == ["code", "legal", "prose"]
@@ -124,7 +158,7 @@ import torch.distributed as dist
 from nemo_chameleon.engines import host
 
 if __name__ == "__main__":
-    draw = host.resolve("chameleon", config=sys.argv[1])
+    draw = host.resolve("chameleon", config=sys.argv[2])
     assert "CUDA_DEVICE_MAX_CONNECTIONS" not in os.environ
     dist.init_process_group("gloo")
     for ranks in ([0, 1], [0], [1], [0, 1]):
@@ -138,28 +172,22 @@ if __name__ == "__main__":
 """
 
 
-def test_a_hosts_processes_meet_after_ours(config_file: Path, tmp_path: Path) -> None:
+def test_a_hosts_processes_meet_after_ours(
+    start: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two ranks compute the mixture, then find it; a host then starts as if nothing had been."""
     script = tmp_path / "as_a_host.py"
     script.write_text(AS_A_HOST)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     # What this process's own group has set is not the host's.
-    env = {k: v for k, v in os.environ.items() if k != "CUDA_DEVICE_MAX_CONNECTIONS"}
+    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
     for _ in range(2):
-        done = subprocess.run(
-            [*command, str(script), str(config_file)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = start(processes=2, recipe=script)
         met = sorted(line for line in done.stdout.splitlines() if line.startswith("met"))
         assert [line[:5] for line in met] == ["met 0", "met 1"]
         assert met[0][5:] == met[1][5:]
 
 
-def test_killed_while_embedding(launch: Launch, config_file: Path, tmp_path: Path) -> None:
+def test_killed_while_embedding(launch: Launch, begin: Begin, tmp_path: Path) -> None:
     """SIGKILL to one process amid embedding; the same command then embeds only what is missing.
 
     The embeddings are the bytes of a run that was never killed.
@@ -167,9 +195,9 @@ def test_killed_while_embedding(launch: Launch, config_file: Path, tmp_path: Pat
     settings = ("chameleon.samples=3000", "train.train_iters=1", "train.eval_iters=0")
     launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
     kept = tmp_path / "out" / "mixture.partial"
-    process = started(config_file, *settings, until=lambda: any(kept.glob("*.safetensors")))
-    psutil.Process(process.pid).children()[1].kill()
-    assert process.wait(60) != 0, "it ended before it was killed"
+    begun = begin(*settings, until=lambda: any(kept.glob("*.safetensors")))
+    begun.send(1, signal.SIGKILL)
+    assert begun.wait(60) != 0, "it ended before it was killed"
     done = launch(*settings, processes=2)
     assert re.search("[12] of 3 domains were embedded before", done.stdout)
     whole, resumed = (
@@ -223,19 +251,13 @@ def test_a_pretrained_checkpoint_embeds_and_starts_a_run_at_any_layout(
             assert facts["loss"] == pytest.approx(first["domains"][domain]["loss"], abs=1e-5)
 
 
-def test_killed_run_ends_as_if_never_killed(
-    launch: Launch, config_file: Path, tmp_path: Path
-) -> None:
+def test_killed_run_ends_as_if_never_killed(launch: Launch, begin: Begin, tmp_path: Path) -> None:
     """SIGKILL to all processes amid training, then the same command: the same loss to 1e-6."""
     settings = ("data.mixture=uniform", "train.train_iters=120", "checkpoint.save_interval=20")
     launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
     folder = tmp_path / "out" / "uniform"
     tracker = folder / "latest_checkpointed_iteration.txt"
-    process = started(config_file, *settings, until=tracker.exists)
-    family = psutil.Process(process.pid)
-    for member in [*family.children(recursive=True), family]:
-        member.kill()
-    process.wait()
+    begin(*settings, until=tracker.exists).kill()
     assert not (folder / "result.json").exists(), "it ended before it was killed"
     assert "going on from" in launch(*settings, processes=2).stdout
     whole, resumed = result(tmp_path / "whole" / "uniform"), result(folder)
@@ -245,17 +267,16 @@ def test_killed_run_ends_as_if_never_killed(
 
 
 def test_a_run_of_several_stops_when_one_is_asked_to(
-    launch: Launch, config_file: Path, tmp_path: Path
+    launch: Launch, begin: Begin, tmp_path: Path
 ) -> None:
     """SIGUSR1 to one of two processes: both save and end, and the same command goes on."""
     settings = ("data.mixture=uniform", "train.train_iters=150", "logging.log_interval=5")
     settings += ("checkpoint.save_interval=40",)
     folder = tmp_path / "out" / "uniform"
     tracker = folder / "latest_checkpointed_iteration.txt"
-    process = started(config_file, *settings, until=tracker.exists)
-    workers = psutil.Process(process.pid).children()
-    max(workers, key=lambda worker: worker.pid).send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=120) != 0
+    begun = begin(*settings, until=tracker.exists)
+    begun.send(1, signal.SIGUSR1)
+    assert begun.wait(timeout=120) != 0
     reached = int(tracker.read_text())
     assert 40 < reached < 150
     assert not (folder / "result.json").exists()
@@ -365,9 +386,19 @@ def test_mixture_for_other_domains_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_under_torchrun_one_process_speaks(launch: Launch) -> None:
+def test_one_process_speaks(config_file: Path) -> None:
+    """Two processes that find the same fault print one line: the second waits, and is ended."""
+    both = ranks.start_script(RECIPE, ["--config", str(config_file), "data.mixtur=uniform"], 2)
+    assert both.wait() != 0
+    assert both.codes == [2, -signal.SIGTERM]
+    assert both.said("stderr").count("error: ") == 1
+    assert "error: unknown key data.mixtur;" in both.said("stderr")
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_process_speaks(torchrun: Launch) -> None:
     """Two processes that find the same fault print one line; torchrun reports their exit code 2."""
-    done = launch("data.mixtur=uniform", processes=2, check=False)
+    done = torchrun("data.mixtur=uniform", processes=2, check=False)
     assert done.returncode != 0
     assert done.stderr.count("error: unknown key data.mixtur;") == 1
     assert "exitcode  : 2" in done.stderr

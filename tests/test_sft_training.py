@@ -1,14 +1,13 @@
 """Finetuning: what attention sees, and that no layout changes the loss."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import RECIPE, ROOT, Launch
+import ranks
+from conftest import RECIPE, ROOT, Console, Launch, write_config
 from nemo_chameleon import Mixture
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.distributed.layout import model_parallel
@@ -24,10 +23,13 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def pretrained(launch: Launch, folder: Path) -> str:
-    """The key of a checkpoint to start from: without it, pipeline stages begin from other seeds."""
-    launch("data.mixture=uniform", "model.seq_length=64", f"output={folder / 'base'}")
-    return f"checkpoint.pretrained_checkpoint={folder / 'base' / 'uniform'}"
+@pytest.fixture(scope="module")
+def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint to start from: without it, pipeline stages begin from other seeds."""
+    folder = tmp_path_factory.mktemp("base")
+    given = ["--config", str(write_config(corpus, folder)), "data.mixture=uniform"]
+    ranks.run(RECIPE, [*given, "model.seq_length=64"])
+    return folder / "out" / "uniform"
 
 
 @pytest.mark.usefixtures("alone")
@@ -63,9 +65,11 @@ def test_packed_examples_do_not_see_each_other(
         torch.testing.assert_close(logits(mine), plain, rtol=0, atol=1e-6)
 
 
-def test_no_layout_changes_the_loss(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+def test_no_layout_changes_the_loss(
+    corpus: Path, base: Path, launch: Launch, tmp_path: Path
+) -> None:
     """Tensor, pipeline and data parallel runs have one process's loss, in all and by domain."""
-    settings = ("data.mixture=uniform", pretrained(launch, tmp_path))
+    settings = ("data.mixture=uniform", f"checkpoint.pretrained_checkpoint={base}")
     write_sft_config(corpus, tmp_path)
     layouts = {
         "one": (),
@@ -90,12 +94,14 @@ def test_no_layout_changes_the_loss(corpus: Path, launch: Launch, tmp_path: Path
             assert facts["answer_tokens"] == same["answer_tokens"] > 0
 
 
-def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+def test_from_a_checkpoint_that_embeds(
+    corpus: Path, base: Path, launch: Launch, console: Console, tmp_path: Path
+) -> None:
     """The model that is finetuned embeds by its answers; the weights are finetuning's, used once.
 
     Two processes that share its tensors give one's weights; a new domain is embedded by it too.
     """
-    given = ("chameleon.source=model", pretrained(launch, tmp_path))
+    given = ("chameleon.source=model", f"checkpoint.pretrained_checkpoint={base}")
     write_sft_config(corpus, tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     launch(*given, f"output={one}", recipe=SFT)
@@ -106,30 +112,27 @@ def test_from_a_checkpoint_that_embeds(corpus: Path, launch: Launch, tmp_path: P
     mixtures = {folder: Mixture.load(folder / "mixture.json") for folder in (one, two)}
     assert mixtures[one].objective == "finetune"
     assert mixtures[one].method["tokens"] == "answers"
-    assert Path(mixtures[one].proxy["checkpoint"]).parent == tmp_path / "base" / "uniform"
+    assert Path(mixtures[one].proxy["checkpoint"]).parent == base
     assert mixtures[one].weights == pytest.approx(mixtures[two].weights, abs=1e-5)
     losses = [result(folder / "chameleon")["loss"] for folder in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     again = launch(*given, f"output={one}", recipe=SFT).stdout
     assert f"weights from {one / 'mixture.json'}" in again
     # Taken out and embedded again, read and drawn as before, a domain has the weight that it had.
-    main = "from nemo_chameleon.cli import main; main()"
-    command = [sys.executable, "-c", main, "mixture"]
     changed = tmp_path / "changed.json"
-    for change in (
-        ["remove", str(one / "mixture.json"), "pairs", f"--output={changed}"],
-        ["add", str(changed), f"pairs={tmp_path / 'pairs.jsonl'}"],
-    ):
-        subprocess.run([*command, *change], check=True, capture_output=True, cwd=ROOT)
+    console("mixture", "remove", str(one / "mixture.json"), "pairs", f"--output={changed}")
+    console("mixture", "add", str(changed), f"pairs={tmp_path / 'pairs.jsonl'}")
     assert Mixture.load(changed).weights == pytest.approx(mixtures[one].weights, abs=1e-6)
     other = launch(*given, f"output={one}", "chameleon.tokens=all", recipe=SFT, check=False)
     assert other.returncode == 2
     assert "it was made with tokens=answers, the run asks for all" in other.stderr
 
 
-def test_recipes_differ_in_what_data_is(corpus: Path, launch: Launch, tmp_path: Path) -> None:
+def test_recipes_differ_in_what_data_is(
+    corpus: Path, base: Path, launch: Launch, tmp_path: Path
+) -> None:
     """The finetuning recipe takes JSONL without being told; the pretraining one is told so."""
-    start = pretrained(launch, tmp_path)
+    start = f"checkpoint.pretrained_checkpoint={base}"
     path = write_sft_config(corpus, tmp_path)
     path.write_text(path.read_text().replace("  dataset: sft\n", ""))
     done = launch("data.mixture=uniform", start, recipe=SFT)
