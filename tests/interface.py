@@ -1,0 +1,74 @@
+"""The public interface as text: `python tests/interface.py > tests/data/interface.txt` freezes it."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import nemo_chameleon
+from nemo_chameleon import cli, config, embedding, mixture
+from nemo_chameleon.config.constraints import constraint_of
+from nemo_chameleon.config.schema import Config, DatasetConfig, DomainConfig
+from nemo_chameleon.utils.preemption import StoppedError
+
+
+def described() -> str:
+    """Everything that users build on, a line each."""
+    return "\n".join([*_names(), *_settings(), *_commands(), *_exit_codes()]) + "\n"
+
+
+def _names() -> Iterator[str]:
+    for module in (nemo_chameleon, config, mixture, embedding):
+        yield from (f"name {module.__name__}.{name}" for name in sorted(module.__all__))
+
+
+def _settings() -> Iterator[str]:
+    """Every key of the configuration: its type, its default and what it may be."""
+    yield from _keys(OmegaConf.structured(Config), Config, "")
+
+
+def _keys(node: Any, kind: Any, prefix: str) -> Iterator[str]:
+    for item in fields(kind):
+        key = prefix + item.name
+        if isinstance(item.type, type) and is_dataclass(item.type):
+            yield from _keys(node[item.name], item.type, f"{key}.")
+            continue
+        default = OmegaConf.to_container(node, resolve=False)[item.name]
+        constraint = constraint_of(item)
+        limits = [
+            f"{name} {value}" for name, value in vars(constraint).items() if value not in (None, ())
+        ]
+        if "DomainConfig" in str(item.type) or "DatasetConfig" in str(item.type):
+            entry = DomainConfig if "DomainConfig" in str(item.type) else DatasetConfig
+            yield from _keys(OmegaConf.structured(entry), entry, f"{key}.NAME.")
+        kind_name = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+        yield f"key {key}: {kind_name} = {default!r}{''.join(f'; {limit}' for limit in limits)}"
+
+
+def _commands() -> Iterator[str]:
+    yield from _arguments(cli._parser())
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
+    yield f"command {parser.prog}"
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _arguments(command)
+        elif not isinstance(action, argparse._HelpAction):
+            name = " ".join(action.option_strings) or action.dest
+            choices = f" of {', '.join(map(str, action.choices))}" if action.choices else ""
+            required = " required" if action.option_strings and action.required else ""
+            many = f" nargs {action.nargs}" if action.nargs not in (None, 0) else ""
+            yield f"command {parser.prog}: {name}{many}{choices}{required} = {action.default!r}"
+
+
+def _exit_codes() -> Iterator[str]:
+    yield "exit 2: a UserError"
+    yield f"exit {StoppedError.exit_code}: a run that saved and stopped, as it was asked to"
+
+
+if __name__ == "__main__":
+    print(described(), end="")
