@@ -1,4 +1,4 @@
-"""The public interface as text: `python tests/interface.py > tests/data/interface.txt` freezes it."""
+"""The public interface, a line each; `python tests/interface.py` prints it."""
 
 import argparse
 from collections.abc import Iterator

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
 from interface import described
+
+from conftest import ROOT
 
 FROZEN = Path(__file__).parent / "data" / "interface.txt"
 
