@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 
 _FOLDER = "CHAMELEON_RANK_SERVERS"  # environment variable: where the session's servers are
 _SERVERS = 2
-_TO_START = 120  # seconds for a server to import everything
+_TO_START = 300  # seconds for a server to import everything
 _TO_END = 10  # seconds between SIGTERM and SIGKILL
 _calls = 0
 
@@ -155,6 +155,7 @@ class Ranks:
             "TORCHELASTIC_MAX_RESTARTS": "0",
             "TORCHELASTIC_RESTART_COUNT": "0",
             "TORCHELASTIC_RUN_ID": self._folder.name,
+            "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
             "WORLD_SIZE": str(count),
@@ -318,6 +319,7 @@ def _serve(folder: Path, number: int) -> Callable[[], None]:
     while True:
         ready, _, _ = select.select([listener, life], [], [])
         if life in ready:
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(0)
         link = connection.Connection(listener.accept()[0].detach())
         if os.fork() == 0:
