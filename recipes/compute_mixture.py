@@ -1,9 +1,10 @@
-"""Compute a mixture and stop: for a host that trains the base model itself.
+"""Compute a mixture and stop, for instance for a host that trains the base model.
 
     torchrun --nproc_per_node=8 recipes/compute_mixture.py --config FILE [key=value ...]
 
-Trains the proxy on uniform weights, or loads it, embeds the domains and writes `chameleon.file`;
-what of that is there already is not done again. Keys of the base model are not used.
+This trains the proxy on uniform weights, or loads it, embeds the domains and writes
+`chameleon.file`. Steps that are finished already are not repeated. Keys of the base model are not
+used.
 """
 
 from nemo_chameleon.utils.console import program
@@ -11,7 +12,7 @@ from nemo_chameleon.utils.console import program
 
 @program
 def main() -> None:
-    """Compute the mixture, print it."""
+    """Compute the mixture and print it."""
     from nemo_chameleon import provider
     from nemo_chameleon.config import load_mixture_config, parse_command_line
     from nemo_chameleon.distributed.processes import process_group

@@ -2,11 +2,11 @@
 
     torchrun --nproc_per_node=8 recipes/pretrain_chameleon.py --config FILE [key=value ...]
 
-With data.mixture=chameleon: trains the proxy on uniform weights, embeds the domains, computes
-their weights, writes the mixture file, and trains the base model on it. A second start finds what
-is there and goes on. Other values of data.mixture: uniform, proportional, static, or the path of a
-mixture file. engine=nemo and engine=bridge hand the base model to NeMo 2 and to Megatron-Bridge.
-`conf/pretrain_chameleon.yaml` is a configuration to copy.
+With data.mixture=chameleon this trains the proxy on uniform weights, embeds the domains, computes
+their weights, writes the mixture file, and trains the base model on that mixture. A second start
+finds what exists and continues. Other values of data.mixture are uniform, proportional, static, and
+the path of a mixture file. With engine=nemo or engine=bridge, NeMo 2 or Megatron-Bridge trains the
+base model. Copy `conf/pretrain_chameleon.yaml` to begin.
 """
 
 from nemo_chameleon.utils.console import program

@@ -2,10 +2,10 @@
 
     torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config FILE [key=value ...]
 
-As recipes/pretrain_chameleon.py with data.dataset=sft: domains are JSONL, loss is on the answers,
-and the run starts from checkpoint.pretrained_checkpoint. With data.mixture=chameleon that model
-embeds the domains, by the answers' tokens, and the weights are those of objective=finetune.
-`conf/sft_chameleon.yaml` is a configuration to copy.
+This is recipes/pretrain_chameleon.py with data.dataset=sft: the domains are JSONL, the loss is on
+the answers, and the run starts from checkpoint.pretrained_checkpoint. With data.mixture=chameleon
+that model embeds the domains, by the answers' tokens, and the weights are those of
+objective=finetune. Copy `conf/sft_chameleon.yaml` to begin.
 """
 
 from nemo_chameleon.utils.console import program

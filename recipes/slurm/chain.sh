@@ -1,12 +1,12 @@
 #!/bin/bash
-# Proxy, mixture and base model as three jobs, each of the nodes that it needs and after the one
-# before it. Each goes on where it stopped when its time is up:
+# Submits proxy, mixture and base model as three jobs. Each job has the nodes that it needs and starts
+# after the one before it. A job whose time is up goes back into the queue and continues:
 #
 #   recipes/slurm/chain.sh mine.yaml [key=value ...]
 #
-# from the root of the checkout, on a login node. `output` in mine.yaml has to lie where every node
-# sees it. Submitted again, what is done already is not done twice. Configuration and data are checked
-# first, where the project is installed; CHECK=no, if this node does not see the data.
+# Start it from the root of the checkout, on a login node. `output` in mine.yaml must be a folder that
+# every node sees. If you submit the chain again, finished steps are not repeated. Configuration and
+# data are checked first, if the project is installed; set CHECK=no if this node cannot see the data.
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --mem=0
@@ -16,25 +16,25 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-# For all three; SBATCH_QOS, SBATCH_RESERVATION and others that `man sbatch` lists too.
+# These apply to all three jobs, as do SBATCH_QOS, SBATCH_RESERVATION and others: see `man sbatch`.
 # export SBATCH_ACCOUNT=mine SBATCH_PARTITION=gpus
 export SBATCH_TIMELIMIT=${SBATCH_TIMELIMIT:-04:00:00}
-NODES=${NODES:-4}             # of the base model's job
-GPUS=${GPUS:-8}               # of each node
-PROXY_NODES=${PROXY_NODES:-1} # of the proxy's job, and of the mixture's
+NODES=${NODES:-4}             # nodes of the base model's job
+GPUS=${GPUS:-8}               # GPUs per node
+PROXY_NODES=${PROXY_NODES:-1} # nodes of the proxy's job and of the mixture's job
 
 # source /path/to/venv/bin/activate
 # export CONTAINER_IMAGE=nvcr.io/nvidia/nemo:25.09 CONTAINER_MOUNTS=/data,/home
 
-if [[ ${1:-} == --step ]]; then # in a job
+if [[ ${1:-} == --step ]]; then # this copy runs within a job
     # shellcheck source=recipes/slurm/launch.sh
     source recipes/slurm/launch.sh
     launch "recipes/$2.py" --config "${@:3}"
     exit
 fi
 
-: "${1:?the configuration: recipes/slurm/chain.sh mine.yaml [key=value ...]}"
-# Now, and not when the last of them starts.
+: "${1:?name a configuration: recipes/slurm/chain.sh mine.yaml [key=value ...]}"
+# Check now, not when the last job starts.
 if [[ ${CHECK:-yes} != no ]] && command -v nemo-chameleon > /dev/null; then
     nemo-chameleon check --config "$@" \
         --processes="$((NODES * ${NPROC:-$GPUS}))" \
@@ -47,7 +47,7 @@ submit() { # RECIPE NODES [ARGUMENT ...]
     [[ ${#submitted[@]} == 0 ]] || after=(--dependency="afterok:${submitted[-1]}")
     if ! job=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="$1" --nodes="$2" \
         --gpus-per-node="$GPUS" "${after[@]}" "$0" --step "$1" "${@:3}"); then
-        [[ ${#submitted[@]} == 0 ]] || scancel "${submitted[@]}" # no half a chain
+        [[ ${#submitted[@]} == 0 ]] || scancel "${submitted[@]}" # do not leave half a chain
         exit 1
     fi
     submitted+=("${job%%;*}")

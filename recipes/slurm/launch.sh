@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# What the scripts beside it share: `launch RECIPE [ARGUMENT ...]` within a job.
+# The scripts beside this file source it and call `launch RECIPE [ARGUMENT ...]` within a job.
 #
-# When SLURM says that the time is nearly up (--signal=B:USR1@SECONDS; `scancel --signal=USR1` asks
-# for the same), the run saves and ends, and the job is put back into the queue, where it goes on
-# from what it saved. Set before, if need be:
+# When SLURM signals that the time is nearly up (--signal=B:USR1@SECONDS; `scancel --signal=USR1` does
+# the same by hand), the run saves and ends. The job is then put back into the queue, where it later
+# continues from what it saved. You can set these variables before the call:
 #
-#   NPROC             processes a node; else as many as it has GPUs in this job
+#   NPROC             processes per node; default: the GPUs that the node has in this job
 #   CONTAINER_IMAGE   for pyxis' --container-image; CONTAINER_MOUNTS for --container-mounts
-#   GRACE             seconds that the run has to save in (240)
-#   REQUEUES          how often the job may be put back (100): work that cannot be kept, and takes
-#                     longer than the job's time, would be begun again for ever
+#   GRACE             seconds that the run has for saving (240)
+#   REQUEUES          how often the job may be put back (100); without this limit, work that cannot be
+#                     saved and takes longer than the job's time would start again forever
 
 launch() {
     local container=()
@@ -25,13 +25,14 @@ launch() {
     trap 'asked=yes; kill -USR1 "$step"' USR1
     until wait "$step"; status=$?; ! kill -0 "$step" 2> /dev/null; do :; done
     if [[ $status == 254 || (-n $asked && $status != 0) ]]; then
-        # An array's last task has the number of the whole array, which would be put back with it.
+        # The last task of an array has the job number of the whole array: requeueing that number
+        # would put back every task.
         local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
         if ((${SLURM_RESTART_COUNT:-0} < ${REQUEUES:-100})); then
             echo "job ${job:=$SLURM_JOB_ID} is out of time: back into the queue"
             exec scontrol requeue "$job"
         fi
-        echo "job ${job:-$SLURM_JOB_ID} is out of time, and was put back REQUEUES=${REQUEUES:-100} times"
+        echo "job ${job:-$SLURM_JOB_ID} is out of time and stays ended: it was already put back REQUEUES=${REQUEUES:-100} times"
     fi
     return "$status"
 }
