@@ -1,7 +1,7 @@
 """Data mixtures computed from the data itself, for Megatron and NeMo training.
 
-The mathematics and the mixture file need numpy alone and are imported here; what needs torch and
-megatron-core is imported when it is asked for.
+Importing this package needs only numpy. `load_config` and `resolve_mixture` need more, for instance
+torch and megatron-core, and are imported when they are used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -33,7 +33,7 @@ def test_two_domains() -> None:
 def test_equal_scores() -> None:
     """Domains at the corners of a regular simplex cannot be told apart by their scores."""
     (only,) = about(np.eye(5))
-    assert "all scores lie within 0.0%" in only
+    assert "all scores are within 0.0%" in only
 
 
 def test_one_domain_has_most() -> None:
@@ -46,7 +46,9 @@ def test_domains_that_are_the_same() -> None:
     """Two halves of one domain are named as such."""
     twins = np.vstack([PLAIN, PLAIN[2] + 1e-4])
     (only,) = about(twins)
-    assert only.startswith("one and the same to the proxy: 'c' and 'g'. Together they get more")
+    assert only.startswith(
+        "the proxy cannot tell these domains apart: 'c' and 'g'. Together they get more"
+    )
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.009, 1), (0.011, 0)])
@@ -55,7 +57,7 @@ def test_a_hundredth_of_the_usual_distance_is_alike(share: float, expected: int)
     step = np.zeros(32)
     step[0] = share * np.sqrt(np.mean(np.sum((PLAIN - PLAIN.mean(axis=0)) ** 2, axis=1)))
     said = about(np.vstack([PLAIN, PLAIN[2] + step]))
-    assert sum("one and the same" in sentence for sentence in said) == expected
+    assert sum("cannot tell these domains apart" in sentence for sentence in said) == expected
 
 
 def test_two_draws_from_one_domain_are_the_same() -> None:
@@ -67,7 +69,7 @@ def test_two_draws_from_one_domain_are_the_same() -> None:
     for times, expected in ((0.9, 1), (2.0, 0)):
         twins = np.vstack([PLAIN, PLAIN[2] + times * apart])
         said = caveats("abcdefg", twins, scores, weights, error)
-        assert sum("one and the same" in sentence for sentence in said) == expected
+        assert sum("cannot tell these domains apart" in sentence for sentence in said) == expected
 
 
 def test_many_twins_are_counted() -> None:
@@ -82,12 +84,12 @@ def test_rank() -> None:
     """A domain that lies between two others leaves a dimension unused."""
     between = np.vstack([PLAIN, (PLAIN[0] + PLAIN[5]) / 2])
     (only,) = about(between.astype(np.float32))
-    assert only.startswith("the embeddings span 5 dimensions, 6 are possible")
+    assert only.startswith("the embeddings span 5 dimensions of 6 possible ones")
     # With noise of a tenth on every row all six are there, and the sixth is noise.
     noisy = between + GENERATOR.normal(size=between.shape) * 0.1 / np.sqrt(32)
     scores, weights = np.linspace(0.2, 0.3, 7), np.full(7, 1 / 7)
     (only,) = caveats("abcdefg", noisy, scores, weights, 0.1**2)
-    assert only.startswith("the embeddings span 5 dimensions, 6 are possible")
+    assert only.startswith("the embeddings span 5 dimensions of 6 possible ones")
 
 
 @pytest.mark.parametrize("k", [3, 2500])

@@ -193,18 +193,24 @@ def test_average(
     ("arguments", "says"),
     [
         (("remove", "FILE", "books"), "no domain 'books'"),
-        (("remove", "FILE", "code", "prose", "legal"), "leaves no domain"),
-        (("add", "FILE", "prose=CORPUS/code"), "a domain 'prose' already"),
-        (("add", "FILE", "more=CORPUS/code"), "'more' is the same data as the mixture's 'code'"),
+        (("remove", "FILE", "code", "prose", "legal"), "removing these leaves no domain"),
+        (("add", "FILE", "prose=CORPUS/code"), "already has a domain 'prose'"),
+        (
+            ("add", "FILE", "more=CORPUS/code"),
+            "'more' has the same data as the mixture's domain 'code'",
+        ),
         (("add", "FILE", "more=CORPUS/none"), "there is no"),
         (("add", "FILE", "more"), "'more' is not NAME=PATH"),
         (("add", "FILE", "a=x", "a=y"), "named twice"),
         (("rescore", "FILE", "--ridge", "-1"), "ridge=-1.0"),
-        (("rescore", "FILE", "--output", "mine.txt"), r"ends in \.json"),
+        (("rescore", "FILE", "--output", "mine.txt"), r"must end in \.json"),
         (("remove", "STATIC", "code"), "were not computed"),
         (("average", "FILE", "STATIC", "--output", "x.json"), "were not computed"),
-        (("average", "FILE", "--output", "x.json"), "nothing to average"),
-        (("average", "FILE", "FILE", "--output", "x.json"), "one proxy is there twice"),
+        (("average", "FILE", "--output", "x.json"), "averaging needs at least two mixtures"),
+        (
+            ("average", "FILE", "FILE", "--output", "x.json"),
+            "two of the mixtures have the same proxy",
+        ),
         (("add", "FILE", "more=CORPUS/none", "--micro-batch-size", "0"), "at least 1"),
         (("rescore", "FILE", "--output", "CORPUS/code.bin/m.json"), "cannot write"),
     ],
@@ -240,11 +246,11 @@ def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
     path, text = computed.with_suffix(".safetensors"), computed.read_text()
     (embeddings,) = load_embeddings(path)
     for entry, by, says in (
-        ('"layer": 3', '"layer": null', "its method has no layer"),
-        ('"tolerance": 0.005', '"tolerance": "x"', "its method has no tolerance"),
+        ('"layer": 3', '"layer": null', "its method has no integer 'layer'"),
+        ('"tolerance": 0.005', '"tolerance": "x"', "its method has no number 'tolerance'"),
         ('"preset": "calibrated"', '"preset": "x"', "preset='x'"),
         ('"ridge": 0.3', '"ridge": "x"', "."),
-        ('"samples": 24,\n      "embedding"', '"embedding"', "of how many samples domain"),
+        ('"samples": 24,\n      "embedding"', '"embedding"', "no number of 'samples' for domain"),
         ('"name": "chameleon"', '"name": "chameleon", "bound": ["code"]', "within bounds"),
     ):
         assert entry in text
@@ -256,7 +262,7 @@ def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
     with pytest.raises(UserError, match="cannot be changed: domain 'legal' has no embedding"):
         ComputedMixture.load(computed)
     shutil.copy(other.with_suffix(".safetensors"), path)
-    with pytest.raises(UserError, match="is not that of its domain 'code'"):
+    with pytest.raises(UserError, match="are not those of its domain 'code'"):
         ComputedMixture.load(computed)
     path.unlink()
     with pytest.raises(UserError, match="cannot read the embeddings"):
@@ -282,7 +288,7 @@ def test_mixtures_of_other_data_are_not_averaged(computed: Path, other: Path) ->
     for key, value in (("fingerprint", "another"), ("tokens", 5)):
         one, two = ComputedMixture.load(computed), ComputedMixture.load(other)
         two.mixture.domains["code"][key] = value
-        with pytest.raises(UserError, match="other data for domain 'code'"):
+        with pytest.raises(UserError, match="different data for domain 'code'"):
             averaged([one, two])
     two = ComputedMixture.load(other).rescored("finetune")
     with pytest.raises(UserError, match="different objectives"):

@@ -88,13 +88,16 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("data.domains=[a,b]", "data.domains"),
         ("data.mixture=" + "x" * 5000, "neither a mixture file nor one of"),
         ("data.mixture=chamelion", "did you mean chameleon?"),
-        ("data.vocab_size=null", "set one of data.tokenizer and data.vocab_size"),
+        ("data.vocab_size=null", "set exactly one of data.tokenizer and data.vocab_size"),
         ("parallel.tensor_model_parallel_size=8", "does not divide model.num_attention_heads=12"),
         ("parallel.tensor_model_parallel_size=2", "the number of processes, 1"),
         ("parallel.sequence_parallel=true", "needs tensor parallelism"),
         ("proxy.parallel.pipeline_model_parallel_size=2", "does not divide"),
         ("train.micro_batch_size=5", "does not divide train.global_batch_size=32"),
-        ("model.num_attention_heads=7", "does not divide the hidden size"),
+        (
+            "model.num_attention_heads=7",
+            "num_attention_heads=7 does not divide model.hidden_size=768",
+        ),
         ("optimizer.lr_warmup_iters=1000", "less than train.train_iters"),
         ("optimizer.min_lr=1", "between 0 and optimizer.lr"),
         ("train.precision=fp8", "not one of auto, bf16, fp32"),
@@ -102,8 +105,8 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("chameleon.preset=papers", "not one of calibrated, paper"),
         ("chameleon.objective=finetuning", "did you mean finetune?"),
         ("chameleon.ridge=0", "must be a positive number"),
-        ("chameleon.layer=7", "count from 1 to 6"),
-        ("chameleon.sample_length=513", "must lie between 1 and"),
+        ("chameleon.layer=7", "must be between 1 and the proxy's number of layers, 6"),
+        ("chameleon.sample_length=513", "must be between 1 and the proxy's seq_length"),
         ("chameleon.samples=0", "must be at least 1"),
     ],
 )
@@ -128,7 +131,9 @@ def test_more_domains_than_megatron_can_number() -> None:
     """Its blend has 16 bits for them; refused before a proxy is trained on more."""
     config = load_config(None, COMPLETE)
     config.data.domains = {f"d{i}": DomainConfig(path="p") for i in range(2**15 - 1)}
-    with pytest.raises(UserError, match="32,767 domains, and Megatron's blend can number 32,766"):
+    with pytest.raises(
+        UserError, match="32,767 domains, but Megatron's blend can number only 32,766"
+    ):
         check(config, 1)
 
 

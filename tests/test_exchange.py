@@ -98,30 +98,34 @@ def test_percentages_are_taken_for_shares() -> None:
 @pytest.mark.parametrize(
     ("form", "text", "says"),
     [
-        ("megatron", "", "do not come in pairs"),
-        ("megatron", "0.3 /a 0.7", "do not come in pairs"),
-        ("megatron", "/a /b", "not of the form megatron"),
+        ("megatron", "", "must come in pairs"),
+        ("megatron", "0.3 /a 0.7", "must come in pairs"),
+        ("megatron", "/a /b", "does not have the format megatron"),
         ("megatron", "0.3 /a 0.7 /a", "is given twice"),
         ("megatron", "-1 /a 2 /b", "'a' is -1.0"),
-        ("megatron-per-split", '{"valid": []}', "not of the form"),
-        ("megatron-per-split", "[", "not of the form"),
-        ("nemo", "paths: 3", "do not come in pairs"),
-        ("nemo", "a: [", "not of the form nemo"),
-        ("bridge", "dataset: {blend: [[/a, /b], [1]]}", "not of the form bridge"),
+        ("megatron-per-split", '{"valid": []}', "does not have the format"),
+        ("megatron-per-split", "[", "does not have the format"),
+        ("nemo", "paths: 3", "must come in pairs"),
+        ("nemo", "a: [", "does not have the format nemo"),
+        ("bridge", "dataset: {blend: [[/a, /b], [1]]}", "does not have the format bridge"),
         ("megatron", "0.3 /data/a 0.7 /data/./a", "is given twice"),
         ("megatron", "1e308 /a 1e308 /b", "overflow"),
-        ("nemo", "paths: ['0.3', 5, '0.7', /b]", "not a list of paths"),
-        ("nemo", "paths: " + "[" * 5000, "not of the form nemo"),
-        ("bridge", "dataset: {blend: [ab, [1, 2]]}", "not a list of paths"),
-        ("hf", '{"names": ["a"], "probabilities": [1]}', "not of the form hf"),
+        ("nemo", "paths: ['0.3', 5, '0.7', /b]", "must be a list of paths"),
+        ("nemo", "paths: " + "[" * 5000, "does not have the format nemo"),
+        ("bridge", "dataset: {blend: [ab, [1, 2]]}", "must be a list of paths"),
+        ("hf", '{"names": ["a"], "probabilities": [1]}', "does not have the format hf"),
         (
             "hf",
             '{"names": ["a", "a"], "probabilities": [1, 1], "tokens_per_document": [1, 1]}',
-            "'a' is given twice",
+            "duplicate domain 'a'",
         ),
-        ("csv", "domain,weight\n,1\nb,1\n", "a domain's name is ''"),
-        ("csv", "domain,weight\na,1\na,2\n", "'a' is given twice"),
-        ("csv", "name,share\na,1\n", "not of the form csv"),
+        (
+            "csv",
+            "domain,weight\n,1\nb,1\n",
+            "a domain must have a name, not ''",
+        ),
+        ("csv", "domain,weight\na,1\na,2\n", "duplicate domain 'a'"),
+        ("csv", "name,share\na,1\n", "does not have the format csv"),
     ],
 )
 def test_text_of_another_form(form: str, text: str, says: str) -> None:
@@ -133,9 +137,13 @@ def test_text_of_another_form(form: str, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("form", "domains", "says"),
     [
-        ("megatron", {}, "does not know the path of domain 'a'"),
+        ("megatron", {}, "the mixture has no 'path' for domain 'a'"),
         ("nemo", {"a": {"path": "/my data/a"}, "b": {"path": "/b"}}, "blanks"),
-        ("hf", {"a": {"tokens": 5}, "b": {"tokens": 5}}, "the documents of domain 'a'"),
+        (
+            "hf",
+            {"a": {"tokens": 5}, "b": {"tokens": 5}},
+            "the mixture has no 'documents' for domain 'a'",
+        ),
     ],
 )
 def test_facts_that_are_missing(form: str, domains: dict, says: str) -> None:

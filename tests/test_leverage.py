@@ -101,7 +101,7 @@ def test_ridges_of_any_size(shape: tuple[int, int]) -> None:
         (lambda: leverage_scores([[1.0], [np.nan]], ridge=1.0), "domain 1 is not finite"),
         (lambda: leverage_scores(np.ones((0, 3)), ridge=1.0), "not of shape"),
         (lambda: leverage_scores([[1.0], [2.0]], ridge=-1.0), "ridge=-1.0"),
-        (lambda: leverage_scores([[1.0], [2.0]]), "give one of"),
+        (lambda: leverage_scores([[1.0], [2.0]]), "give exactly one of"),
         (lambda: leverage_scores(np.ones((3, 4)), relative_ridge=1.0), "all the same"),
         (lambda: scores_from_affinity([[1.0, 2.0]], ridge=1.0), "square"),
         (lambda: scores_from_affinity([[1, 2], [0, 1]], ridge=1.0), "symmetric"),

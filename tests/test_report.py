@@ -125,7 +125,7 @@ def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split() == ["wiki", "0.5000", "0.4000-0.6000", "0.2500", "1.2M"]
     assert lines[4].split() == ["code", "0.3000", "-", "-", "-"]
-    assert lines[6] == "3 domains, as spread out as 2.8 equal ones"
+    assert lines[6] == "3 domains; effective number of domains: 2.8"
     assert lines[7] == "method: name chameleon, ridge 0.3"
 
 

@@ -1,5 +1,6 @@
 """mixture/compute.py: embeddings by name to a mixture, and errors that name the domain."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,8 @@ def test_what_the_samples_do_not_settle_is_said() -> None:
     x = drawn_alike(5)
     (more, which) = mixture([embedded(x, 32, noise=1.0)]).method["caveats"]
     assert more.startswith("the weight of '")
-    assert "samples a domain would bring what they leave open down to 0.005" in more
-    assert "do not tell which has the larger weight: '" in which
+    assert "samples per domain would bring the error from sampling down to 0.005" in more
+    assert "do not show which domain has the larger weight: '" in which
     assert mixture([embedded(x, 32, noise=1e-3)]).method["caveats"] == []
 
 
@@ -62,19 +63,21 @@ def test_how_many_samples_would_do() -> None:
     assert errors is not None
     quarter = float(errors.half_widths().max()) / 4
     more, _ = mixture(embeddings, tolerance=quarter).method["caveats"]
-    assert "about 2,000 samples a domain would" in more, "16 times 100, rounded up"
+    assert "about 2,000 samples per domain would" in more, "16 times 100, rounded up"
     facts = {name: {"samples": 100, "tokens": 320} for name in NAMES}
     used_up = compute.mixture_from_embeddings(
         embeddings, facts, objective="pretrain", preset=choose_preset(), tolerance=quarter
     )
-    assert used_up.method["caveats"][0].endswith("only")
+    assert re.fullmatch(
+        r"the weight of '\w+' is known only to within 0\.\d{4}", used_up.method["caveats"][0]
+    )
 
 
 def test_proxies_that_disagree_ask_for_more_proxies() -> None:
     """Where windows are no question, more of them are not what is advised."""
     proxies = [embedded(drawn_alike(5, seed=seed), 32, noise=1e-4) for seed in (1, 2, 3)]
     said = mixture(proxies).method["caveats"][0]
-    assert "more proxies would tell, more samples would not" in said
+    assert "averaging more proxies would help, more samples would not" in said
 
 
 def test_averaged_proxies_have_the_mean_of_their_affinities() -> None:
@@ -110,11 +113,11 @@ MORE_SHARDS = {**embedded(drawn_alike(5)), "web": embedded(drawn_alike(5), 8)["w
     [
         (lambda: mixture([not_finite(np.nan)]), "domain 'code' is not finite"),
         (lambda: mixture([not_finite(-np.inf)]), "domain 'code' is not finite"),
-        (lambda: mixture([WIDER]), "domain 'web' has 32 numbers, that of 'wiki' 64"),
+        (lambda: mixture([WIDER]), "domain 'web' has 32 numbers and that of 'wiki' has 64"),
         (lambda: mixture([MORE_SHARDS]), "of 4 and of 8 shards"),
         (lambda: mixture([embedded(drawn_alike(4))]), "domain 'law' has no embedding"),
-        (lambda: mixture([embedded(drawn_alike(5))], []), "no domains"),
-        (lambda: mixture([]), "no domains"),
+        (lambda: mixture([embedded(drawn_alike(5))], []), "there are no domains"),
+        (lambda: mixture([]), "there are no domains"),
         (lambda: mixture([embedded(drawn_alike(5))], ["wiki"]), "'wiki' is the only domain"),
         (lambda: mixture([embedded(np.ones((5, 8)))]), "all the same"),
         (lambda: mixture([embedded(np.ones((5, 8)))] * 2), "one of the proxies"),

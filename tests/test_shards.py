@@ -60,12 +60,12 @@ def test_file_round_trip_is_exact(tmp_path: Path) -> None:
     ("tensors", "says"),
     [
         (None, "cannot read the embeddings"),
-        ({}, "holds no domain embeddings"),
-        ({"a": np.ones(3)}, "holds no domain embeddings"),
-        ({"0/means/a": np.ones((2, 3))}, "holds no domain embeddings"),
+        ({}, "has no domain embeddings"),
+        ({"a": np.ones(3)}, "has no domain embeddings"),
+        ({"0/means/a": np.ones((2, 3))}, "has no domain embeddings"),
         ({"0/means/a": np.ones((2, 3)), "0/tokens/a": np.ones(3)}, "domain 'a' is damaged"),
         ({"0/means/a": np.ones((2, 3)), "0/tokens/a": np.zeros(2)}, "domain 'a' is damaged"),
-        ({"1/means/a": np.ones((2, 3)), "1/tokens/a": np.ones(2)}, "holds no domain embeddings"),
+        ({"1/means/a": np.ones((2, 3)), "1/tokens/a": np.ones(2)}, "has no domain embeddings"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, tensors: dict | None, says: str) -> None:

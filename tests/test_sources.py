@@ -156,7 +156,7 @@ def test_proxies_that_are_refused(
             provider.resolve_mixture(config)
     config.proxy.hf, config.proxy.load = None, str(converted)
     config.chameleon.layer = LAYERS + 1
-    with pytest.raises(UserError, match="layers count from 1 to 4"):
+    with pytest.raises(UserError, match="the proxy's number of layers, 4"):
         provider.resolve_mixture(config)
     config.chameleon.layer = None
     for key, value, says in (

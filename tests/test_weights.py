@@ -203,7 +203,7 @@ def test_settings_make_the_preset_again() -> None:
         (lambda: weights.choose_preset("papers"), "preset='papers'"),
         (lambda: weights.choose_preset("paper", exponent=1.0), "has no exponent"),
         (lambda: weights.choose_preset(ridge=-1.0), "ridge=-1.0"),
-        (lambda: weights.choose_preset(min_effective=1.0), "outside"),
+        (lambda: weights.choose_preset(min_effective=1.0), "must be at least 0 and less than 1"),
     ],
 )
 def test_wrong_input_is_named(call: object, says: str) -> None:

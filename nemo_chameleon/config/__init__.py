@@ -1,9 +1,9 @@
-"""The configuration: its schema, how it is read, and what is refused before anything runs.
+"""The configuration: its schema, how it is read, and how it is checked before a run.
 
-schema.py        every setting: its default, what it may be, what it means
-constraints.py   ranges and choices of a setting, and the one check of them
-loading.py       defaults, then the file, then the command line
-validation.py    combinations of settings that cannot run
+schema.py        every setting, with its default, its values and its meaning
+constraints.py   the range or choices of a setting, and how they are checked
+loading.py       reads the defaults, then the file, then the command line
+validation.py    checks settings that depend on each other
 """
 
 from nemo_chameleon.config.loading import (

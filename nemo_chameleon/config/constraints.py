@@ -1,4 +1,4 @@
-"""What a setting may be, written beside the setting as metadata of its field."""
+"""The range or choices of a setting, stored in the metadata of its dataclass field."""
 
 import dataclasses
 import difflib
@@ -13,15 +13,15 @@ _METADATA = "nemo_chameleon"
 
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-    """The values that a setting takes; None is always one of them where the type allows it.
+    """The values that a setting may have; None is allowed wherever the setting's type allows it.
 
     Attributes:
-        choices: the texts that it may be; all texts where there are none.
-        minimum: the least number.
-        above: a number that it must be greater than.
-        below: a number that it must be less than; infinity asks for a finite number.
-        only_for: the value of data.dataset that it has a meaning for; under another it must keep
-            its default.
+        choices: the texts that are allowed; empty allows any text.
+        minimum: the least number that is allowed.
+        above: a number that the value must be greater than.
+        below: a number that the value must be less than; infinity requires a finite number.
+        only_for: the value of data.dataset that the setting applies to; for any other the setting
+            must keep its default.
     """
 
     choices: tuple[str, ...] = ()
@@ -31,7 +31,14 @@ class Constraint:
     only_for: str | None = None
 
     def complaint(self, value: Any) -> str | None:
-        """Return what is wrong with a value, to be written after "key=value "; None if nothing."""
+        """Return what is wrong with a value.
+
+        Args:
+            value: of the setting.
+
+        Returns:
+            The rest of an error that begins with "key=value ", or None if the value is allowed.
+        """
         if isinstance(value, str):
             return self._complaint_of_text(value)
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
@@ -47,7 +54,7 @@ class Constraint:
         if not self.choices or value in self.choices:
             return None
         hint = nearest(value, self.choices)
-        if self.minimum is not None:  # a number, or one of some words
+        if self.minimum is not None:  # an integer, or one of the choices
             return f"must be an integer or {' or '.join(map(repr, self.choices))}{hint}"
         return f"is not one of {', '.join(self.choices)}{hint}"
 
@@ -63,47 +70,67 @@ class Constraint:
 
 
 def setting(default: Any, **constraint: Any) -> Any:
-    """Return the field of a configuration's dataclass, with what its value may be.
+    """Make a dataclass field whose value is constrained.
 
     Args:
-        default: its default value.
-        constraint: attributes of its `Constraint`.
+        default: the field's default value.
+        constraint: attributes of the field's `Constraint`.
+
+    Returns:
+        The field.
     """
     return dataclasses.field(default=default, metadata={_METADATA: Constraint(**constraint)})
 
 
 def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
-    """Return the constraint that a field was made with."""
+    """Return the constraint of a field.
+
+    Args:
+        field: of a configuration's dataclass.
+
+    Returns:
+        Its constraint; one that allows every value if the field has none.
+    """
     constraint: Constraint = field.metadata.get(_METADATA, Constraint())
     return constraint
 
 
 def require_valid(section: Any, prefix: str, dataset: str | None = None) -> None:
-    """Check every setting of one section of the configuration against its constraint.
+    """Check every setting in one section of the configuration against its constraint.
 
     Args:
-        section: a dataclass; sections within it are not looked at.
-        prefix: of its keys, for instance "proxy.train."; "" for the top level.
-        dataset: the value of data.dataset, for settings that have a meaning for one of them alone.
+        section: a dataclass; sections inside it are not checked.
+        prefix: what the section's keys begin with, for instance "proxy.train."; "" for the top.
+        dataset: the value of data.dataset; None skips the check of `Constraint.only_for`.
 
     Raises:
-        UserError: naming the key, its value and what it must be.
+        UserError: a value is not allowed; the error names the key and what the value must be.
     """
     for field in dataclasses.fields(section):
-        key, value, constraint = prefix + field.name, getattr(section, field.name), None
+        key, value = prefix + field.name, getattr(section, field.name)
         constraint = constraint_of(field)
         if (complaint := constraint.complaint(value)) is not None:
             raise UserError(f"{key}={value} {complaint}")
         only_for = constraint.only_for
         if None not in (only_for, dataset) and only_for != dataset and value != field.default:
-            raise UserError(f"{key} is for data.dataset={only_for}; this run has {dataset}")
+            raise UserError(
+                f"{key} is for data.dataset={only_for}; this run has {dataset}: remove {key}"
+            )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?", or an empty text where no known word is near."""
+    """Suggest the known word that is most like a given one.
+
+    Args:
+        word: for instance a mistyped key.
+        known: the words to choose from.
+
+    Returns:
+        "; did you mean X?", or an empty text if no known word is similar.
+    """
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:  # the right name in the wrong place
+    if not near:  # the name may be right, but in the wrong section
         last = [key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]]
         near = last[:1]
     return f"; did you mean {near[0]}?" if near else ""

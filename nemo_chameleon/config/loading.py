@@ -1,7 +1,7 @@
 """Reading the configuration.
 
-Order of precedence: the defaults in schema.py, then the file, then the command line. An unknown
-key is an error that names the nearest known one. validation.py refuses what cannot run.
+The file replaces the defaults in schema.py, and the command line replaces both. An unknown key is
+an error that names the most similar known one. validation.py checks the result.
 """
 
 import argparse
@@ -20,14 +20,15 @@ from nemo_chameleon.config.constraints import nearest
 from nemo_chameleon.config.schema import SFT, Config, DatasetConfig, DomainConfig
 from nemo_chameleon.utils.errors import UserError
 
-# OmegaConf 2.4 calls it register_resolver, which in 2.3, where NeMo holds it, is another one.
+# OmegaConf 2.4 renamed register_new_resolver to register_resolver. In 2.3, which NeMo requires,
+# register_resolver is an older function without the parameter `replace`.
 _takes = inspect.signature(OmegaConf.register_resolver).parameters
 _register = OmegaConf.register_resolver if "replace" in _takes else OmegaConf.register_new_resolver
 _register("gcd", math.gcd, replace=True)
 _register("of_dataset", lambda dataset, gpt, sft: sft if dataset == SFT else gpt, replace=True)
 
 
-# Keys of `data` under which domains stand by name.
+# The keys of `data` whose entries have names that the user chooses, with the type of an entry.
 _BY_DOMAIN: dict[str, type | None] = {
     "domains": DomainConfig,
     "validation": DatasetConfig,
@@ -42,12 +43,16 @@ def load_config(
     """Read a configuration.
 
     Args:
-        file: YAML; None for the defaults alone.
-        overrides: `key=value`, keys dotted.
-        defaults: the same, where neither says anything.
+        file: a YAML file; None for the defaults only.
+        overrides: texts `key=value` with dotted keys, which replace what the file has.
+        defaults: texts of the same form, which replace the schema's defaults.
+
+    Returns:
+        The configuration. Its keys and types are checked, but not its values.
 
     Raises:
-        UserError: naming the key or the file, and the nearest known key where there is one.
+        UserError: a file cannot be read, or a key is unknown, missing or of the wrong type. The
+            error names the key or the file.
     """
     layers: list[tuple[str, DictConfig]] = []
     if file is not None:
@@ -56,7 +61,7 @@ def load_config(
         except (OSError, YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
         if not isinstance(layer, DictConfig):
-            raise UserError(f"the configuration {file} is not a mapping of keys to values")
+            raise UserError(f"the configuration {file} must be a mapping of keys to values")
         layers.append((str(file), layer))
     for override in overrides:
         if "=" not in override or override.startswith(("-", "=")):
@@ -73,7 +78,7 @@ def load_config(
         for source, layer in layers:  # noqa: B007  # named in the except below
             _refuse_unknown_keys(layer)
             merged = OmegaConf.merge(merged, layer)
-        # Keys that take their value from a missing one are missing too: name the one to set.
+        # A key that takes its value from a missing key is missing too. Name the key to set.
         missing = sorted(
             OmegaConf.missing_keys(merged), key=lambda key: (_derived(merged, key), key)
         )
@@ -89,13 +94,37 @@ def load_config(
 
 
 def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """`load_config` where the base model is not this package's to train: its keys are not used."""
+    """Read a configuration whose base model is trained elsewhere or not at all.
+
+    The keys train.train_iters and train.global_batch_size need not be set, and are not used.
+
+    Args:
+        file: a YAML file; None for the defaults only.
+        overrides: texts `key=value` with dotted keys.
+
+    Returns:
+        The configuration, as `load_config` returns it.
+
+    Raises:
+        UserError: as `load_config`.
+    """
     base = ("train.train_iters=1", "train.global_batch_size=1", "train.eval_iters=0")
     return load_config(file, [*overrides, *base])
 
 
 def load_sft_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """`load_config` for finetuning."""
+    """Read a configuration for finetuning: data.dataset is sft by default.
+
+    Args:
+        file: a YAML file; None for the defaults only.
+        overrides: texts `key=value` with dotted keys.
+
+    Returns:
+        The configuration, as `load_config` returns it.
+
+    Raises:
+        UserError: as `load_config`.
+    """
     return load_config(file, overrides, (f"data.dataset={SFT}",))
 
 
@@ -103,16 +132,28 @@ def parse_command_line(
     arguments: Sequence[str] | None = None,
     load: Callable[[str | None, Sequence[str]], Config] = load_config,
 ) -> Config:
-    """`[--config FILE] key=value ...` to a configuration.
+    """Read a configuration from a command line of the form `[--config FILE] key=value ...`.
+
+    Args:
+        arguments: of the command line; None for those of this process.
+        load: reads the configuration from a file and overrides.
+
+    Returns:
+        The configuration.
 
     Raises:
-        UserError: as `load_config`.
+        UserError: an option is unknown, or as `load_config`.
     """
     parser = _Parser(
-        description="nemo_chameleon/config/schema.py has every key, its default and its meaning"
+        description="nemo_chameleon/config/schema.py lists every key with its default and meaning."
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file; default: no file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="replaces a value of the file, for instance train.seed=5",
+    )
     parsed = parser.parse_intermixed_args(arguments)
     return load(parsed.config, parsed.overrides)
 
@@ -131,7 +172,7 @@ def _derived(config: DictConfig, key: str) -> bool:
 def _refuse_unknown_keys(layer: DictConfig) -> None:
     known = list(_known_keys(Config, ""))
     for parts in _keys(OmegaConf.to_container(layer, resolve=False), ()):
-        # A domain's name is the user's; what stands under it is not.
+        # The user chooses a domain's name, but not the keys under it.
         named = parts[0] == "data" and len(parts) > 2 and parts[1] in _BY_DOMAIN
         generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
         if generic not in known:

@@ -1,7 +1,7 @@
-"""The configuration's schema: what can be set, its default, what it may be and what it means.
+"""The schema of the configuration: every setting with its default, its values and its meaning.
 
-These are plain dataclasses; loading.py fills them through OmegaConf. The names are Megatron's where
-Megatron has one. Ranges and choices stand beside each setting; validation.py checks them.
+The sections are plain dataclasses, which loading.py fills through OmegaConf. A setting has
+Megatron's name if Megatron has it too. validation.py checks the ranges and choices given here.
 """
 
 import math
@@ -18,7 +18,7 @@ ENGINES = {
     "nemo": ("nemo.collections.llm", "NeMo 2"),
     "bridge": ("megatron.bridge", "Megatron-Bridge"),
 }
-"""What trains the base model: the module that each engine needs, and its name for people."""
+"""The engines that can train the base model: the module that each needs, and its usual name."""
 ON_MIXTURE_CHANGE = ("refuse", "accept")
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
 GPT, SFT = "gpt", "sft"
@@ -52,8 +52,8 @@ class DataConfig:
     domains: dict[str, DomainConfig] = field(default_factory=dict)
     """The domains by name; there must be at least two."""
     validation: dict[str, DatasetConfig] = field(default_factory=dict)
-    """Datasets that are evaluated on and never drawn from, by name. A set named like a domain
-    replaces that domain's validation split; any other set is evaluated beside the domains."""
+    """Datasets for evaluation only, by name. A set named like a domain replaces that domain's
+    validation split; any other set is evaluated in addition to the domains."""
     on_mixture_change: str = setting("refuse", choices=ON_MIXTURE_CHANGE)
     """What a run does when it continues from a checkpoint that was trained with another mixture:
     refuse or accept."""
@@ -65,24 +65,24 @@ class DataConfig:
     floor: dict[str, float] = field(default_factory=dict)
     """Least shares of domains, by name."""
     unit: str = setting("samples", choices=("samples", "tokens"))
-    """What weights are shares of: samples, or tokens that carry loss."""
+    """What weights are shares of: samples, or tokens (only those with a loss)."""
     split: str = "95,5,0"
     """Megatron's split of each domain's documents into training, validation and test."""
     tokenizer: str | None = None
-    """The tokenizer.json that the domains were tokenised with, or for data.dataset=sft will be. It
-    also gives the size of the vocabulary."""
+    """The tokenizer.json that the domains were tokenised with or, for data.dataset=sft, will be
+    tokenised with. It also gives the size of the vocabulary."""
     chat_template: str | None = setting(None, only_for=SFT)
     """sft: the Jinja file that chats are written with; null: the template beside the tokenizer."""
     packing: bool = setting(True, only_for=SFT)
-    """sft: true packs several examples into a sample, and attention sees each of them alone; false
-    puts one example into each sample."""
+    """sft: true packs several examples into a sample, with attention within each example only;
+    false puts one example into each sample."""
     on_malformed: str = setting("refuse", choices=("refuse", "skip"), only_for=SFT)
     """sft: what happens to lines that cannot be read as examples: refuse or skip."""
     on_too_long: str = setting("refuse", choices=("refuse", "skip", "truncate"), only_for=SFT)
-    """sft: what happens to examples longer than model.seq_length: refuse; truncate, which drops
-    their beginnings and keeps their last answers whole; or skip."""
+    """sft: what happens to examples longer than model.seq_length: refuse; skip; or truncate, which
+    drops their beginnings and keeps their last answers whole."""
     vocab_size: int | None = setting(None, minimum=1)
-    """The size of the vocabulary, where no tokenizer is given."""
+    """The size of the vocabulary; set it if no tokenizer is given."""
     cache: str = "${output}/cache"
     """The folder where Megatron keeps the sample indices that it builds."""
     num_workers: int = setting(2, minimum=0)
@@ -91,7 +91,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """A megatron-core GPT."""
+    """A GPT of megatron-core."""
 
     num_layers: int = setting(12, minimum=1)
     hidden_size: int = setting(768, minimum=1)
@@ -129,18 +129,18 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig:
-    """How long a run trains, how much it takes at once, and how often it evaluates."""
+    """The length of a run, its batch sizes, and how often it evaluates."""
 
     train_iters: int = setting(MISSING, minimum=1)
     global_batch_size: int = setting(MISSING, minimum=1)
     micro_batch_size: int = setting(1, minimum=1)
     eval_interval: int = setting(1000, minimum=0)
-    """Iterations between evaluations; 0 evaluates at the end alone."""
+    """Iterations between evaluations; 0 evaluates only at the end."""
     eval_iters: int = setting(8, minimum=0)
-    """Global batches of validation samples per domain, one pass at most; 0: no evaluation."""
+    """Global batches of validation samples per domain, at most one pass; 0: no evaluation."""
     precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
     """bf16, fp32, or auto: bf16 with CUDA and fp32 without."""
-    # numpy's seeds end at 2³², and pipeline stages and random states count up from this one.
+    # numpy's seeds are below 2³², and pipeline stages and random states add to this seed.
     seed: int = setting(1234, minimum=0, below=2**32 - 2**20)
     """Seed of the initial weights and of the order of the samples."""
 
@@ -170,7 +170,7 @@ class OptimizerConfig:
 
 @dataclass
 class ParallelConfig:
-    """How the model is laid out over the ranks; the ranks that are left are data parallel."""
+    """How the model is laid out over the ranks; the remaining ranks are data parallel."""
 
     tensor_model_parallel_size: int = setting(1, minimum=1)
     pipeline_model_parallel_size: int = setting(1, minimum=1)
@@ -179,7 +179,7 @@ class ParallelConfig:
 
 @dataclass
 class RunConfig:
-    """All that one training run needs besides data."""
+    """Everything that one training run needs besides data."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -189,7 +189,7 @@ class RunConfig:
 
 @dataclass
 class ProxyConfig(RunConfig):
-    """The model that embeds the domains: it is trained on them, unless one exists already."""
+    """The model that embeds the domains; it is trained on them unless `load` or `hf` is set."""
 
     load: str | None = None
     """Checkpoint of a megatron-core GPT that embeds instead of a trained proxy: a folder that
@@ -226,7 +226,7 @@ def _proxy() -> ProxyConfig:
         ),
         optimizer=OptimizerConfig(lr=5e-4, min_lr=5e-5, lr_warmup_iters=500),
         parallel=ParallelConfig(
-            # As the base model, as far as the proxy's heads allow.
+            # The base model's size, as far as the number of the proxy's heads allows it.
             tensor_model_parallel_size=II(
                 "gcd:${parallel.tensor_model_parallel_size},${proxy.model.num_attention_heads}"
             ),
@@ -242,10 +242,10 @@ class ChameleonConfig:
     """pretrain (common domains are drawn more) or finetune (distinct domains are drawn more; the
     default for data.dataset=sft)."""
     source: str = setting("proxy", choices=("model", "proxy"))
-    """What embeds the domains: proxy, or model: the model that is finetuned, as it is stored at
+    """What embeds the domains: proxy; or model, the model to be finetuned as it is stored at
     checkpoint.pretrained_checkpoint (the default for data.dataset=sft)."""
     tokens: str = setting("answers", choices=("answers", "all"))
-    """sft: the tokens that embeddings are means over: answers, or all."""
+    """sft: the tokens that embeddings are means over: answers or all."""
     preset: str = setting("calibrated", choices=tuple(PRESETS))
     """calibrated or paper: nemo_chameleon/method/weights.py has the formulas."""
     ridge: float | None = None
@@ -257,29 +257,28 @@ class ChameleonConfig:
     """The least effective number of domains, exp(entropy of the weights), as a share of the number
     of domains; null: the preset's own."""
     samples: int | str = setting(2048, minimum=1, choices=(AUTO,))
-    """Windows drawn per domain; auto: as many as `tolerance` takes, or as the domain's tokens
-    fill."""
+    """Windows drawn per domain; auto: as many as `tolerance` requires, but no more than the domain
+    has tokens for."""
     tolerance: float = setting(0.005, above=0, below=1)
     """Half-width of the weights' 95 % intervals that is narrow enough."""
     sample_length: int | None = None
-    """The most tokens in a window; null: proxy.model.seq_length, or what an existing proxy takes if
-    that is less."""
+    """The most tokens in a window; null: proxy.model.seq_length, or the context length of an
+    existing proxy if that is less."""
     layer: int | str | None = setting(None, minimum=1, choices=(ALL,))
     """The layer of the proxy whose output is averaged, counted from 1; null: (num_layers + 1) // 2;
     all: that layer, and in addition the weights that each other layer would give."""
     cross_documents: bool = setting(False, only_for=GPT)
-    """Let a window continue into the next document, as training samples do."""
+    """Whether a window continues into the next document, as training samples do."""
     micro_batch_size: int | None = setting(None, minimum=1)
-    """Windows that a rank embeds at once; null: 32 on CUDA, 4 on CPUs, whose caches hold no
-    more."""
+    """Windows that a rank embeds at once; null: 32 on CUDA, 4 on CPUs."""
     seed: int = 1234
-    """Seed of the windows."""
+    """Seed of the draw of the windows."""
     file: str = "${output}/mixture.json"
     """The mixture file: used as it is if it exists, written otherwise."""
 
 
 def _chameleon() -> ChameleonConfig:
-    """Return defaults that depend on data.dataset: finetuning has a model to embed with."""
+    """Return defaults that depend on data.dataset: finetuning embeds with its own model."""
     return ChameleonConfig(
         objective=II("of_dataset:${data.dataset},pretrain,finetune"),
         source=II("of_dataset:${data.dataset},proxy,model"),
@@ -288,15 +287,15 @@ def _chameleon() -> ChameleonConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the run's state is saved, and what a new start does with it."""
+    """When the run's state is saved, and how a run starts from saved states."""
 
     save_interval: int = setting(1000, minimum=0)
-    """Iterations between checkpoints; 0: only at the end."""
+    """Iterations between checkpoints; 0 saves only at the end."""
     keep: int | None = setting(None, minimum=1)
     """How many of the newest checkpoints are kept; null: all."""
     resume: str = setting("auto", choices=("auto", "never"))
-    """auto: continue from the newest checkpoint, if there is one; never: refuse to start where
-    there is one."""
+    """auto: continue from the newest checkpoint, if there is one; never: refuse to start if there
+    is one."""
     pretrained_checkpoint: str | None = None
     """The checkpoint whose weights the run starts from, with a new optimizer: a folder that
     dist_checkpointing wrote at any layout, or the folder above it. `model` must describe the
@@ -305,12 +304,12 @@ class CheckpointConfig:
 
 @dataclass
 class LoggingConfig:
-    """What the run reports while it works."""
+    """What the run reports while it trains."""
 
     log_interval: int = setting(10, minimum=1)
     """Iterations between reports."""
     tensorboard: bool = True
-    """Write scalars for TensorBoard, where it is installed."""
+    """Write scalars for TensorBoard, if it is installed."""
     progress: bool = True
     """Draw progress bars on the first rank."""
 

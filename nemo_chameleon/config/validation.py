@@ -1,4 +1,4 @@
-"""Refusing a configuration that cannot run: what can be known without opening a data file."""
+"""Checks of a configuration that need no data file, so that a run fails before it starts."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ _MOST_DOMAINS = 2**15 - 2
 
 
 def check(config: Config, world_size: int) -> None:
-    """Refuse a configuration that cannot run.
+    """Check that a configuration can run.
 
     Args:
         config: the whole configuration.
-        world_size: processes that train the base model.
+        world_size: number of processes that train the base model.
 
     Raises:
-        UserError: naming the key and what it would have to be.
+        UserError: it cannot; the error names the key and what its value must be.
     """
     check_mixture(config)
     require_valid(config, "")
@@ -36,10 +36,13 @@ def check(config: Config, world_size: int) -> None:
 
 
 def check_mixture(config: Config) -> None:
-    """Refuse data, and settings of its mixture, that cannot be used, whatever trains on it.
+    """Check the sections `data` and `chameleon`, which do not depend on what trains on the data.
+
+    Args:
+        config: the whole configuration.
 
     Raises:
-        UserError: naming the key and what it would have to be.
+        UserError: a value is wrong; the error names the key and what its value must be.
     """
     data = config.data
     if len(data.domains) < 2:
@@ -48,7 +51,7 @@ def check_mixture(config: Config) -> None:
         )
     if len(data.domains) > _MOST_DOMAINS:
         raise UserError(
-            f"data.domains has {len(data.domains):,} domains, and Megatron's blend can number "
+            f"data.domains has {len(data.domains):,} domains, but Megatron's blend can number only "
             f"{_MOST_DOMAINS:,}: merge domains that are alike"
         )
     if data.mixture not in MIXTURES and not _is_file(data.mixture):
@@ -57,10 +60,10 @@ def check_mixture(config: Config) -> None:
             f"{', '.join(MIXTURES)}{nearest(data.mixture, MIXTURES)}"
         )
     if (data.tokenizer is None) == (data.vocab_size is None):
-        raise UserError("set one of data.tokenizer and data.vocab_size")
+        raise UserError("set exactly one of data.tokenizer and data.vocab_size")
     require_valid(data, "data.", data.dataset)
     if data.dataset == SFT and data.tokenizer is None:
-        raise UserError("data.dataset=sft needs data.tokenizer, to tokenise with")
+        raise UserError("data.dataset=sft needs data.tokenizer: set it to a tokenizer.json")
     if data.mixture == "chameleon":
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":
@@ -68,26 +71,34 @@ def check_mixture(config: Config) -> None:
 
 
 def check_proxy(config: Config, world_size: int) -> None:
-    """Do what `check` does for the proxy, which is not used where the mixture exists already."""
+    """Check that the proxy's training can run; it is not needed if the mixture exists already.
+
+    Args:
+        config: the whole configuration.
+        world_size: number of processes that train the proxy.
+
+    Raises:
+        UserError: it cannot; the error names the key and what its value must be.
+    """
     check_run(config.proxy, world_size, "proxy.")
 
 
 def check_run(run: RunConfig, world_size: int, prefix: str) -> None:
-    """Refuse a training run that cannot be.
+    """Check the settings of a training run.
 
     Args:
-        run: its settings.
-        world_size: processes that train.
-        prefix: what its keys begin with: "" or "proxy.".
+        run: the settings.
+        world_size: number of processes that train.
+        prefix: what the settings' keys begin with: "" or "proxy.".
 
     Raises:
-        UserError: naming the key and what it would have to be.
+        UserError: a value is wrong; the error names the key and what its value must be.
     """
     train, optimizer = run.train, run.optimizer
     check_model(run, world_size, prefix)
     require_valid(optimizer, f"{prefix}optimizer.")
     if not 0 <= optimizer.min_lr <= optimizer.lr:
-        raise UserError(f"{prefix}optimizer.min_lr must lie between 0 and {prefix}optimizer.lr")
+        raise UserError(f"{prefix}optimizer.min_lr must be between 0 and {prefix}optimizer.lr")
     if not 0 <= optimizer.lr_warmup_iters < train.train_iters:
         raise UserError(
             f"{prefix}optimizer.lr_warmup_iters={optimizer.lr_warmup_iters} must be less than "
@@ -106,15 +117,15 @@ def check_run(run: RunConfig, world_size: int, prefix: str) -> None:
 
 
 def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
-    """Refuse a model, a layout or a precision that cannot be.
+    """Check a model, its layout and its precision.
 
     Args:
-        run: with the model and its layout.
-        world_size: processes that the model is laid out over.
-        prefix: what its keys begin with: "" or "proxy.".
+        run: settings that include the model and its layout.
+        world_size: number of processes that the model is laid out over.
+        prefix: what the settings' keys begin with: "" or "proxy.".
 
     Raises:
-        UserError: naming the key and what it would have to be.
+        UserError: a value is wrong; the error names the key and what its value must be.
     """
     model, parallel = run.model, run.parallel
     for section in ("model", "parallel", "train"):
@@ -122,12 +133,13 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
     tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     heads, groups = model.num_attention_heads, model.query_groups
     tp_key = f"{prefix}parallel.tensor_model_parallel_size={tensor}"
-    _require_divides(
-        heads, model.hidden_size, f"{prefix}model.num_attention_heads", "the hidden size"
-    )
-    _require_divides(groups, heads, f"{prefix}model.num_query_groups", "the attention heads")
-    _require_divides(tensor, heads, tp_key, f"{prefix}model.num_attention_heads={heads}")
-    _require_divides(tensor, groups, tp_key, f"{prefix}model.num_query_groups={groups}")
+    heads_key = f"{prefix}model.num_attention_heads={heads}"
+    groups_key = f"{prefix}model.num_query_groups={groups}"
+    hidden_key = f"{prefix}model.hidden_size={model.hidden_size}"
+    _require_divides(heads, model.hidden_size, heads_key, hidden_key)
+    _require_divides(groups, heads, groups_key, heads_key)
+    _require_divides(tensor, heads, tp_key, heads_key)
+    _require_divides(tensor, groups, tp_key, groups_key)
     ffn = model.ffn_width
     _require_divides(tensor, ffn, tp_key, f"{prefix}model.ffn_hidden_size={ffn}")
     _require_divides(
@@ -138,7 +150,10 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
     )
     if parallel.sequence_parallel:
         if tensor == 1:
-            raise UserError(f"{prefix}parallel.sequence_parallel needs tensor parallelism")
+            raise UserError(
+                f"{prefix}parallel.sequence_parallel needs tensor parallelism: set it to false or "
+                f"{prefix}parallel.tensor_model_parallel_size to more than 1"
+            )
         length = model.seq_length
         _require_divides(tensor, length, tp_key, f"{prefix}model.seq_length={length}")
     _require_divides(
@@ -149,16 +164,22 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
     )
     if model.position_embedding_type == "rope" and model.hidden_size // heads % 2:
         raise UserError(
-            f"{prefix}model.hidden_size divided by {prefix}model.num_attention_heads is odd; rope "
-            "needs an even width"
+            f"{prefix}model.hidden_size divided by {prefix}model.num_attention_heads is odd, but "
+            "rope needs an even width"
         )
 
 
 def preset_of(wanted: ChameleonConfig) -> Preset:
-    """Return the preset that chameleon.preset, ridge, exponent and min_effective describe together.
+    """Return the preset that chameleon.preset, ridge, exponent and min_effective describe.
+
+    Args:
+        wanted: the section `chameleon`.
+
+    Returns:
+        The preset.
 
     Raises:
-        ValueError: as `choose_preset` raises it; the message begins with the setting's name.
+        ValueError: as `choose_preset`; the message begins with the setting's name.
     """
     return choose_preset(
         wanted.preset,
@@ -176,41 +197,42 @@ def _check_chameleon(config: Config) -> None:
     except ValueError as error:
         raise UserError(f"chameleon.{error}") from error
     if proxy.load is not None and proxy.hf is not None:
-        raise UserError("set one of proxy.load and proxy.hf")
+        raise UserError("set only one of proxy.load and proxy.hf")
     if wanted.source == "model":
         if proxy.load is not None or proxy.hf is not None:
             raise UserError(
-                "chameleon.source=model embeds with checkpoint.pretrained_checkpoint: set "
-                "chameleon.source=proxy for proxy.load or proxy.hf"
+                "chameleon.source=model embeds with checkpoint.pretrained_checkpoint: to embed "
+                "with proxy.load or proxy.hf, set chameleon.source=proxy"
             )
         if config.checkpoint.pretrained_checkpoint is None:
             raise UserError(
-                "chameleon.source=model needs checkpoint.pretrained_checkpoint; "
-                "chameleon.source=proxy embeds with a proxy"
+                "chameleon.source=model needs checkpoint.pretrained_checkpoint: set it, or set "
+                "chameleon.source=proxy to embed with a proxy"
             )
     elif proxy.load is None and proxy.hf is None:
         check_windows(wanted, proxy.model.num_layers, proxy.model.seq_length)
 
 
 def check_windows(wanted: ChameleonConfig, num_layers: int, seq_length: int) -> None:
-    """Refuse windows and layers that a proxy does not have.
+    """Check that a proxy has the layer and the context length that are asked for.
 
     Args:
-        wanted: the settings.
-        num_layers: layers of the proxy.
-        seq_length: tokens of the longest window that the proxy takes.
+        wanted: the section `chameleon`.
+        num_layers: number of layers of the proxy.
+        seq_length: the most tokens in a window of the proxy.
 
     Raises:
-        UserError: naming the key and what it would have to be.
+        UserError: it does not; the error names the key and what its value must be.
     """
     if isinstance(wanted.layer, int) and not 1 <= wanted.layer <= num_layers:
         raise UserError(
-            f"chameleon.layer={wanted.layer}: the proxy's layers count from 1 to {num_layers}"
+            f"chameleon.layer={wanted.layer} must be between 1 and the proxy's number of layers, "
+            f"{num_layers}"
         )
     length = seq_length if wanted.sample_length is None else wanted.sample_length
     if not 1 <= length <= seq_length:
         raise UserError(
-            f"chameleon.sample_length={length} must lie between 1 and the proxy's seq_length, "
+            f"chameleon.sample_length={length} must be between 1 and the proxy's seq_length, "
             f"{seq_length}"
         )
 
@@ -218,7 +240,7 @@ def check_windows(wanted: ChameleonConfig, num_layers: int, seq_length: int) -> 
 def _is_file(path: str) -> bool:
     try:
         return Path(path).is_file()
-    except OSError:  # longer than a path can be
+    except OSError:  # the text is too long for a path
         return False
 
 

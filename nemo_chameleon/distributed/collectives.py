@@ -1,4 +1,4 @@
-"""What one rank finds out for all of them."""
+"""Collective calls by which one rank computes or decides something for all ranks."""
 
 import contextlib
 import os
@@ -19,22 +19,27 @@ _deciding = ContextVar("_deciding", default=False)
 
 
 def on_first_rank(compute: Callable[[], T]) -> T:
-    """Compute something on the first rank, and return it, or raise its UserError, on every rank.
+    """Compute something on the first rank only, and return it on every rank.
 
-    Decisions that follow from files are made this way: a slow file system, or another job at work
-    in the same folder, may show different things to different ranks, and then some ranks would wait
-    for the others for ever. Before the processes have met, each process computes for itself; so
-    does a call within another one, which the other ranks take no part in.
+    Decisions that depend on files are made this way. A slow file system, or another job in the same
+    folder, may show different files to different ranks; if they then decided differently, some
+    would wait for the others for ever. All ranks must call it. Before torch.distributed is
+    initialised every process computes for itself, and so does the first rank in a nested call,
+    in which the other ranks take no part.
 
     Args:
-        compute: what the first rank calls; what it returns is pickled for the others.
+        compute: the function that the first rank calls. Its result is pickled for the others.
+
+    Returns:
+        What `compute` returned on the first rank.
 
     Raises:
-        UserError: what `compute` raised on the first rank.
+        UserError: `compute` raised it on the first rank; every rank raises it.
+        DistError: `compute` failed in another way on the first rank; the other ranks raise this.
     """
     if _deciding.get() or not dist.is_initialized():
         return compute()
-    # The result, the text of its UserError, and whether it failed in any other way.
+    # The result, the text of a UserError, and whether `compute` failed in any other way.
     box: list[Any] = [None, None, False]
     if is_first_rank():
         before = _deciding.set(True)
@@ -57,10 +62,19 @@ def on_first_rank(compute: Callable[[], T]) -> T:
 
 
 def first_rank_first(compute: Callable[[], T]) -> T:
-    """Compute something on every rank, on the first rank before the others.
+    """Compute something on the first rank, and then on the others.
 
-    The other ranks find in a cache what the first one left there. Before the processes have met,
-    they meet for this call.
+    The other ranks can then use the files that the first one has cached. In a job of several
+    processes torch.distributed is initialised for this call if it is not yet.
+
+    Args:
+        compute: the function that every rank calls.
+
+    Returns:
+        What `compute` returned on this rank.
+
+    Raises:
+        UserError: `compute` raised it.
     """
     apart = world_size() > 1 and "RANK" in os.environ and not dist.is_initialized()
     made: list[T] = []
@@ -70,15 +84,15 @@ def first_rank_first(compute: Callable[[], T]) -> T:
 
 
 def ask_every_node(complain: Callable[[], str | None]) -> None:
-    """Let one rank of every node but the first rank's look for a fault, and raise it on every rank.
+    """Let one rank per node check the node, and raise what it finds on every rank.
 
-    Every rank must call it.
+    The node of the first rank is not checked. Every rank must call this.
 
     Args:
-        complain: returns what is wrong on its node, or None.
+        complain: returns what is wrong on its node, or None; it may also raise a UserError.
 
     Raises:
-        UserError: what a node complained of; a UserError that `complain` raises counts too.
+        UserError: something is wrong on a node.
     """
     complaint = None
     if is_first_on_node() and not is_first_rank():
@@ -94,5 +108,5 @@ def ask_every_node(complain: Callable[[], str | None]) -> None:
 
 
 def node_name() -> str:
-    """Return what this node is called: by SLURM, or else its host name."""
+    """Return the name of this node: SLURM's name, or else the host name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

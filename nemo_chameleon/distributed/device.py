@@ -1,4 +1,4 @@
-"""Where this process computes, and what its device cannot do."""
+"""The device of this process, and settings that the device does not support."""
 
 import torch
 from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
@@ -19,6 +19,9 @@ def dtype_of(precision: str) -> torch.dtype:
 
     Args:
         precision: a value of train.precision: "bf16", "fp32" or "auto".
+
+    Returns:
+        bfloat16 or float32; "auto" is bfloat16 if there is CUDA.
     """
     if precision == "bf16" or (precision == "auto" and torch.cuda.is_available()):
         return torch.bfloat16
@@ -26,29 +29,30 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def require_device(run: RunConfig, prefix: str = "") -> None:
-    """Refuse a run that this machine, or what is installed on it, cannot do.
+    """Check that this machine and the installed packages support the settings of a run.
 
     Args:
-        run: the settings of the run.
-        prefix: what its keys begin with: "" or "proxy.".
+        run: the settings.
+        prefix: what the settings' keys begin with: "" or "proxy.".
 
     Raises:
-        UserError: naming the key and what it needs.
+        UserError: a setting is not supported; the error names its key and what it needs.
     """
     if run.optimizer.use_distributed_optimizer and not HAVE_APEX_OR_TE:
-        # With PyTorch's Adam megatron-core saves the state and then fails to load it.
+        # With PyTorch's Adam, megatron-core can save the optimizer's state but not load it.
         raise UserError(
-            f"{prefix}optimizer.use_distributed_optimizer needs Transformer Engine or NVIDIA's apex"
+            f"{prefix}optimizer.use_distributed_optimizer needs Transformer Engine or NVIDIA's "
+            "apex: install one, or set it to false"
         )
     if torch.cuda.is_available():
         return
     if run.train.precision == "bf16":
-        raise UserError(f"{prefix}train.precision=bf16 needs CUDA; use auto")
+        raise UserError(f"{prefix}train.precision=bf16 needs CUDA: set it to auto")
     if run.optimizer.use_distributed_optimizer:
-        raise UserError(f"{prefix}optimizer.use_distributed_optimizer needs CUDA")
+        raise UserError(f"{prefix}optimizer.use_distributed_optimizer needs CUDA: set it to false")
     pipeline = run.parallel.pipeline_model_parallel_size > 1
     if pipeline and run.model.share_embeddings_and_output_weights:
         raise UserError(
-            f"{prefix}model.share_embeddings_and_output_weights under pipeline parallelism "
-            "needs CUDA"
+            f"{prefix}model.share_embeddings_and_output_weights needs CUDA under pipeline "
+            "parallelism: set it to false"
         )

@@ -1,4 +1,4 @@
-"""How a model is laid out over the processes: Megatron's parallel state, made and taken down."""
+"""The layout of a model over the processes: Megatron's parallel state, set up and torn down."""
 
 import contextlib
 import gc
@@ -14,20 +14,25 @@ from nemo_chameleon.config.schema import ParallelConfig
 
 @contextlib.contextmanager
 def model_parallel(parallel: ParallelConfig, seed: int) -> Iterator[None]:
-    """Set up Megatron's parallel state for one model; another model may follow with another layout.
+    """Set up Megatron's parallel state for one model inside the block.
 
-    Every rank must enter it. On leaving, the layout's process groups are ended.
+    The layout's process groups end with the block, so that another model may follow with another
+    layout. Every rank must enter it.
 
     Args:
-        parallel: tensor, pipeline and sequence parallel sizes.
+        parallel: tensor and pipeline parallel sizes.
         seed: of the random states that initial weights are made from.
+
+    Yields:
+        Nothing.
     """
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
     )
-    # All tensor parallel ranks share a seed, so that weights made on the CPU do not depend on their
-    # number. Each pipeline stage has another, as in Megatron-LM; otherwise stages would be copies.
+    # All tensor parallel ranks have the same seed, so that weights made on the CPU do not depend on
+    # the number of ranks. Pipeline stages have different seeds, as in Megatron-LM; otherwise their
+    # weights would be the same.
     seed += 100 * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(seed)
     if torch.cuda.is_available():
@@ -47,22 +52,29 @@ def model_parallel(parallel: ParallelConfig, seed: int) -> Iterator[None]:
 
 
 def _close_groups() -> None:
-    """End the layout's process groups, with the threads, sockets and GPU memory that they hold.
+    """End the layout's process groups, with their threads, sockets and GPU memory.
 
-    Megatron forgets its groups without ending them. This is not called after an error, when the
-    other ranks are elsewhere.
+    Megatron drops its references to the groups without ending them. This is a collective call, so
+    it is not made after an error, when the other ranks may be doing something else.
     """
     groups = {id(group): group for group in parallel_state._global_process_group_list or ()}
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # otherwise work that is still queued would be cut off
+        torch.cuda.synchronize()  # queued work must finish before its group ends
     dist.barrier()
     for group in reversed(groups.values()):
-        if group is not None:  # None stands for the group of all ranks
+        if group is not None:  # None means the group of all ranks
             dist.destroy_process_group(group)
 
 
 def union_over_stages(names: set[str]) -> set[str]:
-    """Return the union of every pipeline stage's names; all ranks of the layout must call it."""
+    """Return the union of the names on all pipeline stages; all ranks of the layout must call it.
+
+    Args:
+        names: the names on this rank's stage.
+
+    Returns:
+        The names on all stages, the same on every rank.
+    """
     stages = parallel_state.get_pipeline_model_parallel_world_size()
     of_all: list[Any] = [names] * stages
     if stages > 1:

@@ -1,11 +1,9 @@
-"""What megatron-core needs to train without CUDA: for the tests and the demo.
+"""Changes to megatron-core that let it train without CUDA, for the tests and the demo.
 
-megatron-core asks for CUDA by name in a few dozen places: the current device of a buffer, the
-device of a loss counter, the state of a random generator. Here those modules get a `torch` that
-answers "cpu". Nothing global changes, and nothing at all where CUDA is available.
-
-Not covered, and refused by `device.require_device`: bf16 and the distributed optimizer, which
-compare types of CUDA tensors; and tied embeddings under pipeline parallelism.
+megatron-core names CUDA in a few dozen places, for instance as the device of a buffer. Those
+modules get a `torch` here that answers "cpu"; nothing else changes. `device.require_device` refuses
+what this does not cover: bf16 and the distributed optimizer, which compare types of CUDA tensors,
+and tied embeddings under pipeline parallelism.
 """
 
 import contextlib
@@ -30,7 +28,7 @@ _MODULES = """
 
 
 class _Cuda:
-    """`torch.cuda` that names the CPU as its device and has nothing to wait for."""
+    """A `torch.cuda` whose device is the CPU and whose work is always done."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cuda, name)
@@ -39,7 +37,7 @@ class _Cuda:
         return torch.device("cpu")
 
     def current_stream(self, *_: Any) -> None:
-        """No stream: the CPU runs in order."""
+        """Return no stream, because the CPU works in order."""
 
     def synchronize(self, *_: Any) -> None:
         pass
@@ -59,7 +57,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 class _Torch:
-    """`torch` whose `cuda` is the CPU and whose tensors for "cuda" are made there."""
+    """A `torch` that makes tensors for "cuda" on the CPU."""
 
     def __init__(self) -> None:
         self.cuda = _Cuda()
@@ -72,9 +70,13 @@ class _Torch:
 
 @functools.cache
 def install() -> None:
-    """Prepare megatron-core's modules for a machine without CUDA."""
+    """Prepare megatron-core's modules for a machine without CUDA.
+
+    Raises:
+        RuntimeError: the machine has CUDA.
+    """
     if torch.cuda.is_available():
-        raise RuntimeError("megatron_on_cpu is not for machines with CUDA")
+        raise RuntimeError("megatron_on_cpu must not be used on a machine with CUDA")
     stand_in = _Torch()
     for name in _MODULES:
         module = importlib.import_module(f"megatron.core.{name}")
@@ -85,7 +87,11 @@ def install() -> None:
 
 
 def seed(value: int) -> None:
-    """Seed Megatron's model-parallel random states, which live in the CPU generator here."""
+    """Seed Megatron's model-parallel random states, using the CPU's random generator.
+
+    Args:
+        value: the seed.
+    """
     from megatron.core.tensor_parallel import random
 
     class CpuStates(random.CudaRNGStatesTracker):
@@ -115,8 +121,8 @@ def _clip(
     total_norm: float,
     use_decoupled_grad: bool = False,
 ) -> None:
-    """Megatron's clip_grad_by_total_norm_fp32 for tensors that are not CUDA's."""
-    del use_decoupled_grad  # of Transformer Engine's optimizer
+    """Clip gradients like Megatron's clip_grad_by_total_norm_fp32, on the CPU."""
+    del use_decoupled_grad  # only Transformer Engine's optimizer needs it
     coefficient = max_norm / (total_norm + 1.0e-6)
     if coefficient < 1.0:
         for parameter in [parameters] if isinstance(parameters, torch.Tensor) else parameters:

@@ -1,4 +1,4 @@
-"""The job's processes: how many there are, how they meet, and how they part."""
+"""The processes of a job: their number, and the start and end of their process group."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ from torch.distributed.rendezvous import rendezvous
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.preemption import StoppedError
 
-# While one rank indexes a large dataset the others wait in a barrier, longer than NCCL's default of
-# ten minutes. torchrun notices a process that dies; this timeout need not.
+# While one rank indexes a large dataset, the others wait in a barrier, longer than the ten minutes
+# of NCCL's default. This timeout need not detect a process that dies, because torchrun does.
 _TIMEOUT = timedelta(hours=2)
 _stores: list[Store] = []
 # srun, Open MPI and PMI set one of these for each process that they start.
@@ -23,19 +23,23 @@ _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def world_size() -> int:
-    """Return the number of processes in the job, also before they have met."""
+    """Return the number of processes in the job, also before torch.distributed is initialised."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Initialise torch.distributed for the job; a process without torchrun is a job of one.
+    """Initialise torch.distributed for the block, unless it is initialised already.
 
-    Nothing is left behind that a host, whose processes meet afterwards, would take for its own.
-    Where the processes have met already, they stay together.
+    A process that torchrun did not start is a job of one process. Afterwards nothing is left that
+    would disturb a host which then initialises torch.distributed for itself.
+
+    Yields:
+        Nothing.
 
     Raises:
         UserError: several processes were started by something other than torchrun.
+        StoppedError: the block raised it.
     """
     if dist.is_initialized():
         yield
@@ -43,11 +47,11 @@ def process_group() -> Iterator[None]:
     for variable in _LAUNCHERS if "RANK" not in os.environ else ():
         if int(os.environ.get(variable, "1")) > 1:
             raise UserError(
-                f"{variable}={os.environ[variable]}, but RANK is not set: start one torchrun on "
-                "each node, and it starts the processes"
+                f"{variable}={os.environ[variable]}, but RANK is not set: start one torchrun per "
+                "node, which starts the processes"
             )
     cuda = torch.cuda.is_available()
-    # Megatron requires this under tensor parallelism, so that collectives start in their order.
+    # Megatron requires this under tensor parallelism, so that collectives start in order.
     connections = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS")
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if cuda:
@@ -60,8 +64,8 @@ def process_group() -> Iterator[None]:
     if "RANK" in os.environ:
         store, rank, ranks = next(rendezvous("env://", timeout=_TIMEOUT))
         # torchrun's store outlives the process group, and a second group on the same store would
-        # read what the first one left there, so each group gets a prefix of its own. Where torchrun
-        # serves no store, the first rank does, for as long as the store is kept here.
+        # read the first one's entries. Each group therefore has its own prefix. If torchrun serves
+        # no store, the first rank does, and must keep it in `_stores` until the job ends.
         _stores.append(store)
         named = PrefixStore(f"nemo_chameleon/{len(_stores)}", store)
         dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=_TIMEOUT)
@@ -75,10 +79,10 @@ def process_group() -> Iterator[None]:
         over = True  # all ranks agreed to stop
         raise
     finally:
-        # After an error the other ranks are elsewhere, and this call would wait for them.
+        # After an error the other ranks may be elsewhere, and this call would wait for them.
         if over or dist.get_world_size() == 1:
             dist.destroy_process_group()
         if connections is None:
             del os.environ["CUDA_DEVICE_MAX_CONNECTIONS"]
-        # Otherwise Megatron would keep the kind of tracker that was made here.
+        # Otherwise Megatron would go on using the random state tracker that was made here.
         tensor_parallel.random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False

@@ -1,6 +1,6 @@
-"""Whether the nodes of a job share the folders of a run.
+"""Check that the nodes of a job share the folders of a run.
 
-One process on each node looks. What every process does is done ten thousand times in a large job.
+Only one process per node looks, because a large job has ten thousand processes.
 """
 
 import contextlib
@@ -13,20 +13,23 @@ from nemo_chameleon.distributed.collectives import ask_every_node, node_name, on
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.ranks import is_first_rank
 
-# A network file system may go on saying that there is no such file for 60 seconds by default, where
-# a node looked for the folder before it was made.
+# If a node has looked for a folder before it was made, a network file system may by default report
+# for another 60 seconds that it does not exist.
 _PATIENCE = 90  # seconds
 
 
 def require_shared(config: Config) -> None:
-    """Refuse nodes that do not share a run's folders.
+    """Check that all nodes share a run's folders.
 
-    Some ranks write checkpoints and Megatron's indices, and others read them. Every rank must call
-    it.
+    Some ranks write checkpoints and Megatron's indices, and other ranks read them. Every rank must
+    call this.
+
+    Args:
+        config: the whole configuration.
 
     Raises:
-        UserError: naming the key and a node that sees another folder, or a folder that cannot be
-            written to.
+        UserError: a node sees another folder, or a folder cannot be written to; the error names the
+            key and the node.
     """
     folders = {"output": Path(config.output), "data.cache": Path(config.data.cache)}
     name = on_first_rank(lambda: f".seen-from-every-node-{secrets.token_hex(4)}")
@@ -46,8 +49,8 @@ def require_shared(config: Config) -> None:
             while not mark.exists():
                 if time.monotonic() > deadline:
                     return (
-                        f"{key}={folders[key]} on {node_name()} is another folder than on the "
-                        f"first rank's node: set {key} to one that every node shares"
+                        f"{key}={folders[key]} on {node_name()} is a different folder from that on "
+                        f"the first rank's node: set {key} to one that every node shares"
                     )
                 time.sleep(0.2)
         return None

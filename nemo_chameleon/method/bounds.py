@@ -1,8 +1,8 @@
-"""Weights kept between bounds: caps on epochs, floors and fixed shares in one exact solve.
+"""Weights within bounds: caps on epochs, floors and fixed shares, solved exactly.
 
-The weights that a bound does not hold stay in proportion to what they were: w_i becomes
-clip(s·w_i, lower_i, upper_i) with the one s for which they sum to 1. That sum rises with s in
-straight pieces: the right one is looked for, and s solved for in it, without a tolerance.
+Weights that are not at a bound keep their proportions: w_i becomes clip(s·w_i, lower_i, upper_i)
+with the one s for which the weights sum to 1. The sum is piecewise linear in s: the right piece is
+searched for, and s is solved for within it, so that no tolerance is needed.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from nemo_chameleon.utils.arrays import Floats
 
 
 def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Floats:
-    """The nearest weights in proportion to the given ones that keep the bounds.
+    """Return the weights within bounds that keep the proportions of the given weights.
 
     Args:
         weights: (k,), positive.
@@ -20,10 +20,11 @@ def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> F
         upper: (k,), at least `lower`; may be infinite.
 
     Returns:
-        (k,), summing to 1.
+        (k,), with a sum of 1.
 
     Raises:
-        ValueError: bounds that cross, or that no weights summing to 1 can keep.
+        ValueError: a weight is not positive and finite, a lower bound is negative or above its
+            upper bound, or no weights with a sum of 1 are within the bounds.
     """
     w, low, high = (np.asarray(part, dtype=np.float64) for part in (weights, lower, upper))
     if not np.all((w > 0) & np.isfinite(w)):
@@ -31,13 +32,16 @@ def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> F
     if not np.all((low >= 0) & (low <= high)):
         raise ValueError("a lower bound is negative or above its upper bound")
     if low.sum() > 1 + 1e-12 or high.sum() < 1 - 1e-12:
-        raise ValueError(f"lower bounds sum to {low.sum()}, upper bounds to {high.sum()}")
+        raise ValueError(
+            f"the lower bounds sum to {low.sum()} and the upper bounds to {high.sum()}, but the "
+            "weights must sum to 1"
+        )
     if high.sum() <= 1 + 1e-12:
         return _normalised(high)
     if low.sum() >= 1 - 1e-12:
         return _normalised(low)
-    # At scale low/w a weight leaves its floor, at high/w it reaches its cap; between two of these
-    # corners the sum is linear. Find the last corner at which it is not yet above 1.
+    # A weight leaves its floor at scale low/w and reaches its cap at high/w. Between two of these
+    # corners the sum is linear. Find the last corner at which the sum is not above 1.
     corners = np.unique(np.concatenate([[0.0], low / w, high / w]))
     corners = corners[np.isfinite(corners)]
     first, last = 0, len(corners)
@@ -50,7 +54,7 @@ def bounded_weights(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> F
     start = corners[first]
     free = (low / w <= start) & (high / w > start)
     held = np.where(free, 0.0, np.clip(start * w, low, high))
-    if not free.any():  # flat up to the next corner: the sum is 1 here
+    if not free.any():  # the sum is constant up to the next corner, so it is 1
         return _normalised(held)
     scale = (1.0 - held.sum()) / w[free].sum()
     return np.where(free, scale * w, held)

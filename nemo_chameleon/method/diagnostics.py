@@ -1,4 +1,4 @@
-"""Where the method is blind: what its weights cannot be trusted to say, in words."""
+"""Warnings about weights that say little about the data, in words."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from numpy.typing import ArrayLike
 from nemo_chameleon.method.intervals import WeightErrors
 from nemo_chameleon.method.leverage import affinity_matrix
 
-# Two embeddings nearer than this share of the mean distance of a domain to the centre are alike,
-# however well they are known.
+# Two embeddings count as the same if their distance is below this share of the domains' root mean
+# square distance from the centre, however small their errors are.
 ALIKE = 0.01
-# Scores that spread by less than this share of their mean tell little apart.
+# Scores whose range is below this share of their mean hardly tell the domains apart.
 EQUAL = 0.02
-# A weight above this share is a run on one domain.
+# A weight above this share is reported.
 DOMINANT = 0.5
-# So many of a kind are named one by one.
+# How many pairs of domains are named before the rest is only counted.
 _NAMED = 3
-# Pairs are looked at one by one up to this many domains.
+# Pairs of domains are compared only if there are at most this many domains.
 _PAIRS = 2000
 
 
@@ -30,61 +30,63 @@ def caveats(
     weights: ArrayLike,
     noise: ArrayLike = 0.0,
 ) -> list[str]:
-    """Warnings about a computed mixture; none where nothing stands out.
+    """Return warnings about a computed mixture.
 
     Args:
-        names: (k,), for the warnings.
-        embeddings: (k, d).
+        names: (k,), the domains.
+        embeddings: (k, d), one row per domain.
         scores: (k,), leverage scores.
-        weights: (k,).
-        noise: (k,), expected squared error of each embedding.
+        weights: (k,), with a sum of 1.
+        noise: (k,), the expected squared error of each embedding, or one number for all.
 
     Returns:
-        Sentences that say what can be done, and name domains where it is about some of them.
+        Sentences that name the domains in question and say what can be done; none if nothing is
+        suspicious.
     """
     x, s, w = (np.asarray(part, dtype=np.float64) for part in (embeddings, scores, weights))
     k = len(names)
     error = np.broadcast_to(np.asarray(noise, dtype=np.float64), (k,))
     if k == 2:
         return [
-            "two domains are as far from their mean as each other, whatever is in them: weights of "
-            "two domains say nothing; split the domains further, or set weights by hand"
+            "two domains are always equally far from their mean, so their weights say nothing "
+            "about the data; split the domains further, or set the weights by hand"
         ]
     found = []
     if np.ptp(s) < EQUAL * s.mean():
         found.append(
-            f"all scores lie within {np.ptp(s) / s.mean():.1%} of each other: little tells the "
-            "domains apart; train the proxy longer or take another layer"
+            f"all scores are within {np.ptp(s) / s.mean():.1%} of each other, so they hardly tell "
+            "the domains apart; train the proxy longer or use another layer"
         )
     if w.max() > DOMINANT:
         found.append(
             f"{names[int(w.argmax())]!r} alone has {w.max():.0%} of the samples; "
-            "raise min_effective, pin its share or cap its epochs to hold it back"
+            "raise min_effective, pin its share or cap its epochs to reduce that"
         )
     if k <= _PAIRS:
         affinity = affinity_matrix(x)
         own = np.diagonal(affinity)
         squared = own[:, None] + own[None, :] - 2 * affinity
-        # Windows of one domain drawn twice are as far apart as their errors.
+        # Two draws of windows from one domain are as far apart as their errors.
         near = np.maximum(ALIKE**2 * own.mean(), error[:, None] + error[None, :])
         alike = [
             f"{names[i]!r} and {names[j]!r}" for i, j in np.argwhere(np.triu(squared < near, 1))
         ]
         if alike:
             found.append(
-                f"one and the same to the proxy: {_some(alike)}. Together they get more than they "
-                "would as one domain: merge them"
+                f"the proxy cannot tell these domains apart: {_some(alike)}. Together they get "
+                "more weight than they would as one domain: merge them"
             )
         else:
-            # What noise alone would span, and what is below float32's rounding, is no dimension.
+            # Directions as small as the noise or as float32's rounding do not count as dimensions.
             singular = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
             of_noise = math.sqrt(error.mean()) * (1 + math.sqrt(k / x.shape[1]))
             of_rounding = singular[0] * max(x.shape) * np.finfo(np.float32).eps
             rank, most = int((singular > max(of_noise, of_rounding)).sum()), min(k - 1, x.shape[1])
             if rank < most:
                 found.append(
-                    f"the embeddings span {rank} dimensions, {most} are possible: some domains are "
-                    "mixtures of others, or too few samples were drawn to see what is not"
+                    f"the embeddings span {rank} dimensions of {most} possible ones: some "
+                    "domains are mixtures of others, or too few samples were drawn to show that "
+                    "they are not"
                 )
     return found
 
@@ -92,17 +94,17 @@ def caveats(
 def doubts(
     names: Sequence[str], errors: WeightErrors, samples: Sequence[int | None], tolerance: float
 ) -> list[str]:
-    """What the windows that were drawn, and the proxies, do not settle.
+    """Return warnings about weights that the windows and proxies do not determine well.
 
     Args:
-        names: (k,).
-        errors: of their weights.
-        samples: (k,), windows drawn, or None where more would be of no use.
-        tolerance: half-width of an interval that is good enough.
+        names: (k,), the domains.
+        errors: their weights, with errors.
+        samples: (k,), the number of windows drawn, or None for a domain whose data is used up.
+        tolerance: half-width of an interval that is narrow enough.
 
     Returns:
-        Sentences: which weight is known worst and what would help, and neighbours in the order of
-        weights that could as well be the other way round.
+        Sentences: which weight has the widest interval and what would help, and which domains next
+        to each other in the order of weights may be in the wrong order.
     """
     found = []
     half_widths = errors.half_widths()
@@ -111,29 +113,29 @@ def doubts(
         of_windows = errors.of_windows().half_widths()[widest]
         drawn, advice = samples[widest], ""
         if of_windows > tolerance and drawn:
-            # The error falls with the root of the number of windows.
+            # The error falls with the square root of the number of windows.
             needed = drawn * (of_windows / tolerance) ** 2
             unit = 10 ** math.floor(math.log10(needed))
             advice = (
-                f"; about {math.ceil(needed / unit) * unit:,} samples a domain would bring what "
-                f"they leave open down to {tolerance} (samples=auto draws as many as it "
-                "takes)"
+                f"; about {math.ceil(needed / unit) * unit:,} samples per domain would bring the "
+                f"error from sampling down to {tolerance} (samples=auto draws as many as needed)"
             )
         elif of_windows <= tolerance:
-            advice = "; more proxies would tell, more samples would not"
+            advice = "; averaging more proxies would help, more samples would not"
         found.append(
-            f"the weight of {names[widest]!r} is known to {half_widths[widest]:.4f} only{advice}"
+            f"the weight of {names[widest]!r} is known only to within {half_widths[widest]:.4f}"
+            f"{advice}"
         )
     order = np.argsort(-errors.weights, kind="stable")
     pairs = [
         f"{names[i]!r} or {names[j]!r}" for i, j in pairwise(order) if not errors.tell_apart(i, j)
     ]
     if pairs:
-        found.append(f"the samples do not tell which has the larger weight: {_some(pairs)}")
+        found.append(f"the samples do not show which domain has the larger weight: {_some(pairs)}")
     return found
 
 
 def _some(things: Sequence[str]) -> str:
-    """The first few, and how many more."""
+    """Return the first few pairs, and how many more there are."""
     rest = [f"and {len(things) - _NAMED} more pairs"] if len(things) > _NAMED else []
     return ", ".join([*things[:_NAMED], *rest])

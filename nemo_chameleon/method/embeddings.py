@@ -1,7 +1,7 @@
-"""Domain embeddings as they are kept: means over shards of each domain's windows, and their file.
+"""Domain embeddings: means over shards of each domain's windows.
 
-A domain's embedding is the mean over all of its shards' tokens. The shards themselves are what
-says how far another draw of windows could have moved it.
+A domain's embedding is the mean over the tokens of all its shards. How much the shards differ tells
+how far another draw of windows could have moved the embedding.
 """
 
 import hashlib
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from nemo_chameleon.utils.arrays import Floats, Ints
 
 SHARDS = 32
+"""The most shards that the windows of a domain are divided into."""
 
 
 @dataclass(frozen=True)
 class ShardedEmbedding:
-    """One domain's embedding through one proxy, in shards of its windows.
+    """The embedding of one domain by one proxy, in shards of the domain's windows.
 
     Attributes:
-        means: (b, d) float32, mean hidden state over the tokens of each shard.
-        tokens: (b,) int64, tokens of each shard.
+        means: (b, d) float32, the mean hidden state over the tokens of each shard.
+        tokens: (b,) int64, the number of tokens in each shard.
     """
 
     means: NDArray[np.float32]
@@ -30,17 +31,22 @@ class ShardedEmbedding:
 
     @property
     def embedding(self) -> Floats:
-        """(d,), the mean over all tokens."""
+        """The mean hidden state over all tokens, (d,)."""
         mean: Floats = self.tokens @ self.means.astype(np.float64) / self.tokens.sum()
         return mean
 
     def digest(self) -> str:
-        """Of the numbers, to know them again."""
+        """Return the first 16 hexadecimal digits of a SHA-256 of means and tokens."""
         numbers = self.means.astype("<f4").tobytes() + self.tokens.astype("<i8").tobytes()
         return hashlib.sha256(numbers).hexdigest()[:16]
 
     def noise(self) -> float:
-        """Expected squared distance of the embedding from that of any number of windows."""
+        """Estimate the squared error of the embedding that comes from drawing some windows only.
+
+        Returns:
+            The expected squared distance from the embedding of infinitely many windows; 0 if there
+            is one shard.
+        """
         shards = len(self.tokens)
         if shards < 2:
             return 0.0
@@ -48,7 +54,14 @@ class ShardedEmbedding:
         return float(np.mean(np.sum(apart**2, axis=1)) / (shards - 1))
 
     def joined(self, others: "ShardedEmbedding") -> "ShardedEmbedding":
-        """These shards with more windows in each."""
+        """Return these shards with the windows of others added, shard by shard.
+
+        Args:
+            others: embedding of other windows of the domain, with as many shards.
+
+        Returns:
+            As many shards as before, with the tokens of both.
+        """
         tokens = self.tokens + others.tokens
         sums = self.means * self.tokens[:, None].astype(np.float64) + others.means * others.tokens[
             :, None
@@ -57,9 +70,16 @@ class ShardedEmbedding:
 
 
 Embeddings = Mapping[str, ShardedEmbedding]
-"""By domain name, through one proxy."""
+"""The embeddings of one proxy, by domain name."""
 
 
 def shard_count(samples: int) -> int:
-    """Into how many shards `samples` windows go, by their index modulo this."""
+    """Return the number of shards for windows; a window's shard is its index modulo this number.
+
+    Args:
+        samples: number of windows.
+
+    Returns:
+        At most `SHARDS`.
+    """
     return min(SHARDS, samples)

@@ -1,14 +1,9 @@
-"""How far weights could be off: a bootstrap over shards of windows, a jackknife over proxies.
+"""95 % intervals of weights: a bootstrap over shards of windows and a jackknife over proxies.
 
-A replicate draws every domain's shards with replacement and computes the weights again. Errors are
-of the weights' logarithms about the estimate, not about the replicates' mean: noise in an embedding
-lengthens it, which pushes the weights to one side, and a replicate is pushed once more as far.
-Measured so, an interval covers that bias too. In simulations intervals up to a tenth wide held the
-true weight in 92 to 95 %; wider ones hold it less often, and say that too few windows were drawn in
-any case.
-
-Where a mixture is of several proxies, leaving each out in turn says how far another set of proxies
-could have moved it. Few proxies say little about that, and the intervals are as wide as that takes.
+A bootstrap replicate draws each domain's shards with replacement and computes the weights again. If
+several proxies are averaged, leaving out each in turn shows how far other proxies could have moved
+the weights. In simulations, intervals up to a tenth wide held the true weight in 92 to 95 % of
+cases; wider ones hold it less often, but show in any case that too few windows were drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,18 +18,23 @@ from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.seeding import key_of
 
 REPLICATES = 200
+"""How often the bootstrap computes the weights."""
 
 
 @dataclass(frozen=True)
 class WeightErrors:
-    """Weights, and errors of their natural logarithms.
+    """Weights, and the errors of their natural logarithms.
+
+    Errors are differences from the estimate, not from the mean over replicates. Noise makes an
+    embedding longer, which moves the weights in one direction, and a replicate moves as far again.
+    The intervals cover this bias too.
 
     Attributes:
-        weights: (k,).
-        windows: (replicates, k), had other windows been drawn.
-        proxies: (proxies, k), whose sum of squares is the variance over sets of as many proxies;
-            (0, k) for one proxy, which says nothing about others.
-        shards: that the windows of each domain are in.
+        weights: (k,), the estimate.
+        windows: (replicates, k), errors from the windows that were drawn.
+        proxies: (proxies, k), errors from the proxies: the sum of their squares is the variance
+            over sets of as many proxies. (0, k) for one proxy, which says nothing about others.
+        shards: number of shards of each domain's windows.
     """
 
     weights: Floats
@@ -43,21 +43,32 @@ class WeightErrors:
     shards: int
 
     def intervals(self) -> Floats:
-        """(k, 2), 95 % intervals of the weights."""
+        """Return the 95 % intervals of the weights, (k, 2): lower and upper ends.
+
+        With few proxies Student's t makes the intervals as wide as so few can justify.
+        """
         reach = np.exp(self._reach(self.windows, self.proxies))
         return np.stack([self.weights / reach, np.minimum(self.weights * reach, 1.0)], axis=1)
 
     def half_widths(self) -> Floats:
-        """(k,), of the intervals."""
+        """Return half of each interval's width, (k,)."""
         half: Floats = np.diff(self.intervals(), axis=1)[:, 0] / 2
         return half
 
     def of_windows(self) -> "WeightErrors":
-        """Without what other proxies would have changed."""
+        """Return the same weights with the errors from the windows only."""
         return WeightErrors(self.weights, self.windows, self.proxies[:0], self.shards)
 
     def tell_apart(self, i: int, j: int) -> bool:
-        """Whether the data says which of two domains has the larger weight."""
+        """Return whether the windows and proxies show which of two domains has the larger weight.
+
+        Args:
+            i: index of a domain.
+            j: index of another domain.
+
+        Returns:
+            True if the difference of the logarithms of their weights exceeds its 95 % error.
+        """
         difference = abs(np.log(self.weights[i] / self.weights[j]))
         windows, proxies = (e[:, i] - e[:, j] for e in (self.windows, self.proxies))
         return bool(difference > self._reach(windows, proxies))
@@ -77,19 +88,19 @@ def resample(
     weigh: Callable[[list[Floats]], Floats],
     replicates: int = REPLICATES,
 ) -> WeightErrors | None:
-    """Weights computed again and again from windows drawn anew, and without each proxy.
+    """Estimate the errors of weights by resampling windows and leaving out proxies.
 
-    What is drawn for a domain follows from its name, so it does not depend on other domains. The
-    proxies of a mixture saw the same windows, so one draw goes for all.
+    The shards that are drawn for a domain depend only on its name, not on the other domains. All
+    proxies embedded the same windows, so each draw applies to all of them.
 
     Args:
-        embeddings: by name, for each proxy; as many shards everywhere.
+        embeddings: by domain name, one mapping per proxy, all with the same number of shards.
         names: (k,), the domains.
-        weigh: from one embedding matrix (k, d) a proxy to weights (k,).
-        replicates: how often.
+        weigh: maps a list of one embedding matrix (k, d) per proxy to weights (k,).
+        replicates: how many bootstrap replicates to compute.
 
     Returns:
-        None where there is but one shard.
+        The weights and their errors, or None if there is only one shard.
     """
     shards = len(embeddings[0][names[0]].tokens)
     if shards < 2:
@@ -104,7 +115,7 @@ def resample(
     whole = drawn(np.ones_like(counts[0]))
     weights = weigh(whole)
     windows = np.stack([np.log(weigh(drawn(counted)) / weights) for counted in counts])
-    # Drawing n of n with replacement has (n - 1)/n of the variance of drawing n anew.
+    # A draw of n out of n with replacement has (n - 1)/n of the variance of n new shards.
     windows *= np.sqrt(shards / (shards - 1))
     count = len(whole)
     proxies = np.zeros((0, len(names)))
@@ -115,13 +126,20 @@ def resample(
 
 
 def students_t(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t, to 1 % from 3 degrees of freedom on and exact below."""
+    """Return the 97.5 % quantile of Student's t distribution.
+
+    Args:
+        degrees: of freedom, at least 1.
+
+    Returns:
+        The quantile, accurate to 1 % from 3 degrees of freedom on and exact below.
+    """
     if degrees == 1:
         return 12.706
     if degrees == 2:
         return 4.303
     z, n = NormalDist().inv_cdf(0.975), degrees
-    # Cornish and Fisher's expansion.
+    # The Cornish-Fisher expansion.
     return (
         z
         + (z**3 + z) / (4 * n)
@@ -131,7 +149,7 @@ def students_t(degrees: int) -> float:
 
 
 def _draws(name: str, shards: int, replicates: int) -> NDArray[np.uint8]:
-    """(replicates, shards), how often each shard of a domain is drawn."""
+    """Return how often each shard of a domain is drawn, (replicates, shards)."""
     seed = int.from_bytes(key_of(name), "little")
     generator = np.random.default_rng(seed)
     return generator.multinomial(shards, np.full(shards, 1 / shards), replicates).astype(np.uint8)
@@ -140,7 +158,7 @@ def _draws(name: str, shards: int, replicates: int) -> NDArray[np.uint8]:
 def _resampled(
     means: NDArray[np.float32], tokens: NDArray[np.int64], counts: NDArray[np.integer]
 ) -> Floats:
-    """(k, d) embeddings of shards (k, b, d) that are drawn `counts` (k, b) times."""
+    """Return embeddings (k, d) from shards (k, b, d) that are drawn `counts` (k, b) times."""
     share = tokens * counts
     share = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
     mean: Floats = np.matmul(share[:, None, :], means)[:, 0].astype(np.float64)

@@ -1,28 +1,8 @@
-"""Leverage scores to mixture weights: the second half of the Chameleon method.
+"""From leverage scores to mixture weights: the second half of the Chameleon method.
 
-    pretraining       weights fall with the score: common domains are drawn more
-    finetuning        weights rise with it: distinct domains are drawn more
-
-Two presets say how λ is set and how scores S become weights:
-
-    "paper"        λ = 10, absolute; S is divided by its sum; softmax(1/S / 5) for pretraining,
-                   softmax(S / 0.2) for finetuning.
-    "calibrated"   λ = 0.3 of the mean self-affinity trace(K)/k; weights in proportion to L^(-γ)
-                   or L^(γ) of L = S/(1-S), γ = 0.5; exp(entropy) of the weights at least half of
-                   k. The default.
-
-L is a domain's leverage against the others alone: with G = XᵀX + kλI and the domain's own row taken
-out of it, x_iᵀ (G - x_i x_iᵀ)⁻¹ x_i = S_i / (1 - S_i) (Sherman and Morrison). S itself is damped
-by the domain's own share of G, which is large among seven domains and nothing among a thousand:
-weights made of S are the flatter the fewer domains there are. Those made of L are not, nor does the
-scale of the embeddings matter (what is left, a fifth less for seven, is geometry: their centre is
-made of themselves); a relative error in L is multiplied by γ, where softmax(1/S / T)
-multiplies one in S by 1/(T·S), without bound. On the affinity matrix that the paper published,
-γ = 0.5 lies .012 in total variation from its finetuning weights and .111 from its pretraining
-weights, which are steeper (γ = 1: .040) and lose more on the domains than they win on unseen ones
-(docs/results.md).
-
-numpy alone, float64 throughout.
+Source: arXiv 2505.24844. For pretraining, a domain's weight falls with its score, so that common
+domains are drawn more; for finetuning it rises with the score, so that distinct domains are drawn
+more. `Preset` has the formulas; all numbers are float64.
 """
 
 from dataclasses import dataclass, replace
@@ -39,10 +19,36 @@ OBJECTIVES = ("pretrain", "finetune")
 
 @dataclass(frozen=True)
 class Preset:
-    """From embeddings to weights, but for the objective; `None` for what a preset has no use for.
+    """How the ridge λ is set and how scores S become weights, for either objective.
 
-    Exactly one of `ridge` (λ itself) and `relative_ridge` (λ over the mean self-affinity) is set,
-    and exactly one of `exponent` (γ) and `temperatures` (by objective).
+    "paper" has an absolute λ = 10. S is divided by its sum; weights are softmax(1/S / 5) for
+    pretraining and softmax(S / 0.2) for finetuning.
+
+    "calibrated", the default, has λ = 0.3 times the mean self-affinity trace(K)/k. Weights are in
+    proportion to L^(-γ) for pretraining and L^γ for finetuning, with L = S/(1 - S) and γ = 0.5, and
+    exp(entropy) of the weights is at least half of k.
+
+    L is the leverage of a domain against the other domains only. If the domain's own row x_i is
+    taken out of G = XᵀX + kλI, then x_iᵀ (G - x_i x_iᵀ)⁻¹ x_i = S_i / (1 - S_i) (Sherman and
+    Morrison). S itself is damped by the domain's own share of G, which is large among seven domains
+    and negligible among a thousand. Weights that are computed from S are therefore flatter when
+    there are fewer domains; those computed from L are not. (A fifth of the spread is still missing
+    for seven domains, because their centre is their own mean.) L does not depend on the scale of
+    the embeddings either, and a relative error in L is multiplied by γ, whereas softmax(1/S / T)
+    multiplies a relative error in S by 1/(T·S), which has no bound.
+
+    On the affinity matrix that the paper published, weights at γ = 0.5 have a total variation
+    distance of .012 from the paper's finetuning weights and of .111 from its pretraining weights.
+    The latter are steeper (γ = 1: .040), and lose more on the mixture's domains than they gain on
+    unseen ones (docs/results.md).
+
+    Attributes:
+        name: of the preset.
+        ridge: λ, in the units of the affinity. Either this or `relative_ridge` is set.
+        relative_ridge: λ over the mean self-affinity.
+        exponent: γ. Either this or `temperatures` is set.
+        temperatures: T of the softmax, by objective.
+        min_effective: the least exp(entropy of the weights)/k.
     """
 
     name: str
@@ -53,13 +59,21 @@ class Preset:
     min_effective: float = 0.0
 
     def leverage_scores(self, embeddings: ArrayLike, *, center: bool = True) -> Floats:
-        """Leverage scores (k,) of embeddings (k, d) at the preset's ridge."""
+        """Compute leverage scores at the preset's ridge.
+
+        Args:
+            embeddings: (k, d), one row per domain.
+            center: whether to subtract the mean row first.
+
+        Returns:
+            (k,), as `leverage_scores` returns them.
+        """
         return leverage_scores(
             embeddings, ridge=self.ridge, relative_ridge=self.relative_ridge, center=center
         )
 
     def settings(self) -> dict[str, Any]:
-        """What `choose_preset` makes this preset from."""
+        """Return the arguments from which `choose_preset` makes this preset."""
         return {
             "preset": self.name,
             "ridge": self.relative_ridge if self.ridge is None else self.ridge,
@@ -84,17 +98,19 @@ def choose_preset(
     exponent: float | None = None,
     min_effective: float | None = None,
 ) -> Preset:
-    """A preset by name, with what is given in place of its own figures.
+    """Return a preset by name, with some of its settings replaced.
 
     Args:
         preset: "calibrated" or "paper".
-        ridge: in the preset's own unit: λ for "paper", λ over the mean self-affinity for
-            "calibrated". Positive.
-        exponent: γ of "calibrated"; "paper" has none. Positive.
-        min_effective: floor on exp(entropy)/k, in [0, 1).
+        ridge: λ for "paper", λ over the mean self-affinity for "calibrated"; positive.
+        exponent: γ of "calibrated"; positive. "paper" has none.
+        min_effective: the least exp(entropy of the weights)/k, in [0, 1).
+
+    Returns:
+        The preset; a setting that is None has the preset's own value.
 
     Raises:
-        ValueError: unknown preset, a setting that it has no use for, or one out of range.
+        ValueError: the preset is unknown, it has no such setting, or the setting is out of range.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is not one of {', '.join(PRESETS)}")
@@ -112,7 +128,7 @@ def choose_preset(
         chosen = replace(chosen, exponent=float(exponent))
     if min_effective is not None:
         if not 0.0 <= min_effective < 1.0:
-            raise ValueError(f"min_effective={min_effective} is outside [0, 1)")
+            raise ValueError(f"min_effective={min_effective} must be at least 0 and less than 1")
         chosen = replace(chosen, min_effective=float(min_effective))
     return chosen
 
@@ -122,18 +138,27 @@ def weights_from_scores(
     objective: str = "pretrain",
     preset: str | Preset = "calibrated",
 ) -> Floats:
-    """Mixture weights from leverage scores.
+    """Compute mixture weights from leverage scores.
+
+    Source: Chameleon, arXiv 2505.24844, for preset "paper"; `Preset` has the formulas.
 
     Args:
-        scores: (k,), in [0, 1], as `leverage_scores` gives them: not divided by their sum.
-        objective: "pretrain" (weights fall with the score) or "finetune" (rise with it).
-        preset: a name, or what `choose_preset` gave.
+        scores: (k,), in [0, 1], as `leverage_scores` returns them: not divided by their sum.
+        objective: "pretrain" (weights fall with the score) or "finetune" (weights rise with it).
+        preset: the name of a preset, or a `Preset`.
 
     Returns:
-        (k,), positive, summing to 1. The order of the scores changes no bit of a domain's weight.
+        (k,), positive, with a sum of 1. The order of the scores does not change a weight, not even
+        in its last bit.
 
     Raises:
-        ValueError: scores outside [0, 1], not finite or all zero; unknown names.
+        ValueError: the scores are outside [0, 1], not finite or all zero, or a name is unknown.
+
+    Example:
+        >>> weights_from_scores([0.2, 0.5, 0.8]).round(4).tolist()
+        [0.5714, 0.2857, 0.1429]
+        >>> weights_from_scores([0.2, 0.5, 0.8], "finetune").round(4).tolist()
+        [0.1429, 0.2857, 0.5714]
     """
     weights, _ = tempered_weights(scores, objective, preset)
     return weights
@@ -144,25 +169,33 @@ def tempered_weights(
     objective: str = "pretrain",
     preset: str | Preset = "calibrated",
 ) -> tuple[Floats, float]:
-    """`weights_from_scores`, and how much the floor on effective domains tempered them.
+    """Compute `weights_from_scores`, and how much `min_effective` changed them.
+
+    Args:
+        scores: (k,), in [0, 1], not divided by their sum.
+        objective: "pretrain" or "finetune".
+        preset: the name of a preset, or a `Preset`.
 
     Returns:
-        The weights (k,), and the power in (0, 1] that they were raised to so that
-        exp(entropy)/k >= min_effective holds; 1 where the floor did not bite.
+        The weights (k,), and the power in (0, 1] that they were raised to, so that
+        exp(entropy)/k >= min_effective holds; 1 if it held without that.
+
+    Raises:
+        ValueError: as `weights_from_scores`.
     """
     chosen = choose_preset(preset) if isinstance(preset, str) else preset
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r} is not one of {', '.join(OBJECTIVES)}")
     s = np.asarray(scores, dtype=np.float64)
     if s.ndim != 1 or not len(s):
-        raise ValueError(f"scores are one number a domain, not an array of shape {s.shape}")
+        raise ValueError(f"scores must be one number per domain, not an array of shape {s.shape}")
     if not np.all(np.isfinite(s)) or np.any((s < 0) | (s > 1)):
-        raise ValueError("leverage scores must lie between 0 and 1")
+        raise ValueError("leverage scores must be between 0 and 1")
     if not np.any(s > 0):
         raise ValueError("all scores are zero: the domains' embeddings cannot be told apart")
-    order = np.argsort(s)  # sums over domains then do not depend on the order they are given in
-    # A domain exactly at the centroid scores 0, and its inverse has no value: a score of 1e-12
-    # of the largest is as near to it as float64 embeddings can be measured.
+    order = np.argsort(s)  # makes sums over domains independent of the order of the domains
+    # A domain exactly at the centroid has a score of 0, which has no inverse. Float64 embeddings
+    # cannot tell it from 1e-12 of the largest score.
     largest = s.max()
     s = np.maximum(s[order] / largest, 1e-12)
     if chosen.temperatures is not None:
@@ -184,32 +217,61 @@ def chameleon_weights(
     preset: str | Preset = "calibrated",
     center: bool = True,
 ) -> Floats:
-    """Embeddings (k, d) to weights (k,): affinity, leverage scores and weights in one call."""
+    """Compute mixture weights from domain embeddings: affinity, scores and weights in one call.
+
+    Source: Chameleon, arXiv 2505.24844.
+
+    Args:
+        embeddings: (k, d), one row per domain.
+        objective: "pretrain" (common domains are drawn more) or "finetune" (distinct ones are).
+        preset: the name of a preset, or a `Preset`.
+        center: whether to subtract the mean row first.
+
+    Returns:
+        (k,), positive, with a sum of 1.
+
+    Raises:
+        ValueError: as `leverage_scores` and `weights_from_scores`.
+
+    Example:
+        >>> embeddings = [[1.0, 0.0], [0.9, 0.1], [0.0, 2.0]]  # the last domain is unlike the rest
+        >>> chameleon_weights(embeddings).round(4).tolist()
+        [0.3772, 0.466, 0.1568]
+        >>> chameleon_weights(embeddings, objective="finetune").round(4).tolist()
+        [0.2372, 0.192, 0.5708]
+    """
     chosen = choose_preset(preset) if isinstance(preset, str) else preset
     return weights_from_scores(chosen.leverage_scores(embeddings, center=center), objective, chosen)
 
 
 def effective_domains(weights: ArrayLike) -> float:
-    """exp(entropy) of weights (k,): how many equally weighted domains would be as spread out."""
+    """Compute the effective number of domains, exp(entropy of the weights).
+
+    Args:
+        weights: (k,), with a sum of 1.
+
+    Returns:
+        A number from 1 to k; k equal weights have k.
+    """
     w = np.asarray(weights, dtype=np.float64)
     w = w[w > 0]
     return float(np.exp(-np.sum(w * np.log(w))))
 
 
 def _temper(logits: Floats, min_effective: float) -> tuple[Floats, float]:
-    """softmax(power · logits) with the largest power <= 1 that keeps the floor."""
+    """Return softmax(power · logits) for the largest power <= 1 that keeps the floor."""
     logits = logits - logits.max()
     floor = min_effective * len(logits)
 
     def softmax(power: float) -> Floats:
-        # However unlikely, no domain is left out: a mixture has weights above zero.
+        # A mixture's weights are above zero, so no weight may underflow to 0.
         unnormalised = np.maximum(np.exp(power * logits), np.finfo(np.float64).tiny)
         weights: Floats = unnormalised / unnormalised.sum()
         return weights
 
     if effective_domains(softmax(1.0)) >= floor:
         return softmax(1.0), 1.0
-    # The entropy falls as the power rises; power 0 is uniform and keeps every floor below 1.
+    # The entropy falls as the power rises, and power 0 gives uniform weights, which keep any floor.
     low, high = 0.0, 1.0
     while (middle := (low + high) / 2) not in (low, high):
         if effective_domains(softmax(middle)) >= floor:

@@ -1,14 +1,14 @@
-"""The Mixture and its file: the hinge between what computes weights and what draws by them.
+"""The Mixture and its file: weights by domain name, between what computes them and what draws.
 
-mixture.py           weights by domain name, and where they came from
+mixture.py           weights by domain name, and how they were made
 parsing.py           the text of the file, with every entry checked
-compute.py           embeddings to a Mixture
-edit.py              a computed mixture changed without training
-embeddings_file.py   the embeddings that lie beside it
-formats.py           the forms that other tools read
-tables.py            mixtures as tables for people
+compute.py           from embeddings to a Mixture
+edit.py              changes to a computed mixture that need no training
+embeddings_file.py   the file of embeddings beside a mixture file
+formats.py           the formats of other tools
+tables.py            tables for people
 
-Nothing here knows torch, megatron or a key of the configuration.
+Nothing here imports torch or megatron, or knows a key of the configuration.
 """
 
 from nemo_chameleon.mixture.mixture import Mixture

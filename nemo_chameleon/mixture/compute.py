@@ -1,7 +1,6 @@
-"""Domain embeddings to a Mixture: scores, weights, how far they could be off, and caveats.
+"""From domain embeddings to a Mixture: scores, weights, their intervals, and caveats.
 
-Knows neither torch nor megatron nor configuration: weights can be computed again wherever the
-embeddings are.
+Only the embeddings are needed, so that weights can be computed again anywhere without a model.
 """
 
 import math
@@ -19,7 +18,7 @@ from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 
 TOLERANCE = 0.005
-"""Half-width of a weight's interval that is good enough."""
+"""Half-width of a weight's 95 % interval that is narrow enough."""
 
 
 def mixture_from_embeddings(
@@ -33,36 +32,40 @@ def mixture_from_embeddings(
     proxy: Mapping[str, Any] | None = None,
     created: Mapping[str, str] | None = None,
 ) -> Mixture:
-    """The mixture of domains that a proxy embedded, or several.
+    """Compute the mixture of domains that one proxy or several embedded.
 
     Args:
-        embeddings: by domain name, for each proxy.
-        domains: facts about each domain, by name, in the mixture's order. `samples`, if there, is
-            how many windows its embedding is the mean of, `tokens` how many there are in all.
+        embeddings: by domain name, one mapping per proxy.
+        domains: facts about each domain, by name, in the mixture's order. `samples` is the number
+            of windows that the domain's embedding is the mean of, `tokens` the number of tokens
+            that the domain has; both may be missing.
         objective: "pretrain" or "finetune".
-        preset: how scores become weights.
-        tolerance: half-width of a weight's interval from which on a caveat asks for more samples.
+        preset: how scores are computed and become weights.
+        tolerance: a caveat asks for more samples if an interval's half-width is above this.
         method: how the embeddings were made, for the file.
         proxy: which proxy made them, for the file.
         created: versions and time, for the file.
 
+    Returns:
+        The mixture, with intervals unless there are only two domains or one shard.
+
     Raises:
-        UserError: no domains, an embedding missing, not finite or of another width, naming the
-            domain; or embeddings that have no weights.
+        UserError: there are fewer than two domains, an embedding is missing, not finite or of
+            another width, or no weights follow from the embeddings.
     """
     names = list(domains)
     require_embeddings(embeddings, names)
     if len(names) == 1:
-        raise UserError(f"{names[0]!r} is the only domain: there is nothing to weigh it against")
+        raise UserError(f"{names[0]!r} is the only domain: computed weights need at least two")
     x = combined([_matrix(proxy, names) for proxy in embeddings])
     try:
         scores = preset.leverage_scores(x)
         weights, tempering = tempered_weights(scores, objective, preset)
     except ValueError as error:
-        raise UserError(f"no weights from these embeddings: {error}") from error
-    # Two domains have the same weight, whatever is drawn.
+        raise UserError(f"cannot compute weights from these embeddings: {error}") from error
+    # Two domains have equal weights, whatever windows are drawn.
     errors = None if len(names) == 2 else errors_of(embeddings, names, objective, preset)
-    # Of several proxies' embeddings together there is no one scale to give it in.
+    # The embeddings of several proxies have no common scale to give the noise in.
     noise = [embeddings[0][name].noise() for name in names] if len(embeddings) == 1 else 0.0
     found = caveats(names, x, scores, weights, noise)
     if errors is not None:
@@ -96,55 +99,98 @@ def mixture_from_embeddings(
 
 
 def digest(embeddings: Sequence[Embeddings], name: str) -> str:
-    """Of a domain's embeddings, to know whether a file of them belongs to a mixture."""
+    """Return a digest of a domain's embeddings, which tells whether a file belongs to a mixture.
+
+    Args:
+        embeddings: by domain name, one mapping per proxy.
+        name: the domain.
+
+    Returns:
+        The digests for all proxies, joined by "-".
+    """
     return "-".join(proxy[name].digest() for proxy in embeddings)
 
 
 def errors_of(
     embeddings: Sequence[Embeddings], names: Sequence[str], objective: str, preset: Preset
 ) -> WeightErrors | None:
-    """How far the weights of these domains could be off; None where there is but one shard.
+    """Estimate the errors of these domains' weights.
+
+    Args:
+        embeddings: by domain name, one mapping per proxy.
+        names: (k,), the domains.
+        objective: "pretrain" or "finetune".
+        preset: how scores are computed and become weights.
+
+    Returns:
+        The weights and their errors, or None if there is only one shard.
 
     Raises:
-        UserError: embeddings that have no weights.
+        UserError: no weights follow from the embeddings.
     """
     return resample(embeddings, names, lambda by_proxy: weigh(by_proxy, objective, preset))
 
 
 def weigh(by_proxy: Sequence[Floats], objective: str, preset: Preset) -> Floats:
-    """Weights (k,) of one embedding matrix (k, d) a proxy.
+    """Compute weights from embedding matrices.
+
+    Args:
+        by_proxy: one matrix (k, d) per proxy; d may differ.
+        objective: "pretrain" or "finetune".
+        preset: how scores are computed and become weights.
+
+    Returns:
+        The weights, (k,).
 
     Raises:
-        UserError: embeddings that have no weights.
+        UserError: no weights follow from the embeddings.
     """
     try:
         scores = preset.leverage_scores(combined(by_proxy))
         return weights_from_scores(scores, objective, preset)
     except ValueError as error:
-        raise UserError(f"no weights from these embeddings: {error}") from error
+        raise UserError(f"cannot compute weights from these embeddings: {error}") from error
 
 
 def combined(by_proxy: Sequence[Floats]) -> Floats:
-    """One matrix (k, sum of widths) whose affinity is the mean of the proxies' own.
+    """Combine embedding matrices so that the affinity is the mean over the proxies.
 
-    Two proxies' hidden states have no axes in common, so embeddings cannot be averaged; inner
-    products can. Each proxy's are brought to the mean self-affinity of them all first, so that none
-    counts for more because its hidden states are longer.
+    The hidden states of two proxies have no axes in common, so their embeddings cannot be averaged,
+    but their inner products can. All embeddings are first scaled to the same mean self-affinity, so
+    that a proxy with longer hidden states does not count for more.
+
+    Args:
+        by_proxy: one matrix (k, d) per proxy; d may differ.
+
+    Returns:
+        One matrix (k, sum of d); with one proxy, its matrix as it is.
+
+    Raises:
+        UserError: one of the proxies gave all domains the same embedding.
     """
     if len(by_proxy) == 1:
         return by_proxy[0]
     centred = [x - x.mean(axis=0) for x in by_proxy]
     sizes = np.array([np.mean(np.sum(x * x, axis=1)) for x in centred])
     if not np.all(sizes > 0):
-        raise UserError("through one of the proxies the domains' embeddings are all the same")
+        raise UserError("one of the proxies gave all domains the same embedding: leave it out")
     scales = np.sqrt(sizes.mean() / sizes / len(sizes))
     return np.concatenate([scale * x for scale, x in zip(scales, centred, strict=True)], axis=1)
 
 
 def require_embeddings(embeddings: Sequence[Embeddings], names: Sequence[str]) -> None:
-    """Raise a UserError, naming the domain, unless weights can be computed of these."""
+    """Check that weights can be computed from these embeddings.
+
+    Args:
+        embeddings: by domain name, one mapping per proxy.
+        names: the domains.
+
+    Raises:
+        UserError: there are no domains, an embedding is missing, not finite or of another width, or
+            the numbers of shards differ.
+    """
     if not names or not embeddings:
-        raise UserError("no domains: there is nothing to weigh")
+        raise UserError("there are no domains to compute weights for")
     for proxy in embeddings:
         for name in names:
             if name not in proxy:
@@ -154,14 +200,14 @@ def require_embeddings(embeddings: Sequence[Embeddings], names: Sequence[str]) -
                 raise UserError(f"the embedding of domain {name!r} is not finite")
             if means.shape[1] != first.shape[1]:
                 raise UserError(
-                    f"the embedding of domain {name!r} has {means.shape[1]} numbers, that of "
-                    f"{names[0]!r} {first.shape[1]}: made through another proxy?"
+                    f"the embedding of domain {name!r} has {means.shape[1]} numbers and that of "
+                    f"{names[0]!r} has {first.shape[1]}: embed both with the same proxy"
                 )
     shards = {len(proxy[name].tokens) for proxy in embeddings for name in names}
     if len(shards) > 1:
         raise UserError(
-            f"embeddings are of {min(shards)} and of {max(shards)} shards: embed all domains with "
-            "the same number of samples"
+            f"domains have embeddings of {min(shards)} and of {max(shards)} shards: embed all "
+            "domains with the same number of samples"
         )
 
 

@@ -1,7 +1,7 @@
-"""A computed mixture changed without training: scored anew, other domains, several proxies.
+"""Changes to a computed mixture without training: other settings, other domains, several proxies.
 
-All that weights follow from lies beside the mixture file, in its embeddings. Only new domains need
-a model: proxy.py's `embed_new` embeds them with the proxy that the mixture came through.
+The embeddings beside the mixture file are all that weights are computed from. Only new domains need
+a model: `provider.new_domains.embed_new` embeds them with the mixture's proxy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +26,8 @@ class ComputedMixture:
     """A computed mixture and the embeddings that it was computed from.
 
     Attributes:
-        mixture: as its file has it.
-        embeddings: by domain name, for each proxy, in the order of `proxies`.
+        mixture: the mixture.
+        embeddings: by domain name, one mapping per proxy, in the order of `proxies`.
     """
 
     mixture: Mixture
@@ -37,14 +37,21 @@ class ComputedMixture:
     def load(cls, file: str | Path) -> "ComputedMixture":
         """Read a mixture file and the embeddings beside it.
 
+        Args:
+            file: the mixture file.
+
+        Returns:
+            The mixture and its embeddings.
+
         Raises:
-            UserError: one of them missing or damaged, or a mixture that was not computed.
+            UserError: a file is missing or damaged, the mixture was not computed, or the embeddings
+                are not the mixture's.
         """
         mixture = Mixture.load(file)
         if mixture.name != "chameleon":
-            raise UserError(f"{file}: its weights were not computed, they are {mixture.name}")
+            raise UserError(f"{file}: its weights were not computed, but are {mixture.name}")
         if "bound" in mixture.method:
-            raise UserError(f"{file} holds a run's weights within bounds, not those computed")
+            raise UserError(f"{file} has a run's weights within bounds; use the computed mixture")
         computed = cls(mixture, load_embeddings(embeddings_file(file)))
         try:
             computed._require_complete()
@@ -56,31 +63,36 @@ class ComputedMixture:
         method = self.mixture.method
         for key in ("layer", "sample_length", "seed"):
             if type(method.get(key)) is not int:
-                raise UserError(f"its method has no {key}")
+                raise UserError(f"its method has no integer {key!r}")
         if not isinstance(method.get("cross_documents"), bool):
-            raise UserError("its method does not say whether windows cross_documents")
+            raise UserError("its method has no 'cross_documents', which must be true or false")
         if not isinstance(method.get("tolerance"), float):
-            raise UserError("its method has no tolerance")
-        self.preset()  # its settings are those of a preset
+            raise UserError("its method has no number 'tolerance'")
+        self.preset()  # raises a UserError if the settings are not those of a preset
         require_embeddings(self.embeddings, list(self.mixture.weights))
         for name, facts in self.facts.items():
             if facts.get("embedding") != digest(self.embeddings, name):
-                raise UserError(f"the embedding beside it is not that of its domain {name!r}")
+                raise UserError(f"the embeddings beside it are not those of its domain {name!r}")
             if "samples" not in facts:
-                raise UserError(f"it does not say of how many samples domain {name!r} is")
+                raise UserError(f"it has no number of 'samples' for domain {name!r}")
 
     def save(self, file: str | Path) -> None:
-        """Write the embeddings and the mixture file; between the two the old file stays whole.
+        """Write the embeddings, then the mixture file.
+
+        If this is interrupted, an old mixture file still has the embeddings that it needs.
+
+        Args:
+            file: the mixture file, whose name ends in .json.
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: the name has another ending, or a file cannot be written.
         """
         path = Path(file)
         if path.suffix != ".json":
-            raise UserError(f"{file}: a mixture file's name ends in .json")
+            raise UserError(f"{file}: the name of a mixture file must end in .json")
         embeddings = [dict(proxy) for proxy in self.embeddings]
         if path.is_file() and embeddings_file(path).is_file():
-            # A mixture that is there goes on needing the domains that this one has not.
+            # The old mixture file still needs the embeddings of domains that the new one lacks.
             there = load_embeddings(embeddings_file(path))
             if len(there) == len(embeddings):
                 embeddings = [{**old, **new} for old, new in zip(there, embeddings, strict=True)]
@@ -89,31 +101,44 @@ class ComputedMixture:
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What the file says of each domain, by name."""
+        """The facts about each domain in the mixture file, by name."""
         return {name: self.mixture.domains.get(name, {}) for name in self.mixture.weights}
 
     @property
     def proxies(self) -> list[dict[str, Any]]:
-        """What the file says of each proxy."""
+        """The facts about each proxy in the mixture file."""
         proxy = self.mixture.proxy
         return list(proxy.get("averaged", [proxy]))
 
     def rescored(self, objective: str | None = None, **settings: Any) -> "ComputedMixture":
-        """The same embeddings under other settings of the scores and weights.
+        """Compute the weights again from the same embeddings with other settings.
 
         Args:
-            objective: "pretrain" or "finetune"; None as it was.
-            settings: `preset`, `ridge`, `exponent`, `min_effective`; None or left out as it was,
-                but another preset comes with its own.
+            objective: "pretrain" or "finetune"; None keeps the mixture's.
+            settings: `preset`, `ridge`, `exponent` and `min_effective`. A setting that is None or
+                left out keeps its value, unless another preset is given, which has its own.
+
+        Returns:
+            The new mixture with the same embeddings.
 
         Raises:
-            UserError: a setting that is none, or embeddings that have no weights.
+            UserError: a setting is wrong, or no weights follow from the embeddings.
         """
         preset = self.preset(**settings)
         return self._weighed(self.embeddings, self.facts, objective=objective, preset=preset)
 
     def preset(self, **settings: Any) -> Preset:
-        """How its weights were made of scores; with `settings` as `rescored` takes them."""
+        """Return the preset that the weights were computed with.
+
+        Args:
+            settings: settings to replace, as in `rescored`.
+
+        Returns:
+            The preset with these settings.
+
+        Raises:
+            UserError: a setting is wrong.
+        """
         given = {key: value for key, value in settings.items() if value is not None}
         before = {key: self.mixture.method.get(key) for key in _SCORING}
         if given.get("preset", before["preset"]) != before["preset"]:
@@ -124,10 +149,16 @@ class ComputedMixture:
             raise UserError(str(error)) from error
 
     def without(self, names: Iterable[str]) -> "ComputedMixture":
-        """The mixture of the other domains.
+        """Compute the weights again without some domains.
+
+        Args:
+            names: the domains to remove.
+
+        Returns:
+            The mixture of the other domains.
 
         Raises:
-            UserError: a name that it does not have.
+            UserError: the mixture has no domain of that name, or fewer than two would be left.
         """
         names = list(names)
         for name in names:
@@ -135,20 +166,23 @@ class ComputedMixture:
                 raise UserError(f"the mixture has no domain {name!r}")
         left = {name: facts for name, facts in self.facts.items() if name not in names}
         if not left:
-            raise UserError("that leaves no domain")
+            raise UserError("removing these leaves no domain; keep at least two")
         return self._weighed(self.embeddings, left)
 
     def with_domains(
         self, embeddings: Sequence[Embeddings], facts: Mapping[str, Mapping[str, Any]]
     ) -> "ComputedMixture":
-        """The mixture with new domains, embedded through the same proxies.
+        """Compute the weights again with new domains.
 
         Args:
-            embeddings: of the new domains, for each proxy.
-            facts: about them, by name.
+            embeddings: of the new domains by name, one mapping per proxy of the mixture.
+            facts: about each new domain, by name, for the mixture file.
+
+        Returns:
+            The mixture of the old and the new domains.
 
         Raises:
-            UserError: a name that it has already, or the data of a domain that it has.
+            UserError: the mixture already has a domain of that name or with the same data.
         """
         for name, new in facts.items():
             self.require_unknown(name, new.get("fingerprint"))
@@ -156,12 +190,20 @@ class ComputedMixture:
         return self._weighed(together, {**self.facts, **facts})
 
     def require_unknown(self, name: str, fingerprint: str | None = None) -> None:
-        """Raise a UserError if the mixture has a domain of this name, or this data."""
+        """Check that the mixture has no domain of this name and none with this data.
+
+        Args:
+            name: of a new domain.
+            fingerprint: of its data; None skips the second check.
+
+        Raises:
+            UserError: the mixture has such a domain.
+        """
         if name in self.mixture.weights:
-            raise UserError(f"the mixture has a domain {name!r} already: remove it first")
+            raise UserError(f"the mixture already has a domain {name!r}: remove it first")
         for other, facts in self.facts.items():
             if fingerprint is not None and facts.get("fingerprint") == fingerprint:
-                raise UserError(f"{name!r} is the same data as the mixture's {other!r}")
+                raise UserError(f"{name!r} has the same data as the mixture's domain {other!r}")
 
     def _weighed(
         self,
@@ -171,7 +213,7 @@ class ComputedMixture:
         objective: str | None = None,
         preset: Preset | None = None,
     ) -> "ComputedMixture":
-        """Weights of these domains, all else as it was but for what is given."""
+        """Compute the weights of these domains; what is not given stays as it was."""
         method = self.mixture.method
         mixture = mixture_from_embeddings(
             [{name: through[name] for name in facts} for through in embeddings],
@@ -187,21 +229,28 @@ class ComputedMixture:
 
 
 def averaged(parts: Sequence[ComputedMixture]) -> ComputedMixture:
-    """One mixture through several proxies: other seeds, other checkpoints.
+    """Average mixtures of the same domains that were computed with different proxies.
 
-    Their affinities are averaged, each proxy's at the same scale.
+    The proxies may differ in their seeds or checkpoints. Their affinities are averaged, all scaled
+    to the same mean, and the weights follow from the average.
+
+    Args:
+        parts: at least two computed mixtures.
+
+    Returns:
+        One mixture with the embeddings of all proxies.
 
     Raises:
-        UserError: fewer than two, one proxy twice, or mixtures of other domains, data, windows or
-            settings.
+        UserError: there are fewer than two mixtures, two have the same proxy, or they differ in
+            their domains, data, windows or settings.
     """
     if len(parts) < 2:
-        raise UserError("there is one mixture only: nothing to average it with")
+        raise UserError("averaging needs at least two mixtures")
     first = parts[0]
     for part in parts[1:]:
         first.mixture.require_domains(part.mixture.weights)
         if part.mixture.objective != first.mixture.objective:
-            raise UserError("the mixtures have different objectives; rescore one of them")
+            raise UserError("the mixtures have different objectives: rescore one of them")
         for key in (*_SCORING, *_EMBEDDING):
             one, other = first.mixture.method.get(key), part.mixture.method.get(key)
             if one != other:
@@ -209,10 +258,10 @@ def averaged(parts: Sequence[ComputedMixture]) -> ComputedMixture:
         for name, facts in first.facts.items():
             for key in ("fingerprint", "tokens"):
                 if part.facts[name].get(key) != facts.get(key):
-                    raise UserError(f"the mixtures are of other data for domain {name!r}")
+                    raise UserError(f"the mixtures have different data for domain {name!r}")
     embeddings = [proxy for part in parts for proxy in part.embeddings]
     digests = [tuple(proxy[name].digest() for name in first.facts) for proxy in embeddings]
     if len(set(digests)) < len(digests):
-        raise UserError("one proxy is there twice: average mixtures of different seeds")
+        raise UserError("two of the mixtures have the same proxy: average different seeds")
     proxies = {"averaged": [proxy for part in parts for proxy in part.proxies]}
     return first._weighed(embeddings, first.facts, proxy=proxies)

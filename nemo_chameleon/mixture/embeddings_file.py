@@ -1,4 +1,7 @@
-"""The file of domain embeddings that lies beside a mixture file: safetensors, keyed by name."""
+"""The file of domain embeddings beside a mixture file, in safetensors, keyed by domain name.
+
+The tensors of proxy P (0, 1, ...) and domain NAME are "P/means/NAME" and "P/tokens/NAME".
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +17,26 @@ from nemo_chameleon.utils.files import write_atomically
 
 
 def embeddings_file(mixture_file: str | Path) -> Path:
-    """Where a mixture's embeddings lie: beside its file, under its name."""
+    """Return the path of a mixture's embeddings: beside the mixture file, ending in .safetensors.
+
+    Args:
+        mixture_file: path of the mixture file.
+
+    Returns:
+        The path, whether or not the file exists.
+    """
     return Path(mixture_file).with_suffix(".safetensors")
 
 
 def save_embeddings(path: Path, embeddings: Sequence[Embeddings]) -> None:
-    """Write embeddings through one proxy or several, in one step.
+    """Write the embeddings of one proxy or several in one step.
+
+    Args:
+        path: the file.
+        embeddings: by domain name, one mapping per proxy.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     tensors: dict[str, Any] = {}
     for proxy, domains in enumerate(embeddings):
@@ -36,10 +50,16 @@ def save_embeddings(path: Path, embeddings: Sequence[Embeddings]) -> None:
 
 
 def load_embeddings(path: Path) -> list[dict[str, ShardedEmbedding]]:
-    """Read embeddings by domain name, one mapping for each proxy.
+    """Read the embeddings of one proxy or several.
+
+    Args:
+        path: the file.
+
+    Returns:
+        By domain name, one mapping per proxy.
 
     Raises:
-        UserError: no such file, or not one of embeddings.
+        UserError: the file cannot be read, or is not a file of embeddings.
     """
     try:
         tensors: dict[str, Any] = load_file(str(path))
@@ -56,10 +76,10 @@ def load_embeddings(path: Path) -> list[dict[str, ShardedEmbedding]]:
                 shards = ShardedEmbedding(means, tokens.astype(np.int64))
                 embeddings.setdefault(int(proxy), {})[name] = shards
         return [embeddings[proxy] for proxy in range(max(1, len(embeddings)))]
+    except UserError:  # which is a ValueError
+        raise
     except (ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(
-            f"{path} holds no domain embeddings of this version: remove it and the mixture file to "
-            "compute them anew"
+            f"{path} has no domain embeddings of this version: remove it and the mixture file to "
+            "compute them again"
         ) from error

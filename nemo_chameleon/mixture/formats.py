@@ -1,7 +1,8 @@
-"""Mixtures in the forms that other tools read, and back.
+"""Mixtures in the file formats of other tools: export and import.
 
-A mixture's weight is the share of training samples, all of one length, that a domain gets: of
-tokens too, then. What other tools take is not always that; each form says what its numbers mean.
+A weight of a mixture is a domain's share of the training samples and, because all samples have the
+same length, of the tokens. The numbers of other tools may mean something else; each format says
+what its numbers mean.
 """
 
 import csv
@@ -25,12 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MixtureFormat:
-    """One way to write a mixture down.
+    """A file format for mixtures.
 
     Attributes:
-        meaning: of its numbers, and what to give the file to.
-        write: a mixture to text.
-        read: text to weights by domain name and paths by domain name.
+        meaning: what its numbers mean, and which tool or option takes the file.
+        write: makes the text of a mixture.
+        read: reads weights by domain name, and paths by domain name, from a text.
     """
 
     meaning: str
@@ -39,21 +40,36 @@ class MixtureFormat:
 
 
 def export_mixture(mixture: Mixture, form: str) -> str:
-    """A mixture as text in one of `FORMATS`.
+    """Write a mixture as text in the format of another tool.
+
+    Args:
+        mixture: the mixture.
+        form: one of `FORMATS`.
+
+    Returns:
+        The text of the file.
 
     Raises:
-        UserError: the form needs facts about the domains that the mixture does not have.
+        UserError: the mixture lacks facts about the domains that the format needs.
     """
     return FORMATS[form].write(mixture)
 
 
 def import_mixture(text: str, form: str, source: str = "text") -> Mixture:
-    """A mixture, called static, from text in one of `FORMATS`; `source` names it in errors.
+    """Read a mixture from text in the format of another tool.
 
-    Domains are called by the ends of their paths where the form has no names.
+    If the format has no names of domains, a domain is named by the end of its path.
+
+    Args:
+        text: of the file.
+        form: one of `FORMATS`.
+        source: the name of the text in errors.
+
+    Returns:
+        The mixture, named "static".
 
     Raises:
-        UserError: text that is not of this form, or weights that are not a mixture's.
+        UserError: the text does not have this format, or its weights are not positive and finite.
     """
     try:
         weights, paths = FORMATS[form].read(text)
@@ -70,32 +86,34 @@ def import_mixture(text: str, form: str, source: str = "text") -> Mixture:
         *(ValueError, KeyError, TypeError, OverflowError, RecursionError),
         *(yaml.YAMLError, csv.Error),
     ) as error:
-        raise UserError(f"{source} is not of the form {form}: {error!r}") from error
+        raise UserError(f"{source} does not have the format {form}: {error!r}") from error
 
 
 def _pairs(mixture: Mixture) -> list[str]:
-    """Weight, prefix, weight, prefix, ... as Megatron's command line takes them."""
+    """Return weight, prefix, weight, prefix, ... as Megatron's command line takes them."""
     pairs = []
     for name, weight in mixture.weights.items():
         path = _fact(mixture, name, "path")
         if not path or path != "".join(str(path).split()):
-            raise UserError(f"the path of domain {name!r}, {path!r}, is empty or has blanks in it")
+            raise UserError(
+                f"the path of domain {name!r}, {path!r}, must not have blanks: rename the files"
+            )
         pairs += [repr(weight), str(path)]
     return pairs
 
 
 def _from_pairs(pairs: Sequence[Any]) -> tuple[dict[str, float], dict[str, str]]:
     if not isinstance(pairs, list) or not pairs or len(pairs) % 2:
-        raise UserError("weights and prefixes do not come in pairs")
+        raise UserError("weights and prefixes must come in pairs")
     return _by_path(pairs[1::2], [float(weight) for weight in pairs[::2]])
 
 
 def _by_path(
     paths: Sequence[str], weights: Sequence[float]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Named by as much of the end of each path as tells it from the others."""
+    """Name each domain by as much of the end of its path as distinguishes it from the others."""
     if not (isinstance(paths, list) and paths and all(isinstance(p, str) and p for p in paths)):
-        raise UserError("the prefixes are not a list of paths")
+        raise UserError("the prefixes must be a list of paths")
     if len({os.path.normpath(path) for path in paths}) < len(paths):
         raise UserError("a prefix is given twice")
     for depth in range(1, 1 + max(len(PurePath(path).parts) for path in paths)):
@@ -142,7 +160,7 @@ def _write_hf(mixture: Mixture) -> str:
         name: _fact(mixture, name, "tokens") / _fact(mixture, name, "documents")
         for name in mixture.weights
     }
-    # A document is drawn at once, however long it is.
+    # This tool draws whole documents, so a domain with longer documents is drawn less often.
     documents = Mixture.static(
         {name: weight / lengths[name] for name, weight in mixture.weights.items()}
     )
@@ -183,65 +201,71 @@ def _read_csv(text: str) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def _named(names: Sequence[Any], values: Sequence[T]) -> dict[str, T]:
+    seen = set()
     for name in names:
         if not (isinstance(name, str) and name):
-            raise UserError(f"a domain's name is {name!r}")
-        if names.count(name) > 1:
-            raise UserError(f"domain {name!r} is given twice")
+            raise UserError(f"a domain must have a name, not {name!r}")
+        if name in seen:
+            raise UserError(f"duplicate domain {name!r}")
+        seen.add(name)
     return dict(zip(names, values, strict=True))
 
 
 FORMATS: Mapping[str, MixtureFormat] = {
     "megatron": MixtureFormat(
-        "weight and prefix of each domain, for Megatron-LM's --data-args-path: a weight is the "
-        "share of training samples, each of --seq-length tokens. Validation is blended by it too.",
+        "weight and prefix of each domain, for Megatron-LM's --data-args-path. A weight is the "
+        "share of training samples, each of --seq-length tokens. The weights apply to validation "
+        "too.",
         _write_megatron,
         lambda text: _from_pairs(text.split()),
     ),
     "megatron-per-split": MixtureFormat(
         "weights and prefixes of the training split, for Megatron-LM's "
-        "--per-split-data-args-path: a weight is the share of training samples. Here a split is "
-        "whole datasets, no share of their documents: name those of valid and test yourself, and "
-        "train on files that do not hold them.",
+        "--per-split-data-args-path. A weight is the share of training samples. In this format a "
+        "split consists of whole datasets, not of shares of their documents: add the datasets of "
+        "valid and test yourself, and train on files that do not contain them.",
         _write_per_split,
         _read_per_split,
     ),
     "nemo": MixtureFormat(
         "weights and prefixes for NeMo 2's PreTrainingDataModule(paths=...) and, as data_prefix, "
-        "NeMo 1: a weight is the share of training samples. Validation is blended by it too.",
+        "for NeMo 1. A weight is the share of training samples. The weights apply to validation "
+        "too.",
         _write_nemo,
         lambda text: _from_pairs(yaml.safe_load(text)["paths"]),
     ),
     "bridge": MixtureFormat(
-        "prefixes, then weights, for Megatron-Bridge's dataset.blend: a weight is the share of "
-        "training samples. Validation is blended by it too.",
+        "prefixes, then weights, for Megatron-Bridge's dataset.blend. A weight is the share of "
+        "training samples. The weights apply to validation too.",
         _write_bridge,
         _read_bridge,
     ),
     "hf": MixtureFormat(
-        "names and probabilities for datasets.interleave_datasets: a probability is that of "
-        "drawing a document next. Documents differ in length, so it is the weight over the mean "
-        "tokens of the domain's documents; trained on whole, they give the mixture's shares of "
-        "tokens. Take stopping_strategy='all_exhausted', or the shares end with the smallest "
-        "domain.",
+        "names and probabilities for datasets.interleave_datasets. A probability is that of "
+        "drawing a document next. Documents differ in length, so the probability is in proportion "
+        "to the weight divided by the mean number of tokens per document of the domain. Training "
+        "on whole documents then gives the mixture's shares of tokens. Use "
+        "stopping_strategy='all_exhausted'; otherwise the shares hold only until the smallest "
+        "domain is used up.",
         _write_hf,
         _read_hf,
     ),
     "csv": MixtureFormat(
-        "a row a domain: weight, the share of training samples and of their tokens; path; tokens "
-        "and documents that there are to train on; leverage score; ends of the weight's 95 % "
-        "interval. Epochs of a run are its tokens x weight / tokens.",
+        "one row per domain: weight, the share of training samples and of their tokens; path; "
+        "number of tokens and of documents to train on; leverage score; low and high, the ends of "
+        "the weight's 95 % interval. A run's epochs of a domain are the run's tokens x weight / "
+        "tokens.",
         _write_csv,
         _read_csv,
     ),
 }
-"""By name, what `export_mixture` and `import_mixture` know."""
+"""The formats of `export_mixture` and `import_mixture`, by name."""
 
 
 def _fact(mixture: Mixture, name: str, key: str) -> Any:
     value = mixture.domains.get(name, {}).get(key)
     if not value:
-        raise UserError(f"the mixture does not know the {key} of domain {name!r}")
+        raise UserError(f"the mixture has no {key!r} for domain {name!r}")
     return value
 
 

@@ -1,11 +1,9 @@
-"""The Mixture: weights by domain name, where they came from, and the file they live in.
+"""The Mixture: weights by domain name, how they were made, and the file that stores them.
 
-Everything before a Mixture makes one; everything after it only reads one. Uniform, proportional,
-typed by hand and computed weights are all Mixtures, and look the same in the file:
+Weights that are uniform, proportional, set by hand or computed are all Mixtures, and their files
+have the same format:
 
     {"format": 1, "objective": "pretrain", "weights": {"wiki": 0.25, ...}, "domains": {...}, ...}
-
-Knows no torch, no megatron and no configuration.
 """
 
 import json
@@ -24,28 +22,42 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 
 FORMAT = 1
+"""The version of the file's format."""
 SUM_TOLERANCE = 1e-9
+"""How far the sum of weights may be from 1."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the training samples by domain name.
+    """Each domain's share of the training samples, by name.
+
+    Computed weights are those of Chameleon (arXiv 2505.24844); they also fill in the entries that
+    are marked so below.
 
     Attributes:
-        weights: share of each domain; finite, positive, summing to 1 within 1e-9.
-        objective: "pretrain" or "finetune", what computed weights are for; None for others.
-        domains: by name, facts about each domain: `path`, `tokens`, `fingerprint`, and for
-            computed weights `documents`, `samples` (windows embedded), `embedding` (a digest of the
-            numbers in the file of embeddings) and `score`.
-        method: how the weights came to be: `name`, and the settings of the computation.
-        proxy: of computed weights, the proxy model: `checkpoint`, `tokens` seen, `tokenizer`; or
-            `averaged`, a list of such.
-        uncertainty: of computed weights, by name: the two ends of a 95 % interval over the windows
-            that were drawn, and over the proxies where several were averaged.
-        created: versions and UTC time; says nothing about the weights.
+        weights: share of each domain: finite, positive, with a sum of 1 within 1e-9.
+        objective: "pretrain" or "finetune" for computed weights, else None.
+        domains: facts about each domain, by name: `path`, `tokens`, `fingerprint`; for computed
+            weights also `documents`, `samples` (the number of windows embedded), `embedding` (a
+            digest of its numbers in the embeddings file) and `score`.
+        method: how the weights were made: `name`, and the settings of the computation.
+        proxy: for computed weights, the proxy: `checkpoint`, `tokens` seen and `tokenizer`; or
+            `averaged`, a list of such proxies.
+        uncertainty: for computed weights, the two ends of each weight's 95 % interval, by name.
+            The intervals cover other windows and, if proxies were averaged, other proxies.
+        created: versions and UTC time, for the record only.
 
     Raises:
-        UserError: weights that are not a mixture, naming the domain.
+        UserError: the weights are not a mixture; the error names the domain.
+
+    Example:
+        >>> mixture = Mixture.static({"wiki": 3, "code": 1})
+        >>> mixture.weights
+        {'wiki': 0.75, 'code': 0.25}
+        >>> mixture.blend({"code": "/data/code", "wiki": "/data/wiki"})
+        (['/data/code', '/data/wiki'], [0.25, 0.75])
+        >>> Mixture.from_json(mixture.to_json()) == mixture
+        True
     """
 
     weights: dict[str, float]
@@ -57,20 +69,20 @@ class Mixture:
     created: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse anything that a run could not draw by."""
+        """Check that a run can draw by these weights."""
         if not self.weights:
             raise UserError("a mixture needs at least one domain")
         for name, weight in self.weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise UserError(f"weight of domain {name!r} is {weight!r}, not a number")
+                raise UserError(f"the weight of domain {name!r} is {weight!r}, not a number")
             if not (math.isfinite(weight) and weight > 0):
                 raise UserError(
-                    f"weight of domain {name!r} is {weight}: it must be positive and finite; "
+                    f"the weight of domain {name!r} is {weight}, but must be positive and finite; "
                     "leave the domain out to draw nothing from it"
                 )
         total = math.fsum(self.weights.values())
         if abs(total - 1.0) > SUM_TOLERANCE:
-            raise UserError(f"weights sum to {total!r}, not to 1")
+            raise UserError(f"the weights sum to {total!r}, but must sum to 1")
         strangers = [
             name for name in (*self.domains, *self.uncertainty) if name not in self.weights
         ]
@@ -79,33 +91,63 @@ class Mixture:
 
     @classmethod
     def uniform(cls, names: Iterable[str]) -> "Mixture":
-        """The same share for every domain."""
+        """Make a mixture with the same share for every domain.
+
+        Args:
+            names: the domains.
+
+        Returns:
+            The mixture, named "uniform".
+        """
         names = list(names)
         return cls({name: 1.0 / len(names) for name in names}, method={"name": "uniform"})
 
     @classmethod
     def proportional(cls, tokens: Mapping[str, int]) -> "Mixture":
-        """Shares in proportion to each domain's tokens."""
+        """Make a mixture with shares in proportion to the domains' tokens.
+
+        Args:
+            tokens: number of tokens of each domain, by name; positive.
+
+        Returns:
+            The mixture, named "proportional".
+
+        Raises:
+            UserError: a domain has no tokens.
+        """
         return cls(_normalised(tokens), method={"name": "proportional"})
 
     @classmethod
     def static(cls, weights: Mapping[str, float]) -> "Mixture":
-        """Shares in proportion to weights typed by hand, which need not sum to 1."""
+        """Make a mixture from weights that were set by hand.
+
+        Args:
+            weights: by domain name; positive. They need not sum to 1.
+
+        Returns:
+            The mixture with the weights divided by their sum, named "static".
+
+        Raises:
+            UserError: a weight is not positive and finite.
+        """
         return cls(_normalised(weights), method={"name": "static"})
 
     @property
     def name(self) -> str:
-        """What the weights are called in reports: "uniform", "chameleon", ..."""
+        """The name of the weights in reports: "uniform", "chameleon", ..."""
         return str(self.method.get("name", "mixture"))
 
     def blend(self, paths: Mapping[str, str]) -> tuple[list[str], list[float]]:
-        """Megatron's blend for domains at `paths` (name to prefix), in the order of `paths`.
+        """Return Megatron's blend of these domains.
+
+        Args:
+            paths: prefix of each domain's files, by name.
 
         Returns:
-            Prefixes, and weights in the same order.
+            The prefixes and their weights, both in the order of `paths`.
 
         Raises:
-            UserError: the names here and there are not the same.
+            UserError: the mixture has other domains than `paths`.
         """
         self.require_domains(paths)
         return list(paths.values()), [float(self.weights[name]) for name in paths]
@@ -119,25 +161,25 @@ class Mixture:
         pin: Mapping[str, float] | None = None,
         floor: Mapping[str, float] | None = None,
     ) -> "Mixture":
-        """Return the nearest mixture that keeps a cap on epochs, fixed shares and least shares.
+        """Apply a cap on epochs, fixed shares and least shares to the weights.
 
-        Weight that a cap frees goes to the other domains in proportion to their weights.
+        Domains that are not at a bound keep their proportions.
 
         Args:
-            tokens: tokens of each domain, by name.
+            tokens: number of tokens of each domain, by name.
             budget: tokens that the whole run draws.
-            max_epochs: passes over any one domain, at most; None for no cap.
-            pin: shares that are fixed, by name.
-            floor: shares that are the least, by name.
+            max_epochs: the most passes over any one domain; None for no cap.
+            pin: fixed shares, by domain name.
+            floor: least shares, by domain name.
 
         Returns:
-            This mixture where nothing binds; else one whose `method` records the bounds, and in
-            `bound` the domains that they hold.
+            This mixture if the weights are within the bounds; else a mixture whose `method` records
+            the bounds and, as `bound`, the domains that are at one.
 
         Raises:
-            UserError: a name that is no domain, bounds that no weights can keep, or not enough
-                data, with the number of tokens that are missing. The message begins with the name
-                of the argument that is wrong.
+            UserError: a name is not a domain, no weights are within the bounds, or there is too
+                little data; then the error has the number of missing tokens. The message begins
+                with the name of the argument that is wrong.
         """
         self.require_domains(tokens)
         pin, floor = dict(pin or {}), dict(floor or {})
@@ -146,15 +188,15 @@ class Mixture:
                 if name not in self.weights:
                     raise UserError(f"{what}.{name}: {name!r} is not one of the domains")
                 if not 0 < share < 1:
-                    raise UserError(f"{what}.{name}={share} is not a share between 0 and 1")
+                    raise UserError(f"{what}.{name}={share} must be a share between 0 and 1")
         caps = dict.fromkeys(self.weights, math.inf)
         if max_epochs is not None:
             caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
-            # Short by less than a rounding error is not short; bounds.py has the same tolerance.
+            # A rounding error is not a lack of data; bounds.py has the same tolerance.
             if (bearable := math.fsum(caps.values())) < 1 - 1e-12:
                 raise UserError(
-                    f"max_epochs={max_epochs} allows {round(bearable * budget):,} tokens in "
-                    f"all, the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
+                    f"max_epochs={max_epochs} allows {round(bearable * budget):,} tokens in all, "
+                    f"but the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
                 )
         low = {name: pin.get(name, floor.get(name, 0.0)) for name in self.weights}
         high = {name: pin.get(name, caps[name]) for name in self.weights}
@@ -170,7 +212,7 @@ class Mixture:
         weights = self._bounded(low, high)
         for name, weight in weights.items():
             if not weight > 0:
-                raise UserError(f"pin and floor leave nothing for domain {name!r}")
+                raise UserError(f"pin and floor leave no weight for domain {name!r}")
         held = [
             name
             for name, weight in weights.items()
@@ -180,10 +222,10 @@ class Mixture:
             return self
         bounds = {"max_epochs": max_epochs, "pin": pin, "floor": floor, "bound": held}
         given = {key: value for key, value in bounds.items() if value not in (None, {})}
-        # The intervals belong to the weights as they were computed.
+        # The intervals are those of the computed weights, so they are dropped.
         return replace(self, weights=weights, uncertainty={}, method={**self.method, **given})
 
-    cap_epochs = within_bounds  # its name before 0.2
+    cap_epochs = within_bounds  # the method's name before 0.2
 
     def _bounded(self, low: Mapping[str, float], high: Mapping[str, float]) -> dict[str, float]:
         names = list(self.weights)
@@ -198,7 +240,14 @@ class Mixture:
         return dict(zip(names, weights.tolist(), strict=True))
 
     def require_domains(self, names: Iterable[str]) -> None:
-        """Raise a UserError unless these are exactly the domains of the mixture."""
+        """Check that these are exactly the domains of the mixture.
+
+        Args:
+            names: the domains.
+
+        Raises:
+            UserError: the mixture lacks a weight for one of them, or has other domains.
+        """
         wanted = set(names)
         missing = sorted(wanted - set(self.weights))
         surplus = sorted(set(self.weights) - wanted)
@@ -207,20 +256,27 @@ class Mixture:
             if missing:
                 parts.append(f"it has no weight for {', '.join(missing)}")
             if surplus:
-                parts.append(f"it has weights for {', '.join(surplus)}, which are not among them")
-            raise UserError("the mixture is for other domains: " + " and ".join(parts))
+                parts.append(f"it has weights for {', '.join(surplus)}")
+            raise UserError("the domains differ from the mixture's: " + " and ".join(parts))
 
     def to_json(self) -> str:
-        """The text of the file; floats read back to the same bits."""
+        """Return the text of the mixture's file; every float reads back to the same bits."""
         body = {"format": FORMAT, **{k: v for k, v in asdict(self).items() if v not in ({}, None)}}
         return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "mixture") -> "Mixture":
-        """A mixture from the text of its file; `source` names it in errors.
+        """Read a mixture from the text of its file.
+
+        Args:
+            text: of the file.
+            source: the name of the text in errors.
+
+        Returns:
+            The mixture.
 
         Raises:
-            UserError: not JSON, another format, or not a mixture.
+            UserError: the text is not JSON, has another format, or is not a mixture.
         """
         try:
             return cls(**parse_mixture(text, FORMAT, cls.__dataclass_fields__))
@@ -228,10 +284,13 @@ class Mixture:
             raise UserError(f"{source}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file in one step: it is either there whole or not at all.
+        """Write the mixture file in one step, so that no reader sees half of it.
+
+        Args:
+            path: the file.
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: the file cannot be written.
         """
         try:
             write_atomically(Path(path), self.to_json())
@@ -242,8 +301,14 @@ class Mixture:
     def load(cls, path: str | os.PathLike[str]) -> "Mixture":
         """Read a mixture file.
 
+        Args:
+            path: the file.
+
+        Returns:
+            The mixture.
+
         Raises:
-            UserError: no such file, or not a mixture.
+            UserError: the file cannot be read, or is not a mixture.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -253,7 +318,7 @@ class Mixture:
 
 
 def provenance() -> dict[str, str]:
-    """UTC time and the versions of what computes, for the record."""
+    """Return the UTC time and the versions of the packages that compute, by name."""
     versions = {}
     for package in ("nemo_chameleon", "megatron-core", "torch", "numpy"):
         try:
@@ -267,7 +332,7 @@ def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:
     for name, amount in amounts.items():
         if not (math.isfinite(amount) and amount > 0):
             raise UserError(
-                f"weight of domain {name!r} is {amount}: it must be positive and finite"
+                f"the weight of domain {name!r} is {amount}, but must be positive and finite"
             )
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}

@@ -1,4 +1,4 @@
-"""The text of a mixture file to the fields of a Mixture, with every entry checked."""
+"""Read the text of a mixture file into the fields of a Mixture, and check every entry."""
 
 import json
 import math
@@ -9,21 +9,25 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, Any]:
-    """Return the entries of a mixture file, apart from its version.
+    """Parse the text of a mixture file and check its entries.
 
     Args:
         text: of the file.
-        version: that the file must have as its "format".
-        known: names of the entries that there may be.
+        version: what the entry "format" must be.
+        known: names of the entries that a file may have.
+
+    Returns:
+        The entries by name, without "format".
 
     Raises:
-        ValueError: the text is not JSON, has another version, or an entry is not what it must be.
+        UserError: the file has another version, or an entry is missing, unknown or wrong.
+        ValueError: the text is not JSON.
     """
     body = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
     if not isinstance(body, dict) or "format" not in body:
         raise UserError("it has no 'format': is it a mixture file?")
     if body.pop("format") != version:
-        raise UserError(f"its format is not {version}: it was written by another version")
+        raise UserError(f"its format is not {version}: another version of nemo_chameleon wrote it")
     unknown = sorted(set(body) - set(known))
     if unknown:
         raise UserError(f"unknown entry {unknown[0]!r}")
@@ -31,22 +35,22 @@ def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, 
         raise UserError("it has no 'weights'")
     for entry in ("domains", "method", "proxy", "uncertainty", "created"):
         if not isinstance(body.get(entry, {}), dict):
-            raise UserError(f"{entry!r} is not an object")
+            raise UserError(f"{entry!r} must be an object")
     _require_types(body)
     return body
 
 
 def _require_types(body: Mapping[str, Any]) -> None:
-    """Raise a UserError for an entry that code relies on and that is not what it has to be."""
+    """Check the types of the entries that code relies on."""
     for name, facts in body.get("domains", {}).items():
         if not isinstance(facts, dict):
-            raise UserError(f"the entry of domain {name!r} is not an object")
+            raise UserError(f"the entry of domain {name!r} must be an object")
         for key in ("tokens", "documents", "samples", "score"):
             if not (_is_number(facts.get(key, 0)) and facts.get(key, 0) >= 0):
-                raise UserError(f"{key!r} of domain {name!r} is not a number, 0 or above")
+                raise UserError(f"{key!r} of domain {name!r} must be a number of at least 0")
         for key in ("path", "fingerprint", "embedding"):
             if not isinstance(facts.get(key, ""), str):
-                raise UserError(f"{key!r} of domain {name!r} is not text")
+                raise UserError(f"{key!r} of domain {name!r} must be text")
     for name, ends in body.get("uncertainty", {}).items():
         if not (
             isinstance(ends, list)
@@ -54,16 +58,16 @@ def _require_types(body: Mapping[str, Any]) -> None:
             and all(map(_is_number, ends))
             and ends[0] <= ends[1]
         ):
-            raise UserError(f"the uncertainty of domain {name!r} is not the ends of an interval")
+            raise UserError(f"the uncertainty of domain {name!r} must be the ends of an interval")
     method, proxy = body.get("method", {}), body.get("proxy", {})
     for what, values, kind in (
-        ("'caveats' is not a list of texts", method.get("caveats", []), str),
-        ("'averaged' is not a list of proxies", proxy.get("averaged", []), dict),
+        ("'caveats' must be a list of texts", method.get("caveats", []), str),
+        ("'averaged' must be a list of proxies", proxy.get("averaged", []), dict),
     ):
         if not (isinstance(values, list) and all(isinstance(value, kind) for value in values)):
             raise UserError(what)
     if not _is_layers(method.get("layers", {}), body["weights"]):
-        raise UserError("'layers' does not have a weight of each domain for each layer")
+        raise UserError("'layers' must have a weight for each domain in each layer")
 
 
 def _is_layers(value: Any, names: Iterable[str]) -> bool:
@@ -78,7 +82,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _no_number(constant: str) -> None:
-    raise UserError(f"{constant} is not a number")
+    raise UserError(f"{constant} is not a finite number")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

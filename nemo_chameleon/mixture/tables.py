@@ -1,4 +1,4 @@
-"""Mixtures as tables for people."""
+"""Mixtures as tables in plain text."""
 
 from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.mixture.mixture import Mixture
@@ -6,7 +6,14 @@ from nemo_chameleon.utils.tables import amount, decimal, table
 
 
 def show_mixture(mixture: Mixture) -> str:
-    """A mixture's weights, heaviest first, and where they came from."""
+    """Describe a mixture: its weights, heaviest first, and how they were made.
+
+    Args:
+        mixture: the mixture.
+
+    Returns:
+        A table of the domains, and one line each for method, proxy and caveats.
+    """
     rows = []
     for name in sorted(mixture.weights, key=lambda name: -mixture.weights[name]):
         facts = mixture.domains.get(name, {})
@@ -24,7 +31,7 @@ def show_mixture(mixture: Mixture) -> str:
     spread = effective_domains(list(mixture.weights.values()))
     lines = [
         table(["domain", "weight", "95 % interval", "score", "tokens"], rows),
-        f"{len(rows)} domains, as spread out as {spread:.1f} equal ones",
+        f"{len(rows)} domains; effective number of domains: {spread:.1f}",
     ]
     described = [("method", mixture.method)]
     described += [("proxy", proxy) for proxy in mixture.proxy.get("averaged", [mixture.proxy])]
@@ -40,7 +47,15 @@ def show_mixture(mixture: Mixture) -> str:
 
 
 def layers_table(mixture: Mixture) -> str:
-    """What the weights would be after each layer of the proxy, for chameleon.layer=all."""
+    """Show the weights that each layer of the proxy would give.
+
+    Args:
+        mixture: computed with all layers, so that its method has `layers`.
+
+    Returns:
+        A table with one column per layer. The last row has the share of the samples that the layer
+        would move to another domain, compared with the layer that was used.
+    """
     layers, chosen = mixture.method["layers"], mixture.method["layer"]
     header = ["domain", *(f"layer {layer}" for layer in layers)]
     rows = [
@@ -55,7 +70,16 @@ def layers_table(mixture: Mixture) -> str:
 
 
 def diff_mixtures(before: Mixture, after: Mixture) -> str:
-    """Weights before and after by domain, the largest change first, and the share that moved."""
+    """Compare two mixtures: weights by domain, the largest change first, and settings.
+
+    Args:
+        before: a mixture.
+        after: another mixture; its domains may differ.
+
+    Returns:
+        A table of the domains, the share of the samples that moves to another domain, and one line
+        per setting of method and proxy that differs.
+    """
     old, new = before.weights, after.weights
     change = {name: new.get(name, 0.0) - old.get(name, 0.0) for name in [*old, *new]}
     rows = [

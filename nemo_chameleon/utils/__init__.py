@@ -1,12 +1,12 @@
-"""What every package uses: errors, files, logging, tables.
+"""Tools that every other package uses: errors, files, logging and tables.
 
-errors.py       the one error that a user can cause
-files.py        files written atomically, and digests
+errors.py       the exception for mistakes that a user can correct
+files.py        atomic file writes, and digests
 console.py      how commands and recipes behave as programs
-logging.py      one logger for each package
-ranks.py        which of the job's processes this one is
-preemption.py   a run that is asked to stop
-seeding.py      random generators that follow from names
+logging.py      one logger per package
+ranks.py        the rank of this process
+preemption.py   the signal that asks a run to stop
+seeding.py      random generators that are seeded from names
 tables.py       tables in plain text
 arrays.py       names of array types
 """

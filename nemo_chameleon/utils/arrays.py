@@ -1,4 +1,4 @@
-"""Names for the arrays that are passed around."""
+"""Names of the numpy array types that functions take and return."""
 
 import numpy as np
 from numpy.typing import NDArray

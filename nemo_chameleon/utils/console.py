@@ -15,8 +15,8 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import show_on_stdout
 from nemo_chameleon.utils.preemption import StoppedError
 
-# megatron-core says on import, several times and in every process, what is not installed, and
-# torch's checkpoint code warns of what megatron-core calls in it. Neither is for the user to mend.
+# megatron-core warns in every process about packages that are not installed, and torch's checkpoint
+# code warns about how megatron-core calls it. A user can do nothing about either.
 _KNOWN_WARNINGS = (
     "Transformer Engine and Apex are not installed",
     "Apex is not installed",
@@ -25,26 +25,33 @@ _KNOWN_WARNINGS = (
     "Please use DTensor instead",
 )
 
-# Longer than it takes torchrun and srun to notice a process that is gone, and end the rest.
+# torchrun and srun need less time than this to notice a process that has died and to end the rest.
 _LET_OTHERS_SPEAK = 30  # seconds
 
 
 def program(main: Callable[[], None]) -> Callable[[], None]:
-    """Make `main` end on a UserError with one line on stderr and exit code 2, no traceback.
+    """Wrap `main` so that a UserError ends it with one line on stderr and exit code 2.
 
-    On a StoppedError too, with its exit code.
+    A StoppedError is printed in the same way, with an exit code of its own.
 
-    Under torchrun every rank finds the same error, and one per node should say so. So the others
-    wait: torchrun ends them as soon as that one exits. Who is still there then was alone with it.
-    What torchrun says in the end has the traceback of any other error in it; and ranks whose
-    collective broke because another one died wait too, so that its error comes first.
+    Under torchrun every rank raises the same error, and one line per node is enough. The other
+    ranks of a node therefore wait before they print, and torchrun ends them once the first rank has
+    exited. A rank that is still alive after the wait was the only one with the error. Any other
+    exception is recorded for torchrun's final report. A rank whose collective failed because
+    another rank died waits as well, so that the report shows the original error.
+
+    Args:
+        main: the program.
+
+    Returns:
+        A function that runs `main` as described.
     """
 
     @functools.wraps(main)
     def run() -> None:
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=re.escape(message))
-        # Megatron's checkpoint writer starts a Python of its own.
+        # Megatron's checkpoint writer starts another Python process, which reads this variable.
         inherited = [os.environ.get("PYTHONWARNINGS"), *(f"ignore:{m}" for m in _KNOWN_WARNINGS)]
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, inherited))
         show_on_stdout()
@@ -52,7 +59,7 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
             main()
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever reads has seen enough, as `head` has. What is still buffered goes nowhere.
+            # The reader of the pipe, for instance `head`, has closed it: drop the buffered rest.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (UserError, StoppedError) as error:
@@ -74,7 +81,7 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _came_from_elsewhere(error: Exception) -> bool:
-    """Whether it is a collective's that lost another rank."""
+    """Return whether a collective failed because another rank died."""
     if "torch" not in sys.modules:
         return False
     from torch.distributed import DistError
@@ -83,6 +90,13 @@ def _came_from_elsewhere(error: Exception) -> bool:
 
 
 def progress_bar(**settings: Any) -> Any:
-    """A tqdm bar that redraws itself on a terminal, and adds a line now and then to a log."""
+    """Make a tqdm progress bar that updates every second on a terminal and rarely in a log.
+
+    Args:
+        settings: arguments of `tqdm`.
+
+    Returns:
+        The tqdm bar.
+    """
     interval = 1.0 if sys.stderr.isatty() else 30.0
     return tqdm(dynamic_ncols=True, mininterval=interval, maxinterval=2 * interval, **settings)

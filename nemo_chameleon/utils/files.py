@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all, and digests to recognise files and facts by."""
+"""Atomic file writes, and digests that identify files and facts."""
 
 import hashlib
 import json
@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Any
 
 BLOCKS = 64
-"""How many blocks of a file are read to recognise it."""
+"""Number of blocks that `sampled_digest` reads from a file."""
 BLOCK_BYTES = 4096
+"""Size of a block in bytes."""
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
-    """Write a file beside its place, then rename it there; make its folder if there is none."""
+    """Write a file in one step, so that readers see either the old contents or the new ones.
+
+    The contents go to a temporary file in the same folder, which is then renamed. The folder is
+    created if it is missing.
+
+    Args:
+        path: the file to write.
+        contents: bytes, or text that is written as UTF-8.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A random name: processes on other nodes, and in other containers, have the same process ids.
+    # The name is random because processes on other nodes can have the same process id.
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         beside.write_bytes(contents.encode() if isinstance(contents, str) else contents)
@@ -25,7 +37,15 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
 
 
 def read_blocks(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
-    """Yield up to 4 KiB of a file from each offset in bytes."""
+    """Read one block of up to 4 KiB from each of several places in a file.
+
+    Args:
+        path: the file.
+        offsets: where the blocks begin, in bytes.
+
+    Yields:
+        The blocks in the order of `offsets`; a block at the end of the file is shorter.
+    """
     with path.open("rb") as stream:
         for offset in offsets:
             stream.seek(offset)
@@ -33,9 +53,15 @@ def read_blocks(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
 
 
 def sampled_digest(path: Path) -> str:
-    """Return a SHA-256 of 64 evenly spaced 4 KiB blocks of a file, as 16 hexadecimal digits.
+    """Return the SHA-256 of 64 evenly spaced 4 KiB blocks of a file.
 
-    A terabyte takes no longer than a megabyte.
+    The time that this takes does not grow with the size of the file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The first 16 hexadecimal digits of the digest.
     """
     size, blocks = path.stat().st_size, hashlib.sha256()
     for block in read_blocks(path, (size * part // BLOCKS for part in range(BLOCKS))):
@@ -44,11 +70,26 @@ def sampled_digest(path: Path) -> str:
 
 
 def digest_of_files(folder: Path, endings: tuple[str, ...] = ("",)) -> list[list[Any]]:
-    """Return name, size in bytes and sampled digest of each file in a folder, sorted by name."""
+    """Return name, size and sampled digest of each file in a folder.
+
+    Args:
+        folder: where to look; folders in it are skipped.
+        endings: endings of the names of the files that count; by default all files do.
+
+    Returns:
+        One list [name, size in bytes, digest] per file, sorted by name.
+    """
     paths = (path for path in sorted(folder.iterdir()) if path.name.endswith(endings))
     return [[p.name, p.stat().st_size, sampled_digest(p)] for p in paths if p.is_file()]
 
 
 def digest(facts: Any) -> str:
-    """Return a SHA-256 of facts that JSON can hold, whatever the order of their keys."""
+    """Return a SHA-256 of facts, independent of the order of their keys.
+
+    Args:
+        facts: anything that JSON can hold.
+
+    Returns:
+        The first 16 hexadecimal digits of the digest.
+    """
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Logging: one standard logger for each package, and what commands do to show it.
+"""Logging: one standard logger per package, and how commands print its messages.
 
-Inside a host's process or a training run this package only logs. The records of a rank other than
-the first are dropped, unless they are logged with `extra=EVERY_RANK`, and every record carries
-`record.rank`. Commands and recipes call `show_on_stdout`, so that people see the messages.
+Inside a host's process or a training run this package only logs. Records of ranks other than the
+first are dropped unless they are logged with `extra=EVERY_RANK`, and every record has an attribute
+`rank`. Commands and recipes call `show_on_stdout` to print the messages.
 """
 
 import logging
@@ -16,7 +16,7 @@ _ROOT = "nemo_chameleon"
 
 
 class _RankFilter(logging.Filter):
-    """Adds the rank to a record, and passes records of the first rank alone."""
+    """Filter that adds the rank to each record and drops records of all ranks but the first."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = rank()
@@ -29,6 +29,9 @@ def package_logger(package: str) -> logging.Logger:
 
     Args:
         package: `__package__` of the module that logs, for instance "nemo_chameleon.train".
+
+    Returns:
+        The logger, with a filter for ranks.
     """
     logger = logging.getLogger(package)
     if not any(isinstance(known, _RankFilter) for known in logger.filters):
@@ -37,7 +40,7 @@ def package_logger(package: str) -> logging.Logger:
 
 
 class _Message(logging.Formatter):
-    """The message alone; a warning begins with "note: "."""
+    """Formatter that prints the message only; a warning begins with "note: "."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -51,20 +54,20 @@ else:
 
 
 class _Stdout(_StreamHandler):
-    """Writes to whatever sys.stdout is at the time of the message."""
+    """Handler that writes to what sys.stdout is at the time of the message."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stdout
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        """Let a run continue whose reader has closed the pipe."""
+        """Ignore a closed pipe, so that the run continues without its reader."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
 
 
 def show_on_stdout() -> None:
-    """Print this package's messages on stdout, as commands and recipes do; idempotent."""
+    """Print this package's messages on stdout; a second call changes nothing."""
     logger = logging.getLogger(_ROOT)
     if any(isinstance(handler, _Stdout) for handler in logger.handlers):
         return
@@ -72,5 +75,5 @@ def show_on_stdout() -> None:
     handler.setFormatter(_Message())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    # Hosts give the root logger a handler of their own, which would print each message again.
+    # Hosts add their own handler to the root logger, which would print each message again.
     logger.propagate = False

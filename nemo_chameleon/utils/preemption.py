@@ -1,4 +1,4 @@
-"""A run that is asked to stop: by SIGUSR1, which a scheduler sends before a job's time is up."""
+"""SIGUSR1 asks a run to stop: a scheduler sends it before a job's time is up."""
 
 import contextlib
 import signal
@@ -10,18 +10,21 @@ SIGNAL = signal.SIGUSR1
 
 
 class StoppedError(Exception):
-    """It has saved where it was and ended, as it was asked to."""
+    """The run was asked to stop, and has saved its state."""
 
     exit_code = 75  # the system's "try again later"
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[Callable[[], bool]]:
-    """Within, the signal does not end this process; what is given says whether it has come.
+    """Keep the signal from ending this process inside the block, and report whether it has arrived.
 
-    Nor does it end processes that are started within, as Megatron's checkpoint writer and data
-    loaders start some: a scheduler sends it to all there are. They inherit that it is blocked; a
-    handler they would not.
+    A scheduler sends the signal to all processes of a job, among them those that Megatron's
+    checkpoint writer and data loaders start inside the block. Such a process inherits no handler,
+    but it does inherit that the signal is blocked. Therefore the signal is also blocked here.
+
+    Yields:
+        A function that returns whether the signal has arrived.
     """
     came = threading.Event()
 
@@ -30,12 +33,12 @@ def listening() -> Iterator[Callable[[], bool]]:
         came.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set  # Python hears signals in the main thread alone
+        yield came.is_set  # Python handles signals in the main thread only
         return
     handler = signal.signal(SIGNAL, note)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
     try:
-        # Blocked in this thread alone: another may hear it, or it waits.
+        # The signal is blocked in this thread only: another thread receives it, or it is pending.
         yield lambda: came.is_set() or SIGNAL in signal.sigpending()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

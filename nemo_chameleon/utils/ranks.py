@@ -1,33 +1,35 @@
-"""Which of the job's processes this one is, also before the processes have met."""
+"""The rank of this process in its job, also before torch.distributed is initialised."""
 
 import os
 import sys
 
-# torchrun; srun; Lightning's own launcher, which counts nodes and the processes of each.
+# The variables of torchrun, of srun, and of Lightning's launcher, which numbers the nodes and the
+# processes of each node.
 _LAUNCHERS = (("RANK",), ("SLURM_PROCID",), ("NODE_RANK", "LOCAL_RANK"))
 
 
 def rank() -> int:
     """Return this process's rank, counted from 0.
 
-    Once torch.distributed has been initialised its rank counts. Before that the environment
-    variables of torchrun, srun and Lightning say it; a process that nobody launched has rank 0.
+    The rank comes from torch.distributed once that is initialised, and before that from the
+    environment variables of torchrun, srun or Lightning. Lightning's variables only tell whether
+    the rank is 0; any other process gets some positive number. Without a launcher the rank is 0.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
     for variables in _LAUNCHERS:
         if any(variable in os.environ for variable in variables):
-            # Of several variables only "all are zero" matters: that process is the first one.
+            # The process for which all variables are zero is the first one.
             return max(int(os.environ.get(variable, "0")) for variable in variables)
     return 0
 
 
 def is_first_rank() -> bool:
-    """Return whether this process is the one that writes files and logs for the whole job."""
+    """Return whether this process has rank 0 and so writes files and logs for the whole job."""
     return rank() == 0
 
 
 def is_first_on_node() -> bool:
-    """Return whether this process is the first of those that torchrun started on this node."""
+    """Return whether this process is the first one that torchrun started on this node."""
     return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""Random generators that follow from names and numbers alone, the same on every machine."""
+"""Random generators that are seeded from names and numbers, the same on every machine."""
 
 import hashlib
 
@@ -6,16 +6,26 @@ import numpy as np
 
 
 def key_of(*parts: object) -> bytes:
-    """Return 16 bytes that follow from the texts of `parts`."""
+    """Return 16 bytes that depend only on the texts of `parts`.
+
+    Args:
+        parts: for instance a seed and a domain's name.
+
+    Returns:
+        The first 16 bytes of a SHA-256.
+    """
     return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:16]
 
 
 def generator(*parts: object, index: int = 0) -> np.random.Generator:
-    """Return a generator for `parts`, at the beginning of its `index`-th stream.
+    """Return a random generator that is seeded from `parts`.
 
     Args:
-        parts: what the stream is for, for instance a seed and a domain's name.
-        index: number of the stream; streams do not overlap.
+        parts: what the numbers are for, for instance a seed and a domain's name.
+        index: which stream of the generator to use; streams do not overlap.
+
+    Returns:
+        A Philox generator at the beginning of that stream.
     """
     key = np.frombuffer(key_of(*parts), np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, index]))

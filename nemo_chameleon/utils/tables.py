@@ -1,4 +1,4 @@
-"""Tables in plain text, and how amounts are written in them."""
+"""Tables in plain text, and the numbers in them."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int
     """Lay out text in columns: the first is aligned to the left, the others to the right.
 
     Args:
-        header: a heading for each column; its last word goes to a second line, which keeps a
-            comparison of runs within a terminal's width.
-        rows: cells, as many in each row as there are headings.
-        rule_before: number of the row that a rule goes before; -1 for none.
+        header: one heading per column. Its last word goes to a second line, which keeps wide tables
+            within a terminal's width.
+        rows: the cells, as many in each row as there are headings.
+        rule_before: index of the row that a rule is drawn above; -1 for no rule.
 
     Returns:
-        The lines, without a line break at the end.
+        The table's lines, without a line break at the end.
     """
     heads = [cell.rpartition(" ")[::2] for cell in header]
     lines = [[head[0] for head in heads], [head[1] for head in heads]]
@@ -33,7 +33,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int
 
 
 def amount(number: float) -> str:
-    """Write a number with one decimal and a unit: 795.4k, 1.4M, 2.0B, 3.1T."""
+    """Write a number with one decimal and a unit: 795.4k, 1.4M, 2.0B, 3.1T.
+
+    Args:
+        number: for instance a number of tokens.
+
+    Returns:
+        The text; a number below 1000 is rounded and has no unit.
+    """
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.1f}{unit}"
@@ -41,5 +48,13 @@ def amount(number: float) -> str:
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """Write a number with a fixed number of decimals, and "-" where there is none."""
+    """Write a number with a fixed number of decimals.
+
+    Args:
+        value: the number, or None.
+        digits: how many decimals.
+
+    Returns:
+        The text, with commas between thousands; "-" for None.
+    """
     return "-" if value is None else f"{value:,.{digits}f}"

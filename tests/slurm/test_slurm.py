@@ -276,7 +276,7 @@ def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> 
     local = slurm.local / config_file.parent.name
     job = submit(slurm, config_file, f"output={local}")
     assert slurm.ended(job)["JobState"] == "FAILED"
-    wanted = f"error: output={local} on n[12] is another folder than on the first rank's"
+    wanted = f"error: output={local} on n[12] is a different folder from that on the first rank's"
     assert re.match(wanted, said(config_file, job)), said(config_file, job)
     job = submit(slurm, config_file, f"data.cache={local}")
     assert slurm.ended(job)["JobState"] == "FAILED"
