@@ -115,8 +115,10 @@ def test_validation_is_one_pass_over_each_domain(config: Config) -> None:
 def test_too_little_validation_is_said_beforehand(config: Config) -> None:
     """A validation split that does not fill one sample is refused by name."""
     domains = open_indexed(config.data.domains, "100,0,0")
-    with pytest.raises(UserError, match="'code' has 0 validation tokens"):
-        kind_of(config.data).require_samples(config.data, domains, 32, "", True)
+    for run in ("", "proxy."):
+        says = rf"'code' has 0 validation tokens .* or set {run}train\.eval_iters=0$"
+        with pytest.raises(UserError, match=says):
+            kind_of(config.data).require_samples(config.data, domains, 32, f"{run}model.", True)
 
 
 def test_ranks_share_out_each_iteration() -> None:

@@ -102,12 +102,12 @@ def blank(path: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda p: Path(p + ".bin").unlink(), "there is no .*ten.bin"),
-        (lambda p: Path(p + ".idx").unlink(), "there is no .*ten.idx"),
+        (lambda p: Path(p + ".bin").unlink(), "there is no file .*ten.bin"),
+        (lambda p: Path(p + ".idx").unlink(), "there is no file .*ten.idx"),
         (lambda p: truncate(p + ".idx", 60), "ten.idx is truncated, 60 bytes of"),
         (lambda p: truncate(p + ".idx", 10), "ten.idx is truncated"),
         (lambda p: truncate(p + ".bin", 100), "the .bin has 100 bytes"),
-        (lambda p: Path(p + ".idx").write_bytes(b"x" * 200), "not a Megatron dataset index"),
+        (lambda p: Path(p + ".idx").write_bytes(b"x" * 200), "not the index of a Megatron dataset"),
         (blank, "damaged"),
     ],
 )
@@ -134,7 +134,7 @@ def test_prefix_with_its_ending(ten: str) -> None:
 
 def test_tokens_outside_the_vocabulary(ten: str) -> None:
     """Data of another tokenizer is found before a model is built."""
-    with pytest.raises(UserError, match="token 919, but the vocabulary has 900"):
+    with pytest.raises(UserError, match="token id 919, but the vocabulary has 900"):
         IndexedDomain.open("d", ten, vocab_size=900)
 
 
@@ -149,7 +149,9 @@ def test_validation_data_that_is_trained_on_is_refused(corpus: Path, config: Con
     """A set of data.validation that is a domain's own data is named with the domain."""
     domains = open_indexed(config.data.domains, config.data.split)
     config.data.validation["held"] = DatasetConfig(str(corpus / "legal"))
-    with pytest.raises(UserError, match=r"validation\.held is the data that domain 'legal' trains"):
+    with pytest.raises(
+        UserError, match=r"validation\.held is the same data that domain 'legal' trains"
+    ):
         open_indexed_validation(config.data, domains)
     config.data.validation["held"].path += ".bin"
     with pytest.raises(UserError, match=r"^data\.validation\.held\.path=.*leave out the ending"):

@@ -50,6 +50,12 @@ def test_jsonl_faults_name_file_and_line(tmp_path: Path) -> None:
             list(read_jsonl([path]))
 
 
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    """Also when the operating system's error does not name it."""
+    with pytest.raises(UserError, match="cannot read /proc/self/mem: "):
+        list(read_jsonl(["/proc/self/mem"]))
+
+
 def test_command_line(tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys) -> None:
     """`nemo-chameleon prepare` tokenises JSONL files into one dataset."""
     tokenizer.save(str(tmp_path / "t.json"))

@@ -222,7 +222,7 @@ def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) 
     domain = opened(sft, LONG, LONG_ANSWER, on_too_long="truncate")
     check(sft.data, {"mine": domain}, shorter(sft), "")
     assert (
-        "1 begin later, without 0 tokens of answers before the last: 1 are left out"
+        "1 lose their beginnings, with 0 tokens of earlier answers; 1 are left out"
         in capsys.readouterr().out
     )
     packs = domain.packs(16)
@@ -253,11 +253,11 @@ def test_an_answer_is_never_cut(sft: Config, capsys: pytest.CaptureFixture[str])
         assert not answers[start]
     sft.model.seq_length, sft.train.eval_iters = length - 2, 0
     check(sft.data, {"mine": domain}, sft, "")
-    assert "without 0 tokens of answers" in capsys.readouterr().out
+    assert "with 0 tokens of earlier answers" in capsys.readouterr().out
     sft.model.seq_length = length // 2
     check(sft.data, {"mine": domain}, sft, "")
     start = int(domain.packs(length // 2).pieces[0, 1])
-    assert f"without {answers[:start].sum()} tokens of answers" in capsys.readouterr().out
+    assert f"with {answers[:start].sum()} tokens of earlier answers" in capsys.readouterr().out
 
 
 def test_what_is_left_out_counts_for_nothing(sft: Config) -> None:
@@ -294,10 +294,10 @@ def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[
             open_domains(sft.data, 64)
         text = str(error.value)
         assert "data.domains.pairs.path=" in text
-        assert f"3 of {len(lines) - 1} lines are no examples" in text
+        assert f"3 of {len(lines) - 1} lines are not examples" in text
         assert "pairs.jsonl, line 3: not JSON" in text
         assert "pairs.jsonl, line 5: a message has no role" in text
-        assert "pairs.jsonl, line 6: broken UTF-8" in text
+        assert "pairs.jsonl, line 6: not valid UTF-8" in text
         assert "data.on_malformed=skip" in text
         assert "\n" not in text
     sft.data.on_malformed = "skip"
@@ -317,7 +317,7 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     assert domain.documents == whole.documents == 2
     assert domain.index.line(1) == "mine.jsonl, line 14"
     said = capsys.readouterr().out
-    assert "12 of 14 lines are no examples: mine.jsonl, line 2: not JSON; " in said
+    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON; " in said
     listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
     assert listed[-1] == "mine.jsonl, line 13: not JSON"
     assert str(domain.index.folder / indices.SKIPPED) in said
@@ -327,8 +327,8 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     ("contents", "says"),
     [
         (None, "there is no such file"),
-        ("", "not one example in 0"),
-        ("{\n", "not one example in 1"),
+        ("", "there is no example in 0"),
+        ("{\n", "there is no example in 1"),
     ],
 )
 def test_files_without_examples(sft: Config, contents: str | None, says: str) -> None:
@@ -421,7 +421,7 @@ def test_numbers_that_the_model_has_no_embedding_for(sft: Config, corpus: Path) 
     other["model"]["vocab"][last] = 70_000
     sft.data.tokenizer = str(Path(sft.output).parent / "tokenizer.json")
     Path(sft.data.tokenizer).write_text(json.dumps(other))
-    with pytest.raises(UserError, match="512 tokens and numbers up to 70000"):
+    with pytest.raises(UserError, match="512 tokens but token ids up to 70000"):
         opened(sft, {"text": "ab"})
 
 
@@ -436,9 +436,15 @@ def test_a_byte_order_mark_is_no_fault(sft: Config) -> None:
 def test_a_split_without_examples(sft: Config) -> None:
     """Validation of nothing is said beforehand, and by the dataset where nobody asked."""
     domain = opened(sft, {"text": "ab"}, {"text": "cd"})
-    with pytest.raises(UserError, match=r"data\.domains\.mine: no example to evaluate on"):
-        check(sft.data, {"mine": domain}, sft, "")
-    with pytest.raises(UserError, match=r"mine\.jsonl: no example for valid under split='80,20,0'"):
+    for run in ("", "proxy."):
+        says = (
+            rf"data\.domains\.mine: .* no example to evaluate on: .* set {run}train\.eval_iters=0$"
+        )
+        with pytest.raises(UserError, match=says):
+            check(sft.data, {"mine": domain}, sft, run)
+    with pytest.raises(
+        UserError, match=r"mine\.jsonl: there is no example for valid under split='80,20,0'"
+    ):
         validation_datasets(sft.data, {"mine": domain}, seq_length=64, seed=1)["mine"]
 
 
@@ -477,7 +483,7 @@ def test_the_end_of_a_text(sft: Config, corpus: Path) -> None:
     domain = opened(sft, {"text": "ab"})
     assert "".join(token for token, _ in shown(domain, sft, 0)) == "abz"
     settings.write_text('{"eos_token": "<none>"}')
-    with pytest.raises(UserError, match="no <none> to end texts with"):
+    with pytest.raises(UserError, match="no token <none> to end texts with"):
         opened(sft, {"text": "ab"})
 
 

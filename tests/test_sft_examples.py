@@ -76,10 +76,14 @@ def test_templates_that_rewrite_earlier_turns() -> None:
     last_alone = CHATML.replace(
         "<|end|>", "{% if loop.last and message.role == 'assistant' %}!{% endif %}<|end|>"
     )
-    with pytest.raises(UserError, match=r"writes a turn otherwise .* \{% generation %\}"):
+    with pytest.raises(
+        UserError, match=r"changes a turn when other turns follow .* \{% generation %\}"
+    ):
         example({"messages": CHAT}, last_alone)
     thinks = CHATML.replace("<|assistant|>{% endif %}", "<|assistant|><think>{% endif %}")
-    with pytest.raises(UserError, match=r"generation prompt is not how .* \{% generation %\}"):
+    with pytest.raises(
+        UserError, match=r"does not begin .* with its generation prompt, .* \{% generation %\}"
+    ):
         example({"messages": CHAT[1:3]}, thinks)
 
 
@@ -87,20 +91,20 @@ def test_templates_that_rewrite_earlier_turns() -> None:
     ("line", "says"),
     [
         (b'{"text": "a"', "not JSON"),
-        (b'["text"]', "no JSON object"),
-        (b'{"text": "\xff"}', "broken UTF-8"),
+        (b'["text"]', "not a JSON object"),
+        (b'{"text": "\xff"}', "not valid UTF-8"),
         (b'{"text": "\\ud800"}', "not valid Unicode"),
-        (b'{"texts": "a"}', "no known form"),
-        (b'{"prompt": "a"}', "no known form"),
+        (b'{"texts": "a"}', "unknown form"),
+        (b'{"prompt": "a"}', "unknown form"),
         (b'{"text": 3}', "text is not text"),
-        (b'{"text": " "}', "empty answer"),
-        (b'{"prompt": "a", "completion": ""}', "empty answer"),
-        (b'{"messages": []}', "no list of messages"),
-        (b'{"messages": ["a"]}', "a message is no JSON object"),
+        (b'{"text": " "}', "an answer is empty"),
+        (b'{"prompt": "a", "completion": ""}', "an answer is empty"),
+        (b'{"messages": []}', "must be a list of one or more messages"),
+        (b'{"messages": ["a"]}', "a message is not a JSON object"),
         (b'{"messages": [{"content": "a"}]}', "a message has no role"),
         (b'{"messages": [{"role": "user"}]}', "a message has no content"),
-        (b'{"messages": [{"role": "user", "content": "a"}]}', "no answer"),
-        (b'{"messages": [{"role": "assistant", "content": ""}]}', "empty answer"),
+        (b'{"messages": [{"role": "user", "content": "a"}]}', "no message has the role assistant"),
+        (b'{"messages": [{"role": "assistant", "content": ""}]}', "an answer is empty"),
     ],
 )
 def test_malformed_lines(line: bytes, says: str) -> None:
@@ -112,15 +116,15 @@ def test_malformed_lines(line: bytes, says: str) -> None:
 def test_a_template_may_refuse_a_chat() -> None:
     """What a template raises is that line's fault, with its words."""
     strict = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(MalformedError, match="refuses it: roles must alternate"):
+    with pytest.raises(MalformedError, match="refuses the chat: roles must alternate"):
         example({"messages": CHAT}, strict)
 
 
 @pytest.mark.parametrize(
     ("template", "line", "says"),
     [
-        ("{{ messages[0].content + messages[0].n }}", {"n": 3}, "refuses it"),
-        ("{{ messages[0].name }}", {"name": "\ud800"}, "makes of it is not valid Unicode"),
+        ("{{ messages[0].content + messages[0].n }}", {"n": 3}, "refuses the chat"),
+        ("{{ messages[0].name }}", {"name": "\ud800"}, "the rendered chat is not valid Unicode"),
         ("{# {% generation %} #}{{ messages[0].content }}", {}, "marks 0 of 1 answers"),
     ],
 )
@@ -133,7 +137,7 @@ def test_what_a_template_makes_of_a_line(template: str, line: dict, says: str) -
 
 def test_a_broken_template_is_no_lines_fault() -> None:
     """It would be every line's."""
-    with pytest.raises(UserError, match="the chat template is broken"):
+    with pytest.raises(UserError, match="the chat template is not valid Jinja"):
         example({"messages": CHAT}, "{% for message in messages }}")
 
 

@@ -142,7 +142,7 @@ def test_proxies_that_are_refused(
     tokenizer, config.data.tokenizer = config.data.tokenizer, None
     config.data.vocab_size = 20_000
     config.proxy.load = str(converted)
-    with pytest.raises(UserError, match=r"has 512 tokens, the domains 20000"):
+    with pytest.raises(UserError, match=r"has 512 tokens, but the domains have 20000"):
         provider.resolve_mixture(config)
     config.data.tokenizer, config.data.vocab_size = tokenizer, None
     for changes, says in (
@@ -160,10 +160,10 @@ def test_proxies_that_are_refused(
         provider.resolve_mixture(config)
     config.chameleon.layer = None
     for key, value, says in (
-        ("hidden_size", 2 * HIDDEN, r"no checkpoint of proxy\.model: .*mismatch"),
-        ("position_embedding_type", "rope", "it has embedding.position_embeddings.weight"),
-        ("normalization", "RMSNorm", r"it has decoder\.final_layernorm\.bias"),
-        ("add_bias_linear", False, "it has decoder.layers.mlp.linear_fc1.bias"),
+        ("hidden_size", 2 * HIDDEN, r"not a checkpoint of proxy\.model: .*mismatch"),
+        ("position_embedding_type", "rope", "it also has embedding.position_embeddings.weight"),
+        ("normalization", "RMSNorm", r"it also has decoder\.final_layernorm\.bias"),
+        ("add_bias_linear", False, "it also has decoder.layers.mlp.linear_fc1.bias"),
     ):
         before = getattr(config.proxy.model, key)
         setattr(config.proxy.model, key, value)

@@ -114,7 +114,7 @@ def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Pat
     with pytest.raises(UserError, match=r"there is no such checkpoint"):
         provider.prepare(job.config)
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="does not hold a checkpoint"):
         provider.prepare(job.config)
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "out" / "base")
     job.settings.model.num_query_groups = 4  # as many as heads, which is what null says
@@ -218,7 +218,7 @@ def test_other_order_of_samples_is_refused(job: TrainingRun) -> None:
     job.config.data.on_mixture_change = "accept"
     assert trainer.train(other)["domains"]["code"]["weight"] == pytest.approx(1 / 3)
     job.settings.train.train_iters = 12
-    with pytest.raises(UserError, match=r"train\.train_iters = 6, now it is 12"):
+    with pytest.raises(UserError, match=r"train\.train_iters = 6, but the run has 12"):
         trainer.train(job)
 
 
@@ -228,7 +228,7 @@ def test_other_model_or_optimizer_is_refused(job: TrainingRun) -> None:
     for section, key, value in (("model", "num_layers", 3), ("optimizer", "lr", 2e-2)):
         before = getattr(getattr(job.settings, section), key)
         setattr(getattr(job.settings, section), key, value)
-        with pytest.raises(UserError, match=f"{section}.{key} = {before}, now it is {value}"):
+        with pytest.raises(UserError, match=f"{section}.{key} = {before}, but the run has {value}"):
             trainer.train(job)
         setattr(getattr(job.settings, section), key, before)
 

@@ -1,14 +1,14 @@
-"""Domains: named datasets, how they are read, and Megatron's datasets over them.
+"""Data: named domains, the readers of their files, and Megatron's datasets over them.
 
-domain.py        what is asked of a domain, whatever its files are
-indexed.py       a domain of Megatron's indexed datasets
-agreement.py     domains opened once on each node, and compared
-kind.py          what differs between pretraining and finetuning data
-pretraining.py   the kind of data.dataset=gpt; sft/ has the other one
+domain.py        the protocol of a domain, whatever format its files have
+indexed.py       a domain of Megatron's indexed datasets (.bin and .idx)
+agreement.py     opens domains once on each node and compares the nodes' data
+kind.py          everything that differs between pretraining and finetuning data
+pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
-token_shares.py  shares of tokens with loss to shares of samples
-readers.py       lines of JSONL
-tokenize.py      documents to Megatron datasets
-tokenizer.py     Hugging Face tokenizers, read and trained
-vocabulary.py    what Megatron's datasets ask of a tokenizer
+token_shares.py  converts shares of answer tokens to shares of samples
+readers.py       reads lines of JSONL
+tokenize.py      tokenises documents into Megatron datasets
+tokenizer.py     loads and trains Hugging Face tokenizers
+vocabulary.py    the parts of a tokenizer that Megatron's datasets need
 """

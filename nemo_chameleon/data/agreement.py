@@ -1,4 +1,8 @@
-"""Domains opened once on each node, and the nodes' data compared."""
+"""Opens domains once on each node and checks that all nodes have the same data.
+
+Each node may have its own copy of the data on its own disk. Every rank uses the domains as the
+first rank opened them.
+"""
 
 from collections.abc import Callable
 
@@ -9,16 +13,19 @@ from nemo_chameleon.distributed.collectives import ask_every_node, node_name, on
 
 
 def opened_once_a_node(open_them: Callable[[], dict[str, Domain]]) -> dict[str, Domain]:
-    """Return domains as the first rank opens them, after every other node has compared its own.
+    """Open domains on the first rank, and compare them with what every other node has.
 
-    Data may lie on each node's own disk. Before the processes have met, each process opens its own.
+    Every rank must call it. Before the processes have met, each process opens its own domains.
 
     Args:
-        open_them: opens the domains on this process.
+        open_them: opens the domains on this process, by name.
+
+    Returns:
+        The domains by name, as the first rank opened them.
 
     Raises:
-        UserError: as `open_them` raises it on any node, or a node has other data than the first
-            rank's node.
+        UserError: `open_them` raised it on some node, or a node's data differ from the data on the
+            first rank's node.
     """
     if not dist.is_initialized():
         return open_them()
@@ -28,9 +35,9 @@ def opened_once_a_node(open_them: Callable[[], dict[str, Domain]]) -> dict[str, 
         for name, domain in open_them().items():
             if domain.fingerprint != domains[name].fingerprint:
                 return (
-                    f"domain {name!r} is other data on {node_name()} than on the first rank's "
-                    f"node: {domain.prefix}; copy it anew, or set its path to storage that every "
-                    "node shares"
+                    f"domain {name!r} has other data on {node_name()} than on the first rank's "
+                    f"node: {domain.prefix}; copy the files again, or set "
+                    f"data.domains.{name}.path to storage that every node shares"
                 )
         return None
 

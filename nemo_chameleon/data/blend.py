@@ -1,6 +1,7 @@
-"""Megatron datasets for a mixture: blended for training, one per domain for validation.
+"""Megatron's datasets for a mixture: one blended for training, one per domain for validation.
 
-Megatron's own builder builds them all. A mixture decides its `blend` and nothing else.
+Megatron's own builder builds all of them. The mixture decides the builder's `blend` and nothing
+else. The module also has the sampler that divides a global batch among the ranks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,16 +35,16 @@ def training_dataset(
     """Build the blended training set; every rank must call it.
 
     Args:
-        data: the configuration.
-        domains: opened, by name.
-        mixture: what they are drawn by.
-        samples: that the run draws.
-        seq_length: tokens of a sample.
-        seed: of the order of the samples.
+        data: the data configuration.
+        domains: the opened domains by name.
+        mixture: the weights that samples are drawn by.
+        samples: number of samples that the run draws.
+        seq_length: tokens per sample.
+        seed: seed of the order of the samples.
 
     Returns:
-        A BlendedDataset of at least `samples` samples, whose first `samples` follow the mixture
-        within one a domain. A sample's `dataset_id` is its domain's position in `domains`.
+        A BlendedDataset of at least `samples` samples. Its first `samples` follow the mixture to
+        within one sample per domain. A sample's `dataset_id` is its domain's position in `domains`.
     """
     prefixes, weights = mixture.blend({name: domain.prefix for name, domain in domains.items()})
     if data.unit == "tokens":
@@ -51,11 +52,12 @@ def training_dataset(
         shares = sample_shares(dict(zip(domains, weights, strict=True)), domains, **sizes)
         weights = list(shares.values())
     kind, config = dataset_config(data, domains.values(), seq_length, seed, (prefixes, weights))
-    # Where a domain gives a handful of samples, rounding can ask for more than the default surplus
-    # holds, and Megatron then refuses to build.
+    # When a domain gives only a few samples, rounding can need more of them than Megatron's default
+    # surplus provides, and Megatron then refuses to build the dataset.
     if samples < _SMALL_RUN:
         config.mid_level_dataset_surplus = 0.5
-    # Validation is by domain, below: a blended set would say less, and small ones overflow.
+    # Validation datasets are built per domain below: a blended one would tell less, and Megatron
+    # fails on it when domains are small.
     config.split_matrix = [config.split_matrix[0], None, None]
     return BlendedMegatronDatasetBuilder(kind, [samples, 0, 0], lambda: True, config).build()[0]
 
@@ -63,12 +65,19 @@ def training_dataset(
 def validation_datasets(
     data: DataConfig, domains: Mapping[str, Domain], *, seq_length: int, seed: int
 ) -> dict[str, Any]:
-    """Build one pass over each domain's validation split, and over all of data.validation's sets.
+    """Build one pass over each domain's validation split and over each set of data.validation.
 
-    Every rank must call it. `DataKind.require_samples` says beforehand whether there is enough.
+    A set named like a domain replaces that domain's validation split. Every rank must call it.
+    `DataKind.require_samples` checks beforehand that there is enough data.
+
+    Args:
+        data: the data configuration.
+        domains: the opened domains by name.
+        seq_length: tokens per sample.
+        seed: seed of the order of the samples.
 
     Returns:
-        Datasets by name: the domains come first, whether they have sets of their own or not.
+        Datasets by name: first one for each domain, then the other sets of data.validation.
     """
     held_out, datasets = kind_of(data).open_validation(data, domains, seq_length), {}
     for name, domain in {**domains, **held_out}.items():
@@ -87,7 +96,18 @@ def dataset_config(
     seed: int,
     blend: tuple[list[str], list[float] | None],
 ) -> tuple[type, GPTDatasetConfig]:
-    """Return the class of Megatron's datasets over some domains, and their configuration."""
+    """Return the class and the configuration of Megatron's datasets over some domains.
+
+    Args:
+        data: the data configuration.
+        domains: the opened domains, in the order of `blend`.
+        seq_length: tokens per sample.
+        seed: seed of the order of the samples.
+        blend: the prefixes of the domains, and their weights or None.
+
+    Returns:
+        The class and the configuration, as Megatron's builder takes them.
+    """
     settings: dict[str, Any] = {
         "blend": blend,
         "random_seed": seed,
@@ -105,10 +125,18 @@ def dataset_config(
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """Indices of this rank's micro-batches, from any iteration on.
+    """The sample indices of this rank's micro-batches, from any iteration on.
 
-    Iteration i draws samples [i·global, (i+1)·global) however many ranks share them, so a run
-    goes on at the right sample after a restart, on another number of ranks too.
+    Iteration i draws samples [i·global, (i+1)·global), whatever the number of ranks that share
+    them. A run therefore resumes at the right sample, also on another number of ranks.
+
+    Attributes:
+        first: the iteration to start from.
+        iterations: number of iterations of the whole run.
+        global_batch_size: samples per iteration.
+        micro_batch_size: samples per micro-batch.
+        rank: this rank among the data-parallel ranks.
+        ranks: number of data-parallel ranks.
     """
 
     first: int
@@ -119,7 +147,11 @@ class BatchSampler:
     ranks: int
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Micro-batches in the order the schedule asks for them."""
+        """Yield the indices of each micro-batch, in the order in which the schedule asks for them.
+
+        Yields:
+            `micro_batch_size` sample indices.
+        """
         for iteration in range(self.first, self.iterations):
             start = iteration * self.global_batch_size
             indices = np.arange(start, start + self.global_batch_size)
@@ -127,7 +159,7 @@ class BatchSampler:
                 yield micro_batch.tolist()
 
     def __len__(self) -> int:
-        """Micro-batches in all."""
+        """Return the number of micro-batches from `first` to the end of the run."""
         steps = self.global_batch_size // (self.micro_batch_size * self.ranks)
         return (self.iterations - self.first) * steps
 

@@ -1,4 +1,8 @@
-"""A domain: what a run, a proxy and a mixture ask of a named dataset, whatever its files are."""
+"""A domain: the protocol that runs, proxies and mixtures use, whatever format its files have.
+
+The module also has the checks that all domains share: no two domains are the same data, no
+validation set is a domain's own data, and Megatron's split string is valid.
+"""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +19,7 @@ class Window(NamedTuple):
 
     Attributes:
         tokens: (n,) token ids.
-        counted: (n,) whether each token counts for the domain's embedding.
+        counted: (n,) whether each token counts towards the domain's embedding.
     """
 
     tokens: Ints
@@ -27,57 +31,87 @@ class Domain(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The domain's name in the configuration."""
 
     @property
     def path(self) -> str:
-        """Where its data lies, as the configuration names it."""
+        """The path of its data, as the configuration gives it."""
 
     @property
     def prefix(self) -> str:
-        """Prefix of the .bin and .idx files that Megatron reads."""
+        """The prefix of the .bin and .idx files that Megatron reads."""
 
     @property
     def documents(self) -> int:
-        """Documents, or examples, of the training split."""
+        """The number of documents, or of examples, in the training split."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the training split."""
+        """The number of tokens in the training split."""
 
     @property
     def embeddable_tokens(self) -> int:
-        """Tokens of the training split that its embedding can be a mean over."""
+        """The number of tokens in the training split that count towards its embedding."""
 
     @property
     def fingerprint(self) -> str:
-        """A digest of its data, the same wherever the data lies."""
+        """A digest of its data, which does not depend on where the data are stored."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what a mixture file records of it."""
+        """Return what a mixture file records about the domain.
+
+        Returns:
+            Values that JSON can hold, by name.
+        """
 
     def tokens_in(self, unit: str) -> int:
-        """Return its tokens, for unit "samples", or those that carry loss, for unit "tokens"."""
+        """Return the size of the training split in a unit of data.unit.
+
+        Args:
+            unit: "samples" counts all tokens, "tokens" counts those that carry loss.
+
+        Returns:
+            The number of tokens.
+        """
 
     def pass_tokens(self, seq_length: int) -> int:
-        """Return the tokens that a run draws in one pass over it, in samples of `seq_length`."""
+        """Return how many tokens a run draws in one pass over the training split.
+
+        Args:
+            seq_length: tokens per sample.
+
+        Returns:
+            The number of tokens, with any filling of the samples.
+        """
 
     def loss_tokens(self, samples: int, seq_length: int, seed: int) -> int:
-        """Return the tokens with loss in the first `samples` samples that a run of a seed draws."""
+        """Return how many tokens carry loss in the first samples that a run draws.
+
+        Args:
+            samples: number of samples that the run draws from this domain.
+            seq_length: tokens per sample.
+            seed: the run's seed, which decides the order of the samples.
+
+        Returns:
+            The number of tokens with loss in these samples.
+        """
 
     def window(
         self, index: int, length: int, seed: int, *, cross_documents: bool = False
     ) -> Window:
-        """Return the `index`-th random window, of 1 to `length` tokens.
+        """Draw the `index`-th random window.
 
-        Which window it is depends on (seed, name, index) alone: not on other domains, and not on
-        which rank draws it.
+        The window depends on (seed, name, index) alone: other domains, and the rank that draws it,
+        do not change it.
 
         Args:
             index: number of the window.
-            length: tokens of the window, at most.
-            seed: of the windows.
+            length: maximum number of tokens in the window.
+            seed: seed of the windows.
             cross_documents: whether the window may continue into the next document.
+
+        Returns:
+            A window of 1 to `length` tokens.
         """
 
 
@@ -85,45 +119,66 @@ D = TypeVar("D", bound=Domain)
 
 
 def require_distinct(domains: dict[str, D]) -> dict[str, D]:
-    """Return the domains as they are, if no two of them are the same data.
+    """Check that no two domains are the same data.
+
+    Args:
+        domains: the domains by name.
+
+    Returns:
+        The same domains.
 
     Raises:
-        UserError: naming two domains that are the same data.
+        UserError: two domains are the same data; the message names both.
     """
     known: dict[str, str] = {}
     for name, domain in domains.items():
         other = known.setdefault(domain.fingerprint, name)
         if other != name:
-            raise UserError(f"data.domains: {other!r} and {name!r} are the same data")
+            raise UserError(
+                f"data.domains: {other!r} and {name!r} are the same data: remove one of them"
+            )
     return domains
 
 
 def require_held_out(held_out: dict[str, D], domains: Mapping[str, Domain]) -> dict[str, D]:
-    """Return the sets to evaluate on as they are, if none is a domain's own data.
+    """Check that no validation set is the same data as a domain.
+
+    Args:
+        held_out: the validation sets by name.
+        domains: the domains by name.
+
+    Returns:
+        The same validation sets.
 
     Raises:
-        UserError: naming the set and the domain that are the same data.
+        UserError: a set is the same data as a domain; the message names both.
     """
     for name, dataset in held_out.items():
         for other, domain in domains.items():
             if domain.fingerprint == dataset.fingerprint:
                 raise UserError(
-                    f"data.validation.{name} is the data that domain {other!r} trains on"
+                    f"data.validation.{name} is the same data that domain {other!r} trains on: "
+                    f"set data.validation.{name}.path to other data"
                 )
     return held_out
 
 
 def split_shares(split: str) -> list[float]:
-    """Return the shares of Megatron's split string, for instance "95,5,0".
+    """Parse Megatron's split string.
+
+    Args:
+        split: one to three numbers for training, validation and test, for instance "95,5,0".
 
     Returns:
-        Shares of training, validation and test, which sum to 1.
+        The shares of training, validation and test, which sum to 1.
 
     Raises:
-        UserError: the text is not numbers, or leaves nothing for training.
+        UserError: the text is not such a list of numbers, or leaves nothing for training.
     """
     parts = [float(part) for part in split.split(",")] if _SPLIT.fullmatch(split) else [0.0]
     parts += [0.0] * (3 - len(parts))
     if not parts[0] > 0:
-        raise UserError(f"data.split={split!r} is not like '95,5,0', with a share for training")
+        raise UserError(
+            f"data.split={split!r} must be like '95,5,0', with a share above 0 for training"
+        )
     return [part / sum(parts) for part in parts]

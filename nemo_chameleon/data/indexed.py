@@ -1,7 +1,7 @@
-"""A domain of Megatron's indexed datasets: what is known about it cheaply, and random windows.
+"""A domain of Megatron's indexed datasets: its size, its fingerprint and random windows of it.
 
-Everything here reads the memory-mapped .idx and a few blocks of the .bin: opening a domain costs
-the same for a megabyte as for a terabyte.
+Opening a domain reads the memory-mapped .idx and 64 blocks of the .bin, so it takes as long for a
+megabyte as for a terabyte.
 """
 
 import hashlib
@@ -34,16 +34,16 @@ _HEADER = struct.Struct("<9sQBQQ")
 
 @dataclass(frozen=True)
 class IndexedDomain:
-    """One domain's training split.
+    """The training split of one indexed dataset.
 
     Attributes:
-        name: what the user calls it.
+        name: the domain's name in the configuration.
         path: prefix of the .bin and .idx files.
-        documents: documents in the training split: the first ones of the file.
-        tokens: tokens in them.
-        validation_tokens: tokens in the validation split, the documents that follow.
-        fingerprint: of the whole file's header, size and 64 blocks spread over its contents; the
-            same wherever the file lies.
+        documents: number of documents in the training split, which is the beginning of the file.
+        tokens: number of tokens in the training split.
+        validation_tokens: number of tokens in the validation split, which follows.
+        fingerprint: digest of the .idx header and of 64 evenly spaced 4 KiB blocks of the .bin; it
+            does not depend on where the files are stored.
     """
 
     name: str
@@ -67,37 +67,48 @@ class IndexedDomain:
         """Check a dataset's files and describe its training split.
 
         Args:
-            name: the domain's name, for errors.
+            name: the domain's name.
             path: prefix of the .bin and .idx files.
-            split: Megatron's split string: shares of the documents, in their order.
-            vocab_size: if given, tokens that are read on the way must be less.
-            key: of the configuration that names it, for errors.
+            split: Megatron's split string, which divides the documents in their order.
+            vocab_size: if given, every token id in the blocks that are read must be below it.
+            key: the key of the configuration that lists the dataset; errors name it.
+
+        Returns:
+            The domain.
 
         Raises:
-            UserError: a file missing, truncated or of another kind, no document to train on, or a
-                token outside the vocabulary.
+            UserError: a file is missing, truncated or in another format, there is no document to
+                train on, or a token id is outside the vocabulary.
         """
         where = f"{key}.{name}.path={path}"
         for ending in (".bin", ".idx"):
             if not Path(path + ending).is_file():
                 hint = "; leave out the ending" if path.endswith((".bin", ".idx")) else ""
-                raise UserError(f"{where}: there is no {path}{ending}{hint}")
+                raise UserError(f"{where}: there is no file {path}{ending}{hint}")
         header, sequences, dtype = _read_header(Path(path + ".idx"), where)
         size = Path(path + ".bin").stat().st_size
         if not sequences or not size:
-            raise UserError(f"{where}: empty, {sequences} document(s) in {size} bytes")
+            raise UserError(
+                f"{where}: the dataset is empty: {sequences} document(s) in {size} bytes"
+            )
         try:
             dataset = IndexedDataset(path)
         except (AssertionError, ValueError) as error:
-            raise UserError(f"{where}: Megatron cannot read it, is it damaged? {error}") from error
+            raise UserError(
+                f"{where}: Megatron cannot read the dataset, which may be damaged: {error}"
+            ) from error
         pointers = dataset.index.sequence_pointers
         lengths = dataset.index.sequence_lengths
         itemsize = np.dtype(dtype).itemsize
         expected = int(pointers[-1]) + int(lengths[-1]) * itemsize
         if size < expected:
-            raise UserError(f"{where}: the .bin has {size} bytes, the .idx tells of {expected}")
+            raise UserError(
+                f"{where}: the .bin has {size} bytes, but the .idx describes {expected}: copy both "
+                "files again"
+            )
         shares = split_shares(split)
-        # Rounded as Megatron's builder rounds, or the two would disagree on a document.
+        # This rounds as Megatron's builder does. Otherwise a document could be in the training
+        # split here and in the validation split there.
         documents = round(shares[0] * float(sequences))
         validation_end = round((shares[0] + shares[1]) * float(sequences))
 
@@ -109,7 +120,8 @@ class IndexedDomain:
         tokens = tokens_before(documents)
         if not tokens:
             raise UserError(
-                f"{where}: nothing to train on, {sequences} document(s) under data.split={split!r}"
+                f"{where}: nothing to train on: under data.split={split!r} the training part of "
+                f"{sequences} document(s) has no tokens; give training a larger share"
             )
         digest = hashlib.sha256(header)
         spread = np.linspace(0, max(0, expected - BLOCK_BYTES), BLOCKS)
@@ -119,8 +131,8 @@ class IndexedDomain:
             ids = np.frombuffer(block[: len(block) // itemsize * itemsize], dtype=dtype)
             if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
                 raise UserError(
-                    f"{where}: it holds token {int(ids.max())}, but the vocabulary has "
-                    f"{vocab_size}: was it tokenised with another tokenizer?"
+                    f"{where}: the dataset has token id {int(ids.max())}, but the vocabulary has "
+                    f"{vocab_size} tokens: set data.tokenizer to the one it was written with"
                 )
         return cls(
             name,
@@ -148,7 +160,7 @@ class IndexedDomain:
 
     @property
     def embeddable_tokens(self) -> int:
-        """See `Domain`: all of them."""
+        """See `Domain`: all tokens count."""
         return self.tokens
 
     def tokens_in(self, unit: str) -> int:
@@ -157,7 +169,7 @@ class IndexedDomain:
         return self.tokens
 
     def pass_tokens(self, seq_length: int) -> int:
-        """See `Domain`: samples run on from one document to the next, and waste none."""
+        """See `Domain`: samples continue from one document to the next, so nothing is filled."""
         del seq_length
         return self.tokens
 
@@ -169,13 +181,11 @@ class IndexedDomain:
     def window(
         self, index: int, length: int, seed: int, *, cross_documents: bool = False
     ) -> Window:
-        """See `Domain`; all tokens of a window count.
-
-        A document is drawn in proportion to its tokens, then a start in it such that the window
-        lies inside; a document shorter than `length` is taken whole. With `cross_documents` the
-        start is any token, and the window continues into the documents that follow, as a training
-        sample does.
-        """
+        """See `Domain`; all tokens of a window count."""
+        # A document is drawn in proportion to its tokens, then a start such that the whole window
+        # is inside the document. A document shorter than `length` is taken whole. With
+        # `cross_documents` the start is any token, and the window continues into the documents
+        # that follow, as a training sample does.
         generator = seeding.generator(seed, self.name, index=index)
         if cross_documents:
             first = int(generator.integers(max(1, self.tokens - length + 1)))
@@ -194,7 +204,7 @@ class IndexedDomain:
         return IndexedDataset(self.prefix)
 
     def _tokens_from(self, token: int, length: int) -> Ints:
-        """Up to `length` tokens from the training split's `token`-th on, whatever document."""
+        """Return up to `length` tokens that start at a token of the split, across documents."""
         pointers = self._dataset.index.sequence_pointers
         byte = token * self._token_bytes
         document = int(np.searchsorted(pointers, byte, side="right")) - 1
@@ -211,10 +221,18 @@ class IndexedDomain:
 def open_indexed(
     domains: Mapping[str, DomainConfig], split: str, vocab_size: int | None = None
 ) -> dict[str, IndexedDomain]:
-    """Open every configured domain, in the configuration's order.
+    """Open every configured domain.
+
+    Args:
+        domains: the configured domains by name.
+        split: Megatron's split string.
+        vocab_size: if given, every token id in the blocks that are read must be below it.
+
+    Returns:
+        The domains by name, in the configuration's order.
 
     Raises:
-        UserError: as `IndexedDomain.open`, or two names for the same data.
+        UserError: `IndexedDomain.open` refuses a domain, or two domains are the same data.
     """
     return require_distinct(
         {
@@ -227,10 +245,18 @@ def open_indexed(
 def open_indexed_validation(
     data: DataConfig, domains: Mapping[str, Domain], vocab_size: int | None = None
 ) -> dict[str, IndexedDomain]:
-    """Open every dataset that is evaluated on and not drawn from, in the configuration's order.
+    """Open the sets of data.validation, which are evaluated on and never drawn from.
+
+    Args:
+        data: the data configuration.
+        domains: the opened domains by name.
+        vocab_size: if given, every token id in the blocks that are read must be below it.
+
+    Returns:
+        The validation sets by name, in the configuration's order.
 
     Raises:
-        UserError: as `IndexedDomain.open`, or one that is a domain's own data.
+        UserError: `IndexedDomain.open` refuses a set, or a set is the same data as a domain.
     """
     return require_held_out(
         {
@@ -244,18 +270,20 @@ def open_indexed_validation(
 
 
 def _read_header(idx: Path, where: str) -> tuple[bytes, int, type[np.number]]:
-    """The .idx file's header, its number of sequences and the tokens' type."""
+    """Return the header of an .idx file, its number of sequences and the type of its tokens."""
     size = idx.stat().st_size
     with idx.open("rb") as stream:
         header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
-        raise UserError(f"{where}: {idx.name} is truncated, {size} bytes")
+        raise UserError(f"{where}: {idx.name} is truncated to {size} bytes: copy it again")
     magic, version, code, sequences, documents = _HEADER.unpack(header)
     if magic != _MAGIC or version != 1:
-        raise UserError(f"{where}: {idx.name} is not a Megatron dataset index")
+        raise UserError(f"{where}: {idx.name} is not the index of a Megatron dataset")
     expected = _HEADER.size + sequences * (4 + 8) + documents * 8
     if size < expected:
-        raise UserError(f"{where}: {idx.name} is truncated, {size} bytes of {expected}")
+        raise UserError(
+            f"{where}: {idx.name} is truncated, {size} bytes of {expected}: copy it again"
+        )
     try:
         dtype = DType.dtype_from_code(code)
     except ValueError as error:

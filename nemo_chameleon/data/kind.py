@@ -1,7 +1,7 @@
-"""What differs between data to pretrain on and data to finetune on, in one object.
+"""Everything that differs between pretraining and finetuning data, in one object per kind.
 
-Whoever reads, checks, packs or records data asks the `DataKind` of a configuration, and branches
-nowhere else on data.dataset.
+Code that opens, checks, packs or records data asks the `DataKind` of a configuration. No other
+code branches on data.dataset.
 """
 
 from collections.abc import Mapping
@@ -16,44 +16,55 @@ from nemo_chameleon.data.sft.finetuning import FinetuningData
 
 
 class DataKind(Protocol):
-    """The data of one value of data.dataset.
-
-    Attributes:
-        packed: whether a sample holds several sequences, with loss on some of their tokens. The
-            schedule, the reports and the hosts' adapters follow it.
-        order_settings: keys of `data` that the order and the contents of samples follow from, apart
-            from those of all data; a checkpoint records them.
-    """
+    """The data of one value of data.dataset."""
 
     @property
     def packed(self) -> bool:
-        """See the class."""
+        """Whether a sample has several sequences, with loss on some of their tokens.
+
+        The schedule, the reports and the host adapters depend on it.
+        """
 
     @property
     def order_settings(self) -> tuple[str, ...]:
-        """See the class."""
+        """The keys of `data` that decide the order and the contents of this kind's samples.
+
+        A checkpoint records them, in addition to the keys that decide them for all data.
+        """
 
     def open_domains(
         self, data: DataConfig, seq_length: int, *, answers_alone: bool = True
     ) -> dict[str, Domain]:
-        """Open every configured domain, in the configuration's order; every rank must call it.
+        """Open every configured domain; every rank must call it.
 
         Args:
-            data: the configuration.
-            seq_length: tokens of the base model's samples; pretraining data does not depend on it.
-            answers_alone: whether embeddings are means over answers alone.
+            data: the data configuration.
+            seq_length: tokens per sample of the base model; pretraining data ignore it.
+            answers_alone: whether embeddings are means over answer tokens alone; pretraining data
+                ignore it.
+
+        Returns:
+            The domains by name, in the configuration's order.
 
         Raises:
-            UserError: naming the domain, and what is wrong with its data.
+            UserError: a domain's data are missing or damaged; the message names the domain.
         """
 
     def open_validation(
         self, data: DataConfig, domains: Mapping[str, Domain], seq_length: int
     ) -> dict[str, Domain]:
-        """Open the sets that are evaluated on and not drawn from, in the configuration's order.
+        """Open the sets of data.validation, which are evaluated on and never drawn from.
+
+        Args:
+            data: the data configuration.
+            domains: the opened domains by name.
+            seq_length: tokens per sample; pretraining data ignore it.
+
+        Returns:
+            The validation sets by name, in the configuration's order.
 
         Raises:
-            UserError: naming the set; also where it is a domain's own data.
+            UserError: a set is missing, damaged or the same data as a domain; the message names it.
         """
 
     def require_samples(
@@ -64,44 +75,81 @@ class DataKind(Protocol):
         prefix: str,
         evaluated: bool,
     ) -> None:
-        """Refuse data that a run cannot train on, or be evaluated on, at its sequence length.
+        """Check that a run can train on its data, and be evaluated on them, at its sequence length.
+
+        Every rank must call it.
 
         Args:
-            data: the configuration.
-            domains: opened.
-            seq_length: tokens of a sample.
-            prefix: what the key `seq_length` begins with, for errors.
+            data: the data configuration.
+            domains: the opened domains by name.
+            seq_length: tokens per sample.
+            prefix: prefix of the key `seq_length`, for instance "proxy.model."; errors name it.
             evaluated: whether the run evaluates on validation splits.
 
         Raises:
-            UserError: naming the domain or set that does not fill a sample or does not fit.
+            UserError: a domain or a set does not fill one sample, or has examples that do not fit;
+                the message names it.
         """
 
     def dataset_config(
         self, data: DataConfig, settings: Mapping[str, Any]
     ) -> tuple[type, GPTDatasetConfig]:
-        """Return the class of Megatron's datasets, and their configuration from `settings`."""
+        """Return the class of Megatron's datasets and their configuration.
+
+        Args:
+            data: the data configuration.
+            settings: arguments of `GPTDatasetConfig` that both kinds share.
+
+        Returns:
+            The class and the configuration, as Megatron's builder takes them.
+        """
 
     def for_proxy(
         self, data: DataConfig, domains: Mapping[str, Domain]
     ) -> tuple[DataConfig, Mapping[str, Domain]]:
-        """Return the configuration and the domains that a proxy of shorter samples trains on."""
-
-    def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
-        """Return settings that decide embeddings of this data alone, for the mixture file."""
-
-    def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
-        """Return what a mixture file records so that further domains can be read as its own."""
-
-    def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
-        """Return the configuration and the sequence length that a mixture's domains were read with.
+        """Adapt the data to a proxy, whose samples may be shorter than the base model's.
 
         Args:
-            record: what a mixture file says of its proxy.
-            data: with the domains that are to be read.
+            data: the data configuration of the base model.
+            domains: the base model's domains by name.
+
+        Returns:
+            The data configuration and the domains that the proxy trains on.
+        """
+
+    def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
+        """Return the settings that decide the embeddings of this kind of data alone.
+
+        Args:
+            wanted: the chameleon section of the configuration.
+
+        Returns:
+            Settings by name, as a mixture file records them.
+        """
+
+    def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
+        """Return what it takes to read further domains as this run reads its own.
+
+        Args:
+            data: the data configuration.
+            seq_length: tokens per sample of the base model.
+
+        Returns:
+            Facts by name, as a mixture file records them about its proxy.
+        """
+
+    def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
+        """Return a configuration that reads domains as a mixture's own domains were read.
+
+        Args:
+            record: what a mixture file says about its proxy.
+            data: a configuration of the domains that are to be read.
+
+        Returns:
+            The data configuration, and the tokens per sample.
 
         Raises:
-            UserError: the domains would be tokenised otherwise than the mixture's own.
+            UserError: the domains would be tokenised differently from the mixture's own.
         """
 
 
@@ -109,24 +157,31 @@ _KINDS: dict[str, DataKind] = {GPT: PretrainingData(), SFT: FinetuningData()}
 
 
 def kind_of(data: DataConfig) -> DataKind:
-    """Return what data.dataset names."""
+    """Return the kind of data that data.dataset names.
+
+    Args:
+        data: the data configuration.
+
+    Returns:
+        The kind.
+    """
     return _KINDS[data.dataset]
 
 
 def read_as_recorded(
     record: Mapping[str, Any], domains: dict[str, DomainConfig]
 ) -> tuple[DataConfig, int]:
-    """Return a configuration that reads domains as those of a mixture were read.
+    """Return a configuration that reads domains as a mixture's own domains were read.
 
     Args:
-        record: what a mixture file says of its proxy.
-        domains: to be read.
+        record: what a mixture file says about its proxy.
+        domains: the domains that are to be read, by name.
 
     Returns:
-        The configuration, and tokens of a sample.
+        The data configuration, and the tokens per sample.
 
     Raises:
-        UserError: the domains would be tokenised otherwise than the mixture's own.
+        UserError: the domains would be tokenised differently from the mixture's own.
     """
     dataset = SFT if "sft" in record else GPT
     data = DataConfig(dataset=dataset, domains=domains, split=str(record.get("split")))

@@ -1,4 +1,7 @@
-"""Pretraining data (data.dataset=gpt): Megatron's indexed datasets, with loss on all tokens."""
+"""Pretraining data (data.dataset=gpt): Megatron's indexed datasets, with loss on all tokens.
+
+A sample continues from one document to the next, so no example can be too long for it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,25 +46,24 @@ class PretrainingData:
         prefix: str,
         evaluated: bool,
     ) -> None:
-        """See `DataKind`: every validation set has to fill one sample."""
-        del prefix
+        """See `DataKind`: every validation set must fill one sample."""
         if not evaluated:
             return
         held_out = open_indexed_validation(data, domains, Vocabulary.of(data).vocab_size)
         for name, dataset in held_out.items():
             if dataset.tokens <= seq_length:
                 raise UserError(
-                    f"data.validation.{name} has {dataset.tokens} tokens, and a sample takes "
-                    f"{seq_length + 1}"
+                    f"data.validation.{name} has {dataset.tokens} tokens, but a sample takes "
+                    f"{seq_length + 1}: set data.validation.{name}.path to a larger set"
                 )
         for name, domain in domains.items():
             assert isinstance(domain, IndexedDomain)
             if name not in held_out and domain.validation_tokens <= seq_length:
                 raise UserError(
                     f"domain {name!r} has {domain.validation_tokens} validation tokens under "
-                    f"data.split={data.split!r}, and a sample takes {seq_length + 1}: give "
-                    f"validation a larger share, set data.validation.{name}.path, or "
-                    "train.eval_iters=0"
+                    f"data.split={data.split!r}, but a sample takes {seq_length + 1}: give "
+                    f"validation a larger share, set data.validation.{name}.path, or set "
+                    f"{prefix.removesuffix('model.')}train.eval_iters=0"
                 )
 
     def dataset_config(
@@ -78,12 +80,12 @@ class PretrainingData:
         return data, domains
 
     def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
-        """See `DataKind`: embeddings are means over all tokens, which needs no word."""
+        """See `DataKind`: embeddings are always means over all tokens, so there are none."""
         del wanted
         return {}
 
     def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
-        """See `DataKind`: the vocabulary and the split are all that it takes."""
+        """See `DataKind`: the vocabulary and the split, which every mixture records, suffice."""
         del data, seq_length
         return {}
 

@@ -1,4 +1,7 @@
-"""Lines of JSONL files: one reader for pretraining documents and for finetuning examples."""
+"""Reads the lines of JSONL files, for pretraining documents and for finetuning examples.
+
+Lines are read as bytes. Blank lines and a byte order mark are left out.
+"""
 
 import codecs
 import json
@@ -10,16 +13,16 @@ from nemo_chameleon.utils.errors import UserError
 
 
 class MalformedError(ValueError):
-    """A line that cannot be read; the message says why."""
+    """Raised for a line that cannot be used; the message says why."""
 
 
 class Line(NamedTuple):
     """One line that is not blank.
 
     Attributes:
-        file: number of the file among those that are read.
-        number: of the line in its file, from 1.
-        text: its bytes, without a byte order mark.
+        file: position of its file among the files that are read, from 0.
+        number: number of the line in its file, from 1.
+        text: the bytes of the line, without a byte order mark.
     """
 
     file: int
@@ -28,22 +31,25 @@ class Line(NamedTuple):
 
 
 def find_jsonl(path: str, where: str) -> list[Path]:
-    """Return the .jsonl files that a path names: itself, or those in a folder, sorted by name.
+    """Return the JSONL files that a path names.
 
     Args:
-        path: a file or a folder.
-        where: the configuration's key and value, for errors.
+        path: a file, or a folder of .jsonl files.
+        where: the key of the configuration and its value; errors begin with it.
+
+    Returns:
+        The file itself, or the .jsonl files of the folder, sorted by name.
 
     Raises:
-        UserError: there is no such file, or the folder has none.
+        UserError: there is no such file, or the folder has no .jsonl file.
     """
     files = [Path(path)]
     if files[0].is_dir():
         files = sorted(files[0].glob("*.jsonl"))
         if not files:
-            raise UserError(f"{where}: there is no .jsonl file in this folder")
+            raise UserError(f"{where}: this folder has no .jsonl file")
     if not files[0].is_file():
-        hint = "; name it with its ending" if Path(f"{path}.jsonl").is_file() else ""
+        hint = "; add the ending .jsonl" if Path(f"{path}.jsonl").is_file() else ""
         raise UserError(f"{where}: there is no such file{hint}")
     return files
 
@@ -54,8 +60,11 @@ def read_lines(
     """Yield the lines of files that are not blank.
 
     Args:
-        files: in the order in which they are read.
-        advance: called with the bytes of every line, for a progress bar.
+        files: the files, in the order in which they are read.
+        advance: called with the size of every line in bytes, for a progress bar.
+
+    Yields:
+        The lines.
     """
     for file, path in enumerate(files):
         with path.open("rb") as stream:
@@ -67,27 +76,40 @@ def read_lines(
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """Return the JSON object on a line.
+    """Parse a line as a JSON object.
+
+    Args:
+        line: the bytes of the line.
+
+    Returns:
+        The object.
 
     Raises:
-        MalformedError: broken UTF-8, no JSON, or no object.
+        MalformedError: the line is not UTF-8, not JSON, or not an object.
     """
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise MalformedError("broken UTF-8") from error
+        raise MalformedError("not valid UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise MalformedError("not JSON") from error
     if not isinstance(value, dict):
-        raise MalformedError("no JSON object")
+        raise MalformedError("not a JSON object")
     return value
 
 
 def require_text(value: Any, what: str) -> str:
-    """Return a value as it is, if it is text that UTF-8 can hold.
+    """Check that a value is text that UTF-8 can encode.
+
+    Args:
+        value: the value.
+        what: what the value is; the error begins with it.
+
+    Returns:
+        The same value.
 
     Raises:
-        MalformedError: it is not, which a lone surrogate in JSON makes possible too.
+        MalformedError: the value is not text, or it has a lone surrogate, which JSON allows.
     """
     if not isinstance(value, str):
         raise MalformedError(f"{what} is not text")
@@ -99,24 +121,31 @@ def require_text(value: Any, what: str) -> str:
 
 
 def read_jsonl(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:
-    """Yield documents from JSONL files, one JSON object a line.
+    """Yield the documents of JSONL files, which have one JSON object per line.
 
     Args:
-        paths: the files.
-        key: of the document in each object.
+        paths: the files, in the order in which they are read.
+        key: the key of the document in each object.
+
+    Yields:
+        The documents.
 
     Raises:
-        UserError: naming the file and the line that cannot be read.
+        UserError: a file or a line cannot be read; the message names the file and the line.
     """
-    files = [Path(path) for path in paths]
-    try:
-        for line in read_lines(files):
-            try:
-                facts = parse_object(line.text)
-                if key not in facts:
-                    raise MalformedError(f"no JSON object with {key!r}")
-                yield require_text(facts[key], repr(key))
-            except MalformedError as error:
-                raise UserError(f"{files[line.file]}, line {line.number}: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error}") from error
+    for path in map(Path, paths):
+        try:
+            for line in read_lines([path]):
+                try:
+                    yield _document(line, key)
+                except MalformedError as error:
+                    raise UserError(f"{path}, line {line.number}: {error}") from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _document(line: Line, key: str) -> str:
+    value = parse_object(line.text)
+    if key not in value:
+        raise MalformedError(f"the JSON object has no key {key!r}")
+    return require_text(value[key], repr(key))

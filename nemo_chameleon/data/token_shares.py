@@ -1,7 +1,8 @@
-"""Shares of answer tokens to shares of samples, which are what Megatron's blend draws by.
+"""Converts shares of answer tokens to shares of samples, which Megatron's blend draws by.
 
-Samples of one domain hold more answer tokens than another's. A mixture whose weights are shares of
-answer tokens (data.unit=tokens) draws a domain the less, the more of them its samples hold.
+Samples of some domains have more answer tokens than samples of others. A mixture whose weights are
+shares of answer tokens (data.unit=tokens) draws fewer samples of a domain, the more answer tokens
+its samples have.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 
-# Each brings the counts nearer to those of the samples that are drawn; three are enough for a
-# domain of many samples, and one of few can do no better than by a whole sample.
+# Each round brings the counts nearer to those of the samples that are drawn. Three rounds are
+# enough for a domain of many samples; a domain of few can come no nearer than one whole sample.
 _ROUNDS = 8
 
 
@@ -23,14 +24,17 @@ def sample_shares(
     seq_length: int,
     seed: int,
 ) -> dict[str, float]:
-    """Shares of a run's samples that give these shares of its answer tokens.
+    """Convert shares of a run's answer tokens to shares of its samples.
 
     Args:
         weights: shares of answer tokens, by domain name.
-        domains: by name.
-        samples: that the run draws.
-        seq_length: tokens of each.
-        seed: of the run, which decides which samples a domain gives first.
+        domains: the opened domains by name.
+        samples: number of samples that the run draws.
+        seq_length: tokens per sample.
+        seed: the run's seed, which decides which samples of a domain come first.
+
+    Returns:
+        Shares of samples by domain name, which sum to 1.
     """
     shares = dict(weights)
     for _ in range(_ROUNDS):
@@ -54,15 +58,27 @@ def within_token_bounds(
     max_epochs: float,
     **bounds: Mapping[str, float],
 ) -> Mixture:
-    """`Mixture.within_bounds` for weights that are shares of answer tokens.
+    """Apply `Mixture.within_bounds` to weights that are shares of answer tokens.
 
-    A share's cap depends on how many of them the run draws in all, and that on the shares: the
-    number for which both agree is searched for.
+    The cap on a share depends on how many answer tokens the run draws in total, and that number
+    depends on the shares. A bisection finds the number at which both agree.
+
+    Args:
+        mixture: a mixture whose weights are shares of answer tokens.
+        domains: the opened domains by name.
+        samples: number of samples that the run draws.
+        seq_length: tokens per sample.
+        seed: the run's seed, which decides which samples of a domain come first.
+        max_epochs: the most passes over any one domain.
+        **bounds: other bounds that `Mixture.within_bounds` takes, by name.
+
+    Returns:
+        The mixture with the nearest weights that keep the bounds.
 
     Raises:
-        UserError: bounds that no weights can keep, or not enough data.
+        UserError: no weights can keep the bounds, or there is not enough data.
     """
-    # There is as much as it takes, or this says what is missing.
+    # This raises if the domains have too few tokens for the run.
     passes = {name: domain.pass_tokens(seq_length) for name, domain in domains.items()}
     mixture.within_bounds(passes, samples * seq_length, max_epochs)
     sizes = {
@@ -80,13 +96,14 @@ def within_token_bounds(
             for name, share in shares.items()
         )
 
-    # With a low number no cap binds, and more is drawn; with all that there is, no more.
+    # At a low number no cap binds, and the run draws more. It cannot draw more than all the answer
+    # tokens that `max_epochs` passes have.
     low, high = 1, max(1, int(max_epochs * sum(sizes.values())))
     while high - low > 1:
         middle = (low + high) // 2
         try:
             enough = draws(capped(middle).weights) <= middle
-        except UserError:  # fixed shares that so low a cap does not bear
+        except UserError:  # fixed shares above so low a cap
             enough = True
         low, high = (low, middle) if enough else (middle, high)
     return capped(high)

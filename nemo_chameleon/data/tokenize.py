@@ -1,4 +1,7 @@
-"""Documents to Megatron datasets: text in, .bin and .idx out."""
+"""Tokenises documents into Megatron datasets: text in, .bin and .idx files out.
+
+The files appear under their names only when they are complete.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,19 +18,23 @@ _BATCH = 256
 
 
 def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | Path) -> int:
-    """Tokenise documents into a Megatron dataset, each ended by `<|endoftext|>`.
+    """Tokenise documents into a Megatron dataset, and end each with `<|endoftext|>`.
 
-    The files appear under their names only when they are whole.
+    Args:
+        documents: the texts.
+        tokenizer: the tokenizer.
+        prefix: prefix of the .bin and .idx files; its folder is created.
 
     Returns:
         The number of tokens.
 
     Raises:
-        UserError: a tokenizer without `<|endoftext|>`, or no documents.
+        UserError: the tokenizer has no `<|endoftext|>`, there are no documents, or the files cannot
+            be written.
     """
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
     if end is None:
-        raise UserError(f"the tokenizer has no {END_OF_DOCUMENT} token to end documents with")
+        raise UserError(f"the tokenizer has no token {END_OF_DOCUMENT} to end documents with")
     prefix = Path(prefix)
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -44,9 +51,9 @@ def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | 
                 builder.add_document(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
                 tokens += len(ids)
         if not tokens:
-            raise UserError(f"{prefix}: no documents to write")
+            raise UserError(f"there are no documents to write to {prefix}")
         builder.finalize(str(beside[".idx"]))
-        # Never a new .bin under an old .idx: whoever reads in between finds no dataset.
+        # A reader between the two renames finds no dataset, never a new .bin with an old .idx.
         Path(f"{prefix}.idx").unlink(missing_ok=True)
         for ending in (".bin", ".idx"):
             beside[ending].replace(f"{prefix}{ending}")

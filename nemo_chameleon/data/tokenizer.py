@@ -1,4 +1,7 @@
-"""Tokenizers: Hugging Face `tokenizers` files, read and trained."""
+"""Loads and trains tokenizers of the Hugging Face `tokenizers` library.
+
+A process reads each tokenizer.json once.
+"""
 
 import functools
 from collections.abc import Iterable
@@ -14,27 +17,48 @@ END_OF_DOCUMENT = "<|endoftext|>"
 
 @functools.cache
 def load_tokenizer(path: str) -> Tokenizer:
-    """Read a tokenizer.json, once in a process.
+    """Read a tokenizer.json; a second call in the same process returns the same object.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tokenizer.
 
     Raises:
-        UserError: no such file, or not a tokenizer.
+        UserError: there is no such file, or it is not a tokenizer.
     """
     if not Path(path).is_file():
-        raise UserError(f"tokenizer {path}: there is no such file")
+        raise UserError(f"there is no tokenizer file {path}")
     try:
         return Tokenizer.from_file(path)
     except Exception as error:  # the library raises nothing more specific
-        raise UserError(f"tokenizer {path}: {error}") from error
+        raise UserError(f"cannot read the tokenizer file {path}: {error}") from error
 
 
 @functools.cache
 def vocabulary_digest(path: str) -> str:
-    """Of a tokenizer.json's tokens and their numbers, made once in a process."""
+    """Return a digest of a tokenizer.json's tokens and their ids.
+
+    Args:
+        path: the file.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     return digest(load_tokenizer(path).get_vocab())
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer, GPT-2's kind, with `<|endoftext|>` as its token 0."""
+    """Train a byte-level BPE tokenizer of GPT-2's kind, with `<|endoftext|>` as token 0.
+
+    Args:
+        texts: the texts to train on.
+        vocab_size: number of tokens.
+
+    Returns:
+        The tokenizer.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,7 @@
-"""As much of a tokenizer as Megatron's datasets need where the tokens exist already."""
+"""The parts of a tokenizer that Megatron's datasets need when the data are already tokenised.
+
+They are the size of the vocabulary and the key of Megatron's index cache.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +14,16 @@ from nemo_chameleon.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What Megatron's datasets ask of a tokenizer.
+    """The attributes of a tokenizer that Megatron's datasets read.
 
-    It has no `pad` on purpose: nothing in tokenised data is padding, and Megatron then masks
+    It has no `pad` on purpose: tokenised data have no padding, and without `pad` Megatron masks
     nothing.
 
     Attributes:
         vocab_size: number of tokens.
-        eod: a token that no data has, so that Megatron treats no token as an end of document.
-        unique_identifiers: part of the key under which Megatron caches its indices. The rest of
-            that key is paths and sizes, so the fingerprints of the data are put in here.
+        eod: a token id that never occurs, so that Megatron treats no token as an end of document.
+        unique_identifiers: part of the key of Megatron's index cache. The rest of that key is paths
+            and sizes, so the fingerprints of the data are added here.
     """
 
     vocab_size: int
@@ -32,11 +35,15 @@ class Vocabulary:
         """Return the vocabulary that the configuration names.
 
         Args:
-            data: the configuration.
-            contents: fingerprints of the data that the datasets are over.
+            data: the data configuration.
+            contents: fingerprints of the domains that a dataset has.
+
+        Returns:
+            The vocabulary.
 
         Raises:
-            UserError: the tokenizer's file cannot be read.
+            UserError: neither data.tokenizer nor data.vocab_size is set, or the tokenizer cannot be
+                read.
         """
         size = data.vocab_size
         if data.tokenizer is not None:
@@ -47,7 +54,15 @@ class Vocabulary:
 
     @classmethod
     def of_size(cls, vocab_size: int, contents: Sequence[str] = ()) -> "Vocabulary":
-        """Return the vocabulary of so many tokens, for data with these fingerprints."""
-        # No document boundary is reset or masked, so Megatron looks for no such token; and -1 is
-        # what Megatron takes for padding where a tokenizer has none.
+        """Return a vocabulary of a given size.
+
+        Args:
+            vocab_size: number of tokens.
+            contents: fingerprints of the domains that a dataset has.
+
+        Returns:
+            The vocabulary.
+        """
+        # No document boundary is reset or masked, so Megatron looks for no end token. Its id is not
+        # -1, because Megatron takes -1 for padding when a tokenizer has none.
         return cls(vocab_size, -2, {"vocab_size": vocab_size, "contents": list(contents)})

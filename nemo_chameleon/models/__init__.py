@@ -1,8 +1,8 @@
-"""GPTs on megatron-core: the model, its optimizer, its checkpoints.
+"""GPTs on megatron-core: the model, its optimizer and its checkpoints.
 
-gpt.py          a GPT from the configuration
-layers.py       its layers, of the best kernels that are installed
-optimizer.py    Megatron's optimizer and its schedule
-checkpoint.py   dist_checkpointing, written atomically
-pretrained.py   a checkpoint that exists already
+gpt.py          builds a GPT from the configuration
+layers.py       the layers of a GPT, with the best kernels that are installed
+optimizer.py    Megatron's optimizer and learning rate schedule
+checkpoint.py   writes and reads the checkpoints of a run
+pretrained.py   finds a checkpoint that exists already, and loads its weights
 """

@@ -1,8 +1,9 @@
-"""Checkpoints through megatron-core's dist_checkpointing: saved at one layout, loaded at any.
+"""Writes and reads a run's checkpoints with megatron-core's dist_checkpointing, in any layout.
 
-A folder has the names that Megatron-LM gives: `iter_0000500/`, and the newest one's number in
-`latest_checkpointed_iteration.txt`. Beside Megatron's own files lies `state.json`, which says
-where the run stood. A checkpoint is written under another name and renamed when it is whole.
+Files are named as in Megatron-LM: each checkpoint is a folder such as `iter_0000500/`, and the
+tracker `latest_checkpointed_iteration.txt` has the number of the newest one. Beside Megatron's own
+files, `state.json` has the state of the run. A checkpoint is written under a temporary name and
+renamed when it is complete.
 """
 
 import json
@@ -20,33 +21,42 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.ranks import is_first_rank
 
-# The distributed optimizer's one format that megatron-core 0.15 to 0.19 all write, and that loads
-# on any layout; the default of some releases is one that they no longer write.
+# The only format of the distributed optimizer that megatron-core 0.15 to 0.19 all write and that
+# loads in any layout. The default of some releases is a format that they no longer write.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 _TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint in a folder, or None.
+    """Find the newest checkpoint of a run.
+
+    Args:
+        directory: the run's folder.
+
+    Returns:
+        The checkpoint's folder, or None if the run has no checkpoint.
 
     Raises:
-        UserError: the tracker names one that is not there.
+        UserError: the tracker names a checkpoint that does not exist.
     """
     text, path = tracked(directory)
     if text is not None and (path is None or not (path / "state.json").is_file()):
         raise UserError(
             f"{directory / _TRACKER} says {text!r}, but there is no such checkpoint: correct the "
-            "number in it, or remove the file to start anew"
+            "number in it, or remove the file to start from iteration 0"
         )
     return path
 
 
 def tracked(directory: Path) -> tuple[str | None, Path | None]:
-    """Return what the tracker in a folder says, whatever tool wrote it.
+    """Read the tracker in a folder, whatever tool wrote it.
+
+    Args:
+        directory: the folder.
 
     Returns:
-        Its text, or None where there is no tracker; and the folder of the checkpoint that it names,
-        whether that is there or not, or None where it names none.
+        The text of the tracker, or None if there is no tracker; and the folder of the checkpoint
+        that it names, which may not exist, or None if it names none.
     """
     tracker = directory / _TRACKER
     text = tracker.read_text().strip() if tracker.is_file() else None
@@ -54,10 +64,16 @@ def tracked(directory: Path) -> tuple[str | None, Path | None]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Where the run stood at a checkpoint.
+    """Read the state that a run had at a checkpoint.
+
+    Args:
+        path: the checkpoint's folder.
+
+    Returns:
+        The contents of state.json; its "identity" is a dict.
 
     Raises:
-        UserError: its state.json cannot be read.
+        UserError: the checkpoint's state.json cannot be read, or has no identity.
     """
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
@@ -65,38 +81,41 @@ def read_state(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'state.json'} cannot be read: {error!r}") from error
     if not known:
-        raise UserError(f"{path / 'state.json'} does not say what run it is of")
+        raise UserError(f"{path / 'state.json'} does not say which run it belongs to")
     return state
 
 
 def resumable(
     directory: Path, resume: str, identity: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a run goes on from and its state, or None where there is none.
+    """Find the checkpoint that a run resumes from.
 
     Args:
-        directory: the run's.
+        directory: the run's folder.
         resume: "auto" or "never".
-        identity: what the checkpoint must have in common with the run.
+        identity: settings that the checkpoint must have in common with the run, by key.
+
+    Returns:
+        The checkpoint's folder and state, or None if there is no checkpoint.
 
     Raises:
-        UserError: a checkpoint is there, and it is another run's or must not be used.
+        UserError: there is a checkpoint, but it belongs to another run or `resume` is "never".
     """
     path = newest(directory)
     if path is None:
         return None
     if resume == "never":
         raise UserError(
-            f"checkpoint.resume=never, but {directory} holds checkpoints: remove them or set "
-            "another output"
+            f"checkpoint.resume=never, but {directory} holds checkpoints: remove them, or set "
+            "output to another folder"
         )
     state = read_state(path)
     for key, now in identity.items():
         before = state["identity"].get(key)
         if before != now:
             raise UserError(
-                f"{path} was made with {key} = {before}, now it is {now}: set it back, or set "
-                "another output"
+                f"{path} was made with {key} = {before}, but the run has {now}: set it back, or "
+                "set output to another folder"
             )
     return path, state
 
@@ -110,7 +129,20 @@ def save(
     scheduler: Any,
     keep: int | None = None,
 ) -> Path:
-    """Write a checkpoint, and remove all but the newest `keep`; every rank must call it."""
+    """Write a checkpoint and remove old ones; every rank must call it.
+
+    Args:
+        directory: the run's folder.
+        iteration: number of iterations that are done.
+        state: the contents of state.json.
+        model: this rank's part of the model.
+        optimizer: its optimizer.
+        scheduler: its learning rate schedule.
+        keep: how many checkpoints up to this one to keep; None keeps all.
+
+    Returns:
+        The checkpoint's folder.
+    """
     final = directory / f"iter_{iteration:07d}"
     beside = directory / f"{final.name}.tmp"
     if is_first_rank():
@@ -125,7 +157,7 @@ def save(
         beside.rename(final)
         write_atomically(directory / _TRACKER, f"{iteration}\n")
         numbered = [path for path in directory.glob("iter_*") if path.name[5:].isdigit()]
-        # Up to this one: a later one is of a run that was set back by hand.
+        # Later checkpoints are left from before somebody set the run back by hand. They stay.
         older = sorted((int(path.name[5:]), path) for path in numbered)
         older = [entry for entry in older if entry[0] <= iteration]
         for _, old in older[:-keep] if keep else []:
@@ -135,7 +167,14 @@ def save(
 
 
 def load(path: Path, model: torch.nn.Module, optimizer: Any = None, scheduler: Any = None) -> None:
-    """Fill a model, and an optimizer and scheduler if given; every rank must call it."""
+    """Load a checkpoint into a model; every rank must call it.
+
+    Args:
+        path: the checkpoint's folder.
+        model: this rank's part of the model.
+        optimizer: its optimizer, which is loaded too if given.
+        scheduler: its learning rate schedule, which is loaded with the optimizer.
+    """
     wanted = _sharded(model, optimizer, scheduler, loading=True)
     found = dist_checkpointing.load(wanted, str(path))
     unwrap(model).load_state_dict(found["model"])

@@ -1,4 +1,8 @@
-"""A megatron-core GPT from the configuration."""
+"""Builds a megatron-core GPT from the configuration.
+
+The module also has the sizes that follow from a model's configuration, and the settings that hosts
+build the same GPT from.
+"""
 
 import math
 from collections.abc import Mapping
@@ -23,12 +27,16 @@ from nemo_chameleon.models.layers import layer_spec
 
 
 def build_gpt(run: RunConfig, vocab_size: int, *, for_training: bool = True) -> torch.nn.Module:
-    """This rank's part of the model, on its device; call within `model_parallel`.
+    """Build this rank's part of the model on its device, within `model_parallel`.
 
     Args:
-        run: model, layout and precision.
-        vocab_size: of the tokenizer; padded as the configuration says.
-        for_training: wrap in Megatron's data parallelism, which holds gradient buffers.
+        run: the model, the layout and the precision.
+        vocab_size: number of tokens of the tokenizer; the configuration says how it is padded.
+        for_training: whether to wrap the model in Megatron's data parallelism, which allocates
+            gradient buffers.
+
+    Returns:
+        The model with its wrappers.
     """
     config = transformer_config(run)
     model: torch.nn.Module = GPTModel(
@@ -46,7 +54,7 @@ def build_gpt(run: RunConfig, vocab_size: int, *, for_training: bool = True) -> 
         model = Float16Module(config, model)
     if not for_training:
         return model.eval()
-    # The loss is the mean over a batch's tokens, however they lie over micro-batches and ranks.
+    # The loss is the mean over a batch's tokens, however micro-batches and ranks divide them.
     config.calculate_per_token_loss = True
     data_parallel = DistributedDataParallelConfig(
         grad_reduce_in_fp32=config.bf16,
@@ -60,7 +68,14 @@ def build_gpt(run: RunConfig, vocab_size: int, *, for_training: bool = True) -> 
 
 
 def model_of_identity(identity: Mapping[str, Any]) -> ModelConfig | None:
-    """The model that a checkpoint's state.json says it is of, if it does."""
+    """Return the model configuration that a checkpoint's state.json records.
+
+    Args:
+        identity: the identity in state.json.
+
+    Returns:
+        The model configuration, or None if the identity lacks some of it.
+    """
     names = {item.name for item in fields(ModelConfig)} - {"use_cpu_initialization"}
     shape = {key.removeprefix("model."): value for key, value in identity.items()}
     if names - shape.keys():
@@ -69,7 +84,14 @@ def model_of_identity(identity: Mapping[str, Any]) -> ModelConfig | None:
 
 
 def weights_shape(model: ModelConfig) -> dict[str, Any]:
-    """All that two models with the same weights have in common, spelt out."""
+    """Return the settings that two models must have in common to have the same weights.
+
+    Args:
+        model: the model configuration.
+
+    Returns:
+        Settings by name; those that default to a multiple of others have their values.
+    """
     free = {"init_method_std", "use_cpu_initialization", "make_vocab_size_divisible_by"}
     if model.position_embedding_type == "rope":
         free.add("seq_length")
@@ -80,17 +102,31 @@ def weights_shape(model: ModelConfig) -> dict[str, Any]:
 
 
 def unwrap(model: Any) -> Any:
-    """The GPT inside data parallel and precision wrappers."""
+    """Return the GPT inside Megatron's data-parallel and precision wrappers.
+
+    Args:
+        model: the model, with or without wrappers.
+
+    Returns:
+        The innermost module.
+    """
     while hasattr(model, "module"):
         model = model.module
     return model
 
 
 def padded_vocab_size(vocab_size: int, run: RunConfig) -> int:
-    """Rounded up so that it divides over the tensor parallel ranks.
+    """Round a vocabulary's size up, so that the tensor parallel ranks can divide it.
 
-    Unlike Megatron-LM's rule the result is the same for every usual tensor parallel size, so the
-    same seed gives the same model at any of them.
+    Unlike Megatron-LM's rule, this one gives the same result for every usual tensor parallel size,
+    so the same seed gives the same model at any of them.
+
+    Args:
+        vocab_size: number of tokens of the tokenizer.
+        run: the model and the layout.
+
+    Returns:
+        The number of rows of the embedding table.
     """
     multiple = math.lcm(
         run.model.make_vocab_size_divisible_by, run.parallel.tensor_model_parallel_size
@@ -99,7 +135,15 @@ def padded_vocab_size(vocab_size: int, run: RunConfig) -> int:
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
-    """Weights of the whole model; norms, biases and the vocabulary's padding left out."""
+    """Return the number of weights, without norms, biases and the vocabulary's padding.
+
+    Args:
+        model: the model configuration.
+        vocab_size: number of tokens of the tokenizer.
+
+    Returns:
+        The number of weights of the whole model.
+    """
     key_value = 2 * model.hidden_size * model.query_groups // model.num_attention_heads
     attention = model.hidden_size * (2 * model.hidden_size + key_value)
     mlp = model.hidden_size * model.ffn_width * (3 if model.gated_linear_unit else 2)
@@ -111,12 +155,26 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
 
 
 def transformer_config(run: RunConfig) -> TransformerConfig:
-    """megatron-core's own configuration of the model."""
+    """Return megatron-core's own configuration of the model.
+
+    Args:
+        run: the model, the layout and the precision.
+
+    Returns:
+        The configuration.
+    """
     return TransformerConfig(**transformer_settings(run))
 
 
 def transformer_settings(run: RunConfig) -> dict[str, Any]:
-    """What `TransformerConfig`, and what hosts derive from it, are made of."""
+    """Return the arguments of `TransformerConfig` and of the classes that hosts derive from it.
+
+    Args:
+        run: the model, the layout and the precision.
+
+    Returns:
+        Arguments by name.
+    """
     model, layout = run.model, run.parallel
     dtype = dtype_of(run.train.precision)
     cuda = torch.cuda.is_available()
@@ -148,7 +206,15 @@ def transformer_settings(run: RunConfig) -> dict[str, Any]:
 
 
 def host_settings(run: RunConfig, vocab_size: int) -> dict[str, Any]:
-    """What a host's configuration of a GPT, a `TransformerConfig` and more, is made of."""
+    """Return the arguments of a host's configuration of the whole GPT.
+
+    Args:
+        run: the model, the layout and the precision.
+        vocab_size: number of tokens of the tokenizer.
+
+    Returns:
+        The arguments of `transformer_settings`, and those of the embeddings and the output.
+    """
     model = run.model
     return {
         **transformer_settings(run),
@@ -156,7 +222,7 @@ def host_settings(run: RunConfig, vocab_size: int) -> dict[str, Any]:
         "position_embedding_type": model.position_embedding_type,
         "rotary_base": model.rotary_base,
         "share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
-        # Padded here, so that it is this package's rule that holds.
+        # The size is padded here, so that this package's rule holds and not the host's.
         "vocab_size": padded_vocab_size(vocab_size, run),
         "make_vocab_size_divisible_by": 1,
         "transformer_layer_spec": layer_spec,

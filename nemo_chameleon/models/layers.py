@@ -1,7 +1,8 @@
-"""The layers of a GPT, of the best kernels that are installed.
+"""The layers of a GPT, with the best kernels that are installed.
 
-Transformer Engine's layers where it can be imported; elsewhere megatron-core's own layers with
-PyTorch's attention kernels, and with the fused layer norm of NVIDIA's apex where that is there.
+They are Transformer Engine's layers if it can be imported. Otherwise they are megatron-core's own
+layers with PyTorch's attention kernels, and with the fused layer norm of NVIDIA's apex if that is
+installed.
 """
 
 from typing import Any, cast
@@ -24,9 +25,9 @@ from megatron.core.transformer.transformer_block import (
 
 
 class TorchAttention(MegatronModule):
-    """Megatron's core attention on PyTorch's fused causal kernels; no mask is made.
+    """Megatron's core attention on PyTorch's fused causal kernels, without a mask in memory.
 
-    Of packed sequences each goes through the kernel on its own, and cannot see another.
+    Each packed sequence goes through the kernel alone, so no sequence sees another.
     """
 
     def __init__(
@@ -44,9 +45,16 @@ class TorchAttention(MegatronModule):
         packed_seq_params: PackedSeqParams | None = None,
         **__: Any,
     ) -> torch.Tensor:
-        """(s, b, heads, width) queries, and keys and values with as many groups or fewer.
+        """Attend to earlier tokens of the same sequence.
 
-        With `packed_seq_params` they are (s, heads, width), of sequences one after another.
+        Args:
+            query: (s, b, heads, width) queries; (s, heads, width) with `packed_seq_params`.
+            key: keys in the shape of `query`, with query groups in place of heads.
+            value: values in the shape of `key`.
+            packed_seq_params: where sequences that follow each other in `s` begin and end.
+
+        Returns:
+            (s, b, heads · width) outputs; b is 1 with `packed_seq_params`.
         """
         if packed_seq_params is not None:
             lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
@@ -65,12 +73,22 @@ class TorchAttention(MegatronModule):
 
 
 class TorchNorm:
-    """LayerNorm or RMSNorm that knows sequence parallelism, which Megatron's plain ones refuse."""
+    """LayerNorm or RMSNorm with sequence parallelism, which Megatron's plain norms refuse."""
 
     def __new__(
         cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any
     ) -> "TorchNorm":
-        """A torch.nn norm; under sequence parallelism its gradients are summed over the ranks."""
+        """Make a torch.nn norm with the mark that sequence parallelism needs.
+
+        Args:
+            config: megatron-core's configuration of the model.
+            hidden_size: width of the layer.
+            eps: added to the variance.
+
+        Returns:
+            A torch.nn.LayerNorm or torch.nn.RMSNorm. Under sequence parallelism, Megatron sums its
+            gradients over the tensor parallel ranks.
+        """
         kind = torch.nn.LayerNorm if config.normalization == "LayerNorm" else torch.nn.RMSNorm
         norm: Any = kind(hidden_size, eps=eps)
         for parameter in norm.parameters():
@@ -79,7 +97,15 @@ class TorchNorm:
 
 
 def layer_spec(config: TransformerConfig, **stage: int) -> Any:
-    """The spec of the layers, of the best kernels that are there."""
+    """Return the spec of the layers, with the best kernels that are installed.
+
+    Args:
+        config: megatron-core's configuration of the model.
+        **stage: the pipeline stage, in the arguments of `get_num_layers_to_build`.
+
+    Returns:
+        A layer spec, or the submodules of a transformer block.
+    """
     if torch.cuda.is_available() and HAVE_TE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization=config.normalization)

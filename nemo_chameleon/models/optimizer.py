@@ -1,4 +1,7 @@
-"""Megatron's optimizer and its schedule, as configured."""
+"""Megatron's optimizer and its learning rate schedule, from the configuration.
+
+Hosts build their own optimizer from the same settings.
+"""
 
 from typing import Any
 
@@ -11,12 +14,27 @@ from nemo_chameleon.distributed.device import dtype_of
 
 
 def build_optimizer(run: RunConfig, module: torch.nn.Module) -> Any:
-    """Megatron's optimizer for this rank's part of the model."""
+    """Build Megatron's optimizer for this rank's part of the model.
+
+    Args:
+        run: the optimizer's settings and the precision.
+        module: this rank's part of the model.
+
+    Returns:
+        The optimizer.
+    """
     return get_megatron_optimizer(OptimizerConfig(**optimizer_settings(run)), [module])
 
 
 def optimizer_settings(run: RunConfig) -> dict[str, Any]:
-    """What `OptimizerConfig`, and what hosts derive from it, are made of."""
+    """Return the arguments of `OptimizerConfig` and of the classes that hosts derive from it.
+
+    Args:
+        run: the optimizer's settings and the precision.
+
+    Returns:
+        Arguments by name.
+    """
     wanted = run.optimizer
     dtype = dtype_of(run.train.precision)
     return {
@@ -35,7 +53,15 @@ def optimizer_settings(run: RunConfig) -> dict[str, Any]:
 
 
 def build_scheduler(run: RunConfig, optimizer: Any) -> OptimizerParamScheduler:
-    """Its learning rate over the run; steps are iterations."""
+    """Build the schedule of an optimizer's learning rate over the run.
+
+    Args:
+        run: the optimizer's settings and the number of iterations.
+        optimizer: the optimizer.
+
+    Returns:
+        The schedule, whose steps are iterations.
+    """
     wanted = run.optimizer
     return OptimizerParamScheduler(
         optimizer,

@@ -1,4 +1,8 @@
-"""A megatron-core checkpoint that exists already: what it is of, and its weights."""
+"""Finds a megatron-core checkpoint that exists already, and loads its weights.
+
+The checkpoint may be this package's or another tool's. Before it is used, its model and vocabulary
+are compared with the configuration's.
+"""
 
 import functools
 from dataclasses import asdict, dataclass, replace
@@ -32,10 +36,10 @@ class PretrainedCheckpoint:
     """A checkpoint of megatron-core's dist_checkpointing, saved in any layout.
 
     Attributes:
-        path: its folder.
+        path: the checkpoint's folder.
         run: the model, and the layout to load it in.
-        vocab_size: of its tokenizer.
-        prefix: what the run's keys begin with in the configuration, for errors.
+        vocab_size: number of tokens of the tokenizer.
+        prefix: prefix of the run's keys in the configuration; errors name it.
     """
 
     path: Path
@@ -45,18 +49,18 @@ class PretrainedCheckpoint:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A digest that tells it from any other checkpoint; reads a sample of every file."""
+        """A digest of the model and of a sample of every file, to recognise the checkpoint by."""
         return digest({"files": digest_of_files(self.path), "model": asdict(self.run.model)})
 
     def fill(self, gpt: torch.nn.Module, *, whole: bool = False) -> None:
-        """Load its weights into a model; every rank of a layout must call it.
+        """Load the weights into a model; every rank of the layout must call it.
 
         Args:
-            gpt: the model.
-            whole: with the output layer, which embedding has no use for.
+            gpt: this rank's part of the model.
+            whole: whether the output layer counts too, which embedding does not need.
 
         Raises:
-            UserError: they are another model's.
+            UserError: the weights are another model's.
         """
         try:
             self._require_the_same(gpt, whole)
@@ -64,54 +68,59 @@ class PretrainedCheckpoint:
         except (CheckpointException, CheckpointingException, KeyError) as error:
             cause = " ".join(str(error).split())[-200:]
             raise UserError(
-                f"{self.path} is no checkpoint of {self.prefix}model: {cause}"
+                f"{self.path} is not a checkpoint of {self.prefix}model: {cause}"
             ) from error
 
     def _require_the_same(self, gpt: torch.nn.Module, whole: bool) -> None:
-        """Refuse what loading lets pass: weights that the model has not, and other vocabularies."""
+        """Refuse what loading accepts: weights that the model lacks, and other vocabularies."""
         there = dist_checkpointing.load_tensors_metadata(str(self.path))
         wanted = {
             part.key
             for part in nested_values(unwrap(gpt).sharded_state_dict())
-            if isinstance(part, ShardedTensor | ShardedTensorFactory)  # the latter of SwiGLU
+            if isinstance(part, ShardedTensor | ShardedTensorFactory)  # the latter for SwiGLU
         }
         parts = ("decoder.", "embedding.", *(["output_layer."] if whole else []))
         own = {key for key in there if key.startswith(parts)}
         if more := sorted(own - union_over_stages(wanted)):
             raise UserError(
-                f"{self.path} is no checkpoint of {self.prefix}model: it has {more[0]} too"
+                f"{self.path} is not a checkpoint of {self.prefix}model: it also has {more[0]}"
             )
         rows = there[_TABLE].global_shape[0] if _TABLE in there else self.vocab_size
-        # Padded, by this package or another, to a multiple for the tensor parallel ranks.
+        # This package or another has padded the table to a multiple for the tensor parallel ranks.
         if not self.vocab_size <= rows < self.vocab_size + _PADDING:
             raise UserError(
-                f"{self.path} has {rows} tokens, the domains {self.vocab_size}: tokenise them with "
-                "its tokenizer"
+                f"{self.path} has {rows} tokens, but the domains have {self.vocab_size}: tokenise "
+                "them with its tokenizer"
             )
 
 
 def find_checkpoint(
     key: str, place: str, run: RunConfig, data: DataConfig, prefix: str = "proxy."
 ) -> PretrainedCheckpoint:
-    """The checkpoint that a key of the configuration names.
+    """Find the checkpoint that a key of the configuration names; every rank must call it.
 
     Args:
-        key: of the configuration.
-        place: its value: the checkpoint's folder, or the one above it.
-        run: the model, unless the checkpoint says itself what it is of, and the layout.
-        data: whose tokenizer has to be its own.
-        prefix: of the run's keys in the configuration.
+        key: the key, which errors name.
+        place: the key's value: the checkpoint's folder, or the folder above it with a tracker.
+        run: the layout, and the model unless the checkpoint records its own.
+        data: the data configuration, whose tokenizer must be the checkpoint's own.
+        prefix: prefix of the run's keys in the configuration; errors name it.
+
+    Returns:
+        The checkpoint.
 
     Raises:
-        UserError: it is not there, or of another tokenizer.
+        UserError: there is no such checkpoint, or it has another vocabulary.
     """
     folder = Path(place)
-    # A folder that is being trained in may look different to every rank.
+    # Another run may be writing checkpoints into the folder, so the first rank decides for all.
     path = on_first_rank(lambda: checkpoint.tracked(folder)[1]) or folder
     if not path.is_dir():
         raise UserError(f"{key}={place}: there is no such checkpoint")
     if not dist_checkpointing.check_is_distributed_checkpoint(str(path)):
-        raise UserError(f"{key}={path} holds no checkpoint that dist_checkpointing wrote")
+        raise UserError(
+            f"{key}={path} does not hold a checkpoint of megatron-core's dist_checkpointing"
+        )
     run, vocab_size = replace(run), Vocabulary.of(data).vocab_size
     if (path / "state.json").is_file():
         identity = checkpoint.read_state(path)["identity"]
@@ -120,7 +129,10 @@ def find_checkpoint(
         if data.tokenizer is not None:
             own["vocabulary"] = vocabulary_digest(data.tokenizer)
         elif "vocabulary" in identity:
-            raise UserError(f"{key} needs data.tokenizer, to know that the domains are its own")
+            raise UserError(
+                f"{key} needs data.tokenizer, to check that the domains have the checkpoint's "
+                "vocabulary"
+            )
         for fact, value in own.items():
             if identity.get(fact, value) != value:
                 raise UserError(

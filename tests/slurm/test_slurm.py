@@ -299,5 +299,5 @@ def test_data_on_local_disks(slurm: Cluster, config_file: Path) -> None:
     slurm.on("n2", "dd", *damage)
     job = submit(slurm, config_file, *moved, f"output={config_file.parent}/anew")
     assert slurm.ended(job)["JobState"] == "FAILED"
-    wanted = f"error: domain {domain!r} is other data on n[12] than on the first rank's node: "
+    wanted = f"error: domain {domain!r} has other data on n[12] than on the first rank's node: "
     assert re.match(wanted, said(config_file, job)), said(config_file, job)

@@ -1,4 +1,7 @@
-"""Megatron's dataset over tokenised examples: packed samples with loss on their answers."""
+"""Megatron's dataset of finetuning samples: one or more examples with loss on their answers.
+
+Megatron's builder builds it as it builds a GPTDataset.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,18 +23,23 @@ from nemo_chameleon.utils.errors import UserError
 
 @dataclass
 class SFTDatasetConfig(GPTDatasetConfig):
-    """Megatron's configuration of a dataset, and how examples become samples."""
+    """Megatron's configuration of a dataset, with settings of how examples become samples.
+
+    Attributes:
+        packing: whether a sample may have several examples.
+        on_too_long: what happens to an example that does not fit: refuse, skip or truncate.
+    """
 
     packing: bool = True
     on_too_long: str = "refuse"
 
 
 class SFTDataset(MegatronDataset):
-    """Samples of a part of a domain's examples, over as many passes as are asked for.
+    """Samples of one split of a domain's examples, over as many passes as are asked for.
 
-    A sample is some examples one after another. Positions start anew with each, which is what tells
-    attention where one ends: see `evaluation.sequences`. What is left over is filled with tokens
-    that carry no loss.
+    A sample is one or more examples one after another. Positions restart at 0 with each example and
+    so mark where it begins for attention: see `sequence_boundaries`. The rest of a sample is filled
+    with tokens that carry no loss.
     """
 
     def __init__(
@@ -50,19 +58,35 @@ class SFTDataset(MegatronDataset):
         self.packs, _ = packs_of(dataset, part, config.sequence_length, packing)
         if num_samples != 0 and not len(self.packs):
             raise UserError(
-                f"{Path(dataset.facts['files'][0]).name}: no example for {index_split.name} under "
-                f"split={config.split!r}, of {len(dataset.lengths)} in all: give it a larger share"
+                f"{Path(dataset.facts['files'][0]).name}: there is no example for "
+                f"{index_split.name} under split={config.split!r}, of {len(dataset.lengths)} in "
+                "total: give it a larger share"
             )
         self._order: tuple[int, Ints] | None = None
 
     @staticmethod
     def numel_low_level_dataset(low_level_dataset: Index) -> int:
-        """Examples, which are what a split is of."""
+        """Return the number of examples, which is what Megatron's split divides.
+
+        Args:
+            low_level_dataset: the index.
+
+        Returns:
+            The number of examples.
+        """
         return len(low_level_dataset.lengths)
 
     @staticmethod
     def build_low_level_dataset(dataset_path: str, config: SFTDatasetConfig) -> Index:
-        """The index that has this prefix."""
+        """Load an index.
+
+        Args:
+            dataset_path: prefix of the index's .bin and .idx files.
+            config: Megatron's configuration, which is not used.
+
+        Returns:
+            The index.
+        """
         del config
         return Index.load(Path(dataset_path).parent)
 
@@ -71,11 +95,18 @@ class SFTDataset(MegatronDataset):
         return [*MegatronDataset._key_config_attributes(), "packing", "on_too_long"]
 
     def __len__(self) -> int:
-        """As many samples as were asked for, or those of one pass."""
+        """Return the number of samples that were asked for, or else of one pass."""
         return len(self.packs) if self.num_samples is None else self.num_samples
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
-        """Tokens, labels, loss_mask and position_ids, each (seq_length,)."""
+        """Return a sample.
+
+        Args:
+            idx: number of the sample; every pass takes the samples in another order.
+
+        Returns:
+            tokens, labels, loss_mask and position_ids, each (seq_length,).
+        """
         epoch, place = divmod(int(idx), len(self.packs))
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self.packs.order(epoch, self.config.random_seed))
@@ -89,7 +120,15 @@ class SFTDataset(MegatronDataset):
 
 
 def sample_of(index: Index, pieces: Ints) -> Mapping[str, NDArray[Any]]:
-    """Pieces of examples one after another, each without a label from the next (n,)."""
+    """Concatenate pieces of examples; no piece has a label from the next one.
+
+    Args:
+        index: the index of the examples.
+        pieces: (k, 3) example, and where in its tokens the piece starts and stops.
+
+    Returns:
+        tokens, labels, loss_mask and position_ids, each (n,).
+    """
     parts: dict[str, list[NDArray[Any]]] = {
         "tokens": [],
         "labels": [],

@@ -1,4 +1,7 @@
-"""A finetuning domain: JSONL with loss on its answers, packed into samples of one length."""
+"""A finetuning domain: JSONL with loss on its answers, packed into samples of one length.
+
+Opening a domain tokenises its files, or finds them in the cache of `index.py`.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -30,20 +33,21 @@ logger = package_logger(__package__)
 
 @dataclass(frozen=True, eq=False)
 class SFTDomain:
-    """One domain's training split: the first of its examples.
+    """The training split of one domain, which is the beginning of its examples.
 
     Attributes:
-        name: what the user calls it.
+        name: the domain's name in the configuration.
         path: a JSONL file, or a folder of them.
-        documents: examples in the training split.
-        tokens: tokens of those that are trained on.
-        fingerprint: of the lines and of how they were tokenised, the same wherever they lie.
-        index: of its examples.
-        validation_documents: examples of the validation split, which follow.
-        trained: which examples of the training split fit into its samples (n,).
-        answer_tokens: tokens of these that are answers.
+        documents: number of examples in the training split.
+        tokens: number of tokens in the examples that are trained on.
+        fingerprint: digest of the lines and of their tokens; it does not depend on where the files
+            are stored.
+        index: the index of all its examples.
+        validation_documents: number of examples in the validation split, which follows.
+        trained: (n,) the examples of the training split that are trained on.
+        answer_tokens: number of answer tokens in the examples that are trained on.
         packing: how examples become samples.
-        answers_alone: whether embeddings are means over the answers, or over all tokens.
+        answers_alone: whether embeddings are means over the answer tokens, or else over all tokens.
     """
 
     name: str
@@ -74,11 +78,18 @@ class SFTDomain:
         }
 
     def packs(self, seq_length: int) -> Packs:
-        """The training split's samples."""
+        """Return the samples of the training split.
+
+        Args:
+            seq_length: tokens per sample.
+
+        Returns:
+            The samples of one pass.
+        """
         return packs_of(self.index, range(self.documents), seq_length, self.packing)[0]
 
     def pass_tokens(self, seq_length: int) -> int:
-        """See `Domain`; with what fills samples up."""
+        """See `Domain`; tokens that fill a sample count too."""
         return len(self.packs(seq_length)) * seq_length
 
     @property
@@ -97,10 +108,19 @@ class SFTDomain:
     def window(
         self, index: int, length: int, seed: int, *, cross_documents: bool = False
     ) -> Window:
-        """See `Domain`; windows are pieces of examples, and each is as likely as any other.
+        """Draw the `index`-th random window: a piece of an example, each as likely as the others.
+
+        Args:
+            index: number of the window.
+            length: maximum number of tokens in the window.
+            seed: seed of the windows.
+            cross_documents: must be False, because examples do not continue into each other.
+
+        Returns:
+            A window of 1 to `length` tokens.
 
         Raises:
-            ValueError: `cross_documents`, for examples do not continue into each other.
+            ValueError: `cross_documents` is True.
         """
         if cross_documents:
             raise ValueError(f"{self.name!r}: windows of examples cannot cross documents")
@@ -116,7 +136,7 @@ class SFTDomain:
 
 @functools.lru_cache
 def _windows(domain: SFTDomain, length: int) -> Ints:
-    """Pieces of the examples that are trained on, those in which something counts (m, 3)."""
+    """Return (m, 3) pieces of the examples that are trained on, where some token counts."""
     index = domain.index
     pieces = chunks(index.lengths[domain.trained], length)
     pieces[:, 0] = domain.trained[pieces[:, 0]]
@@ -137,35 +157,39 @@ def open_sft_domain(
     answers_alone: bool = True,
     key: str = "data.domains",
 ) -> SFTDomain:
-    """Tokenise a domain's JSONL, or find that it has been, and describe its training split.
+    """Tokenise a domain's JSONL, or find it in the cache, and describe its training split.
 
     Args:
-        name: the domain's name, for errors.
+        name: the domain's name.
         path: a JSONL file, or a folder of them.
-        data: what is refused, and the cache.
-        reader: of the lines.
-        seq_length: tokens of a sample: what does not fit into one is not trained on.
-        split: Megatron's split string: shares of the examples, in their order.
-        answers_alone: as `SFTDomain` has it.
-        key: of the configuration that names it, for errors.
+        data: the data configuration: the cache, and what happens to malformed and long examples.
+        reader: the tokenizer of examples.
+        seq_length: tokens per sample; examples that do not fit are not trained on.
+        split: Megatron's split string, which divides the examples in their order.
+        answers_alone: whether embeddings are means over the answer tokens, or else over all tokens.
+        key: the key of the configuration that lists the dataset; errors name it.
+
+    Returns:
+        The domain.
 
     Raises:
-        UserError: no such file, lines that are no examples, or none to train on.
+        UserError: there is no such file, lines are not examples, or there is no example to train
+            on.
     """
     where = f"{key}.{name}.path={path}"
     index = build(path, reader, Path(data.cache) / "sft", where)
     if wrong := malformed(index):
         if data.on_malformed == "refuse":
-            raise UserError(f"{where}: {wrong}; data.on_malformed=skip leaves them out")
-        logger.warning("%s: %s; left out", where, wrong)
+            raise UserError(f"{where}: {wrong}; set data.on_malformed=skip to leave them out")
+        logger.warning("%s: %s; they are left out", where, wrong)
     shares = split_shares(split)
-    # Rounded as Megatron's builder rounds.
+    # This rounds as Megatron's builder does.
     examples = round(shares[0] * index.facts["examples"])
     validation_end = round((shares[0] + shares[1]) * index.facts["examples"])
     if not examples:
         raise UserError(
-            f"{where}: nothing to train on, {index.facts['examples']} example(s) under "
-            f"data.split={split!r}"
+            f"{where}: nothing to train on: data.split={split!r} leaves training none of "
+            f"{index.facts['examples']} example(s); give it a larger share"
         )
     packing = Packing(data.packing, data.on_too_long)
     _, found = packs_of(index, range(examples), seq_length, packing)
@@ -189,10 +213,18 @@ def open_sft_domain(
 def open_sft_domains(
     data: DataConfig, seq_length: int, *, answers_alone: bool = True
 ) -> dict[str, SFTDomain]:
-    """Every configured domain, in the configuration's order.
+    """Open every configured domain.
+
+    Args:
+        data: the data configuration.
+        seq_length: tokens per sample of the base model.
+        answers_alone: whether embeddings are means over the answer tokens, or else over all tokens.
+
+    Returns:
+        The domains by name, in the configuration's order.
 
     Raises:
-        UserError: as `open_sft_domain`, or two names for the same data.
+        UserError: `open_sft_domain` refuses a domain, or two domains are the same data.
     """
     reader = ExampleTokenizer(data)
     return require_distinct(
@@ -214,13 +246,21 @@ def open_sft_domains(
 def open_sft_validation(
     data: DataConfig, domains: Mapping[str, Domain], seq_length: int
 ) -> dict[str, SFTDomain]:
-    """Every dataset that is evaluated on and not drawn from, in the configuration's order.
+    """Open the sets of data.validation, which are evaluated on and never drawn from.
+
+    Args:
+        data: the data configuration.
+        domains: the opened domains by name.
+        seq_length: tokens per sample.
+
+    Returns:
+        The validation sets by name, in the configuration's order.
 
     Raises:
-        UserError: as `open_sft_domain`, or one that is a domain's own data.
+        UserError: `open_sft_domain` refuses a set, or a set is the same data as a domain.
     """
     if not data.validation:
-        return {}  # a reader takes a while to make
+        return {}  # this saves making a tokenizer, which takes a while
     reader = ExampleTokenizer(data)
     return require_held_out(
         {

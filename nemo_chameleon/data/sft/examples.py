@@ -1,4 +1,7 @@
-"""One line of JSONL to a text and the answers in it: chats, prompt and completion, plain text."""
+"""Parses a line of JSONL into a text and the answers in it.
+
+A line is a chat, a prompt with its completion, or plain text.
+"""
 
 from typing import Any
 
@@ -11,16 +14,19 @@ _FORMS = "messages, prompt and completion, input and output, or text"
 
 
 def parse(line: bytes, template: ChatTemplate | None) -> Example:
-    """What a line of JSONL says.
+    """Parse a line of JSONL into an example.
 
     Args:
-        line: `messages` of role and content; `prompt` and `completion` (or `input` and `output`);
-            or `text`.
-        template: that writes chats.
+        line: a JSON object with `messages`, each with role and content; with `prompt` and
+            `completion`, or `input` and `output`; or with `text`.
+        template: the chat template that writes chats, or None.
+
+    Returns:
+        The example.
 
     Raises:
-        MalformedError: it is none of these, or has no answer.
-        UserError: a chat, and no template to write it by.
+        MalformedError: the line has another form, or an answer is missing or empty.
+        UserError: the line is a chat, and there is no template.
     """
     value = parse_object(line)
     if "messages" in value:
@@ -30,22 +36,22 @@ def parse(line: bytes, template: ChatTemplate | None) -> Example:
         text = prompt + completion
         example = Example(text, ((len(prompt), len(text)),), begins=True, ends=True)
     elif "text" in value:
-        # As `prepare` writes documents: what pretraining has seen.
+        # `nemo-chameleon prepare` writes documents the same way, so pretraining has seen this form.
         text = require_text(value["text"], "text")
         example = Example(text, ((0, len(text)),), begins=False, ends=True)
     else:
-        raise MalformedError(f"no known form: its keys are none of {_FORMS}")
+        raise MalformedError(f"unknown form: it needs {_FORMS}")
     if not all(example.text[start:stop].strip() for start, stop in example.answers):
-        raise MalformedError("empty answer")
+        raise MalformedError("an answer is empty")
     return example
 
 
 def _chat(messages: Any, tools: Any, template: ChatTemplate | None) -> Example:
     if not isinstance(messages, list) or not messages:
-        raise MalformedError("messages is no list of messages")
+        raise MalformedError("messages must be a list of one or more messages")
     for message in messages:
         if not isinstance(message, dict):
-            raise MalformedError("a message is no JSON object")
+            raise MalformedError("a message is not a JSON object")
         for key in ("role", "content"):
             if key not in message:
                 raise MalformedError(f"a message has no {key}")
@@ -53,10 +59,10 @@ def _chat(messages: Any, tools: Any, template: ChatTemplate | None) -> Example:
                 require_text(message[key], key)
         says = (message["content"] or "").strip() or message.get("tool_calls")
         if message["role"] == "assistant" and not says:
-            raise MalformedError("empty answer")
+            raise MalformedError("an answer is empty")
     if template is None:
         raise UserError(
-            "it is a chat, and there is no chat template beside data.tokenizer: set "
+            "the line is a chat, but there is no chat template beside data.tokenizer: set "
             "data.chat_template to a Jinja file"
         )
     return template.render(messages, tools)

@@ -1,4 +1,7 @@
-"""Finetuning data (data.dataset=sft): JSONL whose answers carry loss, packed into samples."""
+"""Finetuning data (data.dataset=sft): JSONL whose answers carry loss, packed into samples.
+
+The first rank tokenises and packs; the other ranks read its results from data.cache.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +18,7 @@ from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.distributed.collectives import first_rank_first
 from nemo_chameleon.utils.errors import UserError
 
-# Settings of `data` that decide how JSONL is read.
+# The settings of `data` that decide how JSONL is read; a mixture file records them.
 _READING = ("chat_template", "on_malformed", "on_too_long", "cache")
 
 
@@ -28,7 +31,7 @@ class FinetuningData:
     def open_domains(
         self, data: DataConfig, seq_length: int, *, answers_alone: bool = True
     ) -> dict[str, Domain]:
-        """See `DataKind`; the first rank tokenises, and the others read what it wrote."""
+        """See `DataKind`; the first rank tokenises, and the others read its files."""
         return first_rank_first(
             lambda: {**open_sft_domains(data, seq_length, answers_alone=answers_alone)}
         )
@@ -47,7 +50,7 @@ class FinetuningData:
         prefix: str,
         evaluated: bool,
     ) -> None:
-        """See `DataKind`; makes the samples, which later reads find in the cache."""
+        """See `DataKind`; this makes the samples, which later calls find in the cache."""
         first_rank_first(lambda: require_fitting(data, domains, seq_length, prefix, evaluated))
 
     def dataset_config(
@@ -61,11 +64,8 @@ class FinetuningData:
     def for_proxy(
         self, data: DataConfig, domains: Mapping[str, Domain]
     ) -> tuple[DataConfig, Mapping[str, Domain]]:
-        """See `DataKind`.
-
-        Examples that fit the base model's samples may be longer than the proxy's: the proxy trains
-        on their ends, whatever the base model does.
-        """
+        """See `DataKind`: the proxy truncates, whatever the base model does."""
+        # Examples that fit into the base model's samples may be too long for the proxy's.
         shortened: dict[str, Domain] = {}
         for name, domain in domains.items():
             assert isinstance(domain, SFTDomain)
@@ -91,7 +91,7 @@ class FinetuningData:
         data = replace(data, tokenizer=record["tokenizer"], **settings)
         if ExampleTokenizer(data).identity != read["reader"]:
             raise UserError(
-                f"{data.tokenizer} or the chat template is not what the mixture's domains were "
-                "read with"
+                f"{data.tokenizer} or its chat template has changed since the mixture's domains "
+                "were read: restore both, or compute the mixture again"
             )
         return data, int(read["seq_length"])

@@ -1,4 +1,8 @@
-"""Whether examples fit into samples, before anything is trained."""
+"""Checks before training that examples fit into samples.
+
+Examples that do not fit are refused, left out or shortened, as data.on_too_long says. A warning
+reports those that are left out or shortened.
+"""
 
 from collections.abc import Mapping
 
@@ -12,7 +16,7 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
-_SHOWN = 5  # examples that are too long, in a message
+_SHOWN = 5  # too long examples that a message lists
 
 
 def require_fitting(
@@ -22,18 +26,18 @@ def require_fitting(
     prefix: str,
     evaluated: bool,
 ) -> None:
-    """Make the samples of training and validation, and say what does not fit into one.
+    """Make the samples for training and validation, and report examples that do not fit.
 
     Args:
-        data: the configuration.
-        domains: opened.
-        seq_length: tokens of a sample.
-        prefix: of `seq_length` in the configuration, for errors.
-        evaluated: whether validation splits are used.
+        data: the data configuration.
+        domains: the opened domains by name.
+        seq_length: tokens per sample.
+        prefix: prefix of the key `seq_length`, for instance "proxy.model."; errors name it.
+        evaluated: whether the run evaluates on validation splits.
 
     Raises:
-        UserError: examples that are too long, and that is refused; or nothing left to train or to
-            evaluate on.
+        UserError: examples are too long and data.on_too_long=refuse, or no example is left to train
+            or to evaluate on.
     """
     own = {name: domain for name, domain in domains.items() if isinstance(domain, SFTDomain)}
     for name, domain in own.items():
@@ -56,8 +60,9 @@ def _require_samples(
 ) -> None:
     if not len(part):
         raise UserError(
-            f"{where}: no example to evaluate on under data.split: give validation a larger share, "
-            f"or set data.validation.{domain.name}.path, or no evaluation (train.eval_iters=0)"
+            f"{where}: data.split leaves no example to evaluate on: give validation a larger "
+            f"share, set data.validation.{domain.name}.path, or set "
+            f"{prefix.removesuffix('model.')}train.eval_iters=0"
         )
     packs, found = packs_of(domain.index, part, seq_length, domain.packing)
     too_long, shortened, left_out = (found[k] for k in ("too long", "shortened", "left out"))
@@ -71,17 +76,19 @@ def _require_samples(
     )
     if domain.packing.on_too_long == "refuse":
         raise UserError(
-            f"{what}; data.on_too_long=truncate leaves out their beginnings and keeps their last "
-            "answers, skip leaves them out"
+            f"{what}; set data.on_too_long=truncate to cut off their beginnings and keep their "
+            "last answers, or data.on_too_long=skip to leave them out"
         )
     if not len(packs):
-        raise UserError(f"{what}: not one is left")
+        raise UserError(f"{what}: none of the examples fits; set a larger {prefix}seq_length")
+    outcome = f"{len(left_out):,} are left out"
     if len(shortened):
         pieces = packs.pieces[np.isin(packs.pieces[:, 0], shortened)]
         starts = domain.index.starts[pieces[:, 0]]
         before = domain.index.answers_before
         lost = int((before(starts + pieces[:, 1]) - before(starts)).sum())
-        what += (
-            f": {len(shortened):,} begin later, without {lost:,} tokens of answers before the last"
+        outcome = (
+            f"{len(shortened):,} lose their beginnings, with {lost:,} tokens of earlier answers; "
+            f"{outcome}"
         )
-    logger.warning("%s: %s are left out", what, f"{len(left_out):,}")
+    logger.warning("%s: %s", what, outcome)

@@ -1,9 +1,9 @@
-"""JSONL to tokens, once: a Megatron indexed dataset whose sequences are in turn prompt and answer.
+"""Tokenised JSONL in a cache: a Megatron indexed dataset of alternating prompts and answers.
 
-An example is a document. Its first sequence is what comes before the first answer (nothing, for
-plain text), the second the answer, and so on: where loss is stands in the .idx, and no second file
-can fall out of step with it. An index lies in a folder of its own, under a name that all of it
-follows from; the folder appears when it is whole, so any number of jobs can share a cache.
+Each example is a document. Its first sequence is the text before the first answer (empty for plain
+text), its second sequence is the first answer, and so on. The .idx file thus says which tokens
+carry loss. Each index has a folder of its own, named by a digest of all that it depends on. The
+folder appears only when it is complete, so any number of jobs can share a cache.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, sampled_digest
 
-_BATCH = 512  # lines
-_SHOWN = 10  # malformed lines in a message
+_BATCH = 512  # lines that are tokenised together
+_SHOWN = 10  # malformed lines that a message lists
 FACTS, SKIPPED = "index.json", "malformed.txt"
 
 
@@ -41,9 +41,10 @@ class Index:
     """Tokenised examples, and which of their tokens are answers.
 
     Attributes:
-        folder: that they lie in.
-        facts: examples, tokens, answer_tokens; fingerprint of lines and tokenisation, the same
-            wherever they lie; malformed lines by what is wrong, and the first of them.
+        folder: the folder of its files.
+        facts: the contents of index.json: files, lines, examples, tokens and answer_tokens;
+            fingerprint, a digest of the lines and their tokens; malformed, the number of malformed
+            lines by fault; and shown, the first of them.
     """
 
     folder: Path
@@ -51,12 +52,19 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> "Index":
-        """One that `build` made."""
+        """Load an index that `build` made.
+
+        Args:
+            folder: the folder of the index.
+
+        Returns:
+            The index.
+        """
         return cls(folder, json.loads((folder / FACTS).read_text()))
 
     @property
     def prefix(self) -> str:
-        """Of its .bin and .idx."""
+        """The prefix of its .bin and .idx files."""
         return str(self.folder / "examples")
 
     @cached_property
@@ -65,36 +73,43 @@ class Index:
 
     @cached_property
     def _cuts(self) -> Ints:
-        """Where each sequence starts, in tokens from the first of all, and where the last stops."""
+        """(sequences + 1,) where each sequence starts and the last one stops, in tokens."""
         return np.concatenate([[0], np.cumsum(self._dataset.sequence_lengths, dtype=np.int64)])
 
     @cached_property
     def _firsts(self) -> Ints:
-        """The first sequence of each example, and one past the last's."""
+        """(n + 1,) the first sequence of each example, and the number of sequences."""
         return np.asarray(self._dataset.document_indices, dtype=np.int64)
 
     @cached_property
     def starts(self) -> Ints:
-        """(n + 1,): where each example starts, in tokens from the first of all."""
+        """(n + 1,) where each example starts and the last one stops, in tokens of the index."""
         return self._cuts[self._firsts]
 
     @cached_property
     def lengths(self) -> Ints:
-        """(n,): tokens of each example."""
+        """(n,) the number of tokens of each example."""
         return np.diff(self.starts)
 
     @cached_property
     def prompts(self) -> Ints:
-        """(n,): tokens before the first answer."""
+        """(n,) the number of tokens before each example's first answer."""
         return self._cuts[self._firsts[:-1] + 1] - self._cuts[self._firsts[:-1]]
 
     @cached_property
     def last_answers(self) -> Ints:
-        """(n,): tokens of the last answer, which an example ends with."""
+        """(n,) the number of tokens of each example's last answer, with which it ends."""
         return self._cuts[self._firsts[1:]] - self._cuts[self._firsts[1:] - 1]
 
     def answers_before(self, positions: Ints) -> Ints:
-        """Answer tokens before each position, all counted from the first token of all."""
+        """Return the number of answer tokens before each position.
+
+        Args:
+            positions: (m,) positions in tokens of the index.
+
+        Returns:
+            (m,) the numbers of answer tokens from the beginning of the index.
+        """
         starts, stops = self._answers
         before = np.concatenate([[0], np.cumsum(stops - starts)])
         last = np.searchsorted(starts, positions, side="right")
@@ -103,11 +118,20 @@ class Index:
 
     @cached_property
     def _answers(self) -> tuple[Ints, Ints]:
-        # Examples have an even number of sequences, so every second one is an answer.
+        # Every example has an even number of sequences, so every second sequence is an answer.
         return self._cuts[1:-1:2], self._cuts[2::2]
 
     def tokens(self, example: int, start: int = 0, stop: int | None = None) -> Ints:
-        """Token ids of an example, or of a piece of it."""
+        """Return the token ids of an example, or of a piece of it.
+
+        Args:
+            example: number of the example.
+            start: first token of the piece.
+            stop: end of the piece; None for the end of the example.
+
+        Returns:
+            (stop - start,) token ids.
+        """
         first = int(self.starts[example])
         stop = int(self.lengths[example]) if stop is None else stop
         ids = self._dataset.bin_reader.read(
@@ -118,7 +142,16 @@ class Index:
         return np.asarray(ids, dtype=np.int64)
 
     def is_answer(self, example: int, start: int = 0, stop: int | None = None) -> Bools:
-        """Whether each token of an example, or of a piece of it, is an answer's."""
+        """Return whether each token of an example, or of a piece of it, belongs to an answer.
+
+        Args:
+            example: number of the example.
+            start: first token of the piece.
+            stop: end of the piece; None for the end of the example.
+
+        Returns:
+            (stop - start,) whether each token belongs to an answer.
+        """
         sequences = slice(self._firsts[example], self._firsts[example + 1])
         lengths = self._dataset.sequence_lengths[sequences]
         return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[start:stop]
@@ -129,7 +162,15 @@ class Index:
         return lines
 
     def prompt_from(self, example: int, start: int) -> int:
-        """The first token of an example, from `start` on, that is no answer's."""
+        """Return the first token of an example, from `start` on, that belongs to no answer.
+
+        Args:
+            example: number of the example.
+            start: the token to search from.
+
+        Returns:
+            The position of that token in the example.
+        """
         at = int(self.starts[example]) + start
         sequence = int(np.searchsorted(self._cuts, at, side="right")) - 1
         if (sequence - self._firsts[example]) % 2:
@@ -137,24 +178,35 @@ class Index:
         return at - int(self.starts[example])
 
     def line(self, example: int) -> str:
-        """File and line that an example stood on."""
+        """Return the file and the line that an example was read from.
+
+        Args:
+            example: number of the example.
+
+        Returns:
+            For instance "chats.jsonl, line 3".
+        """
         file, number = self._lines[example]
         return f"{Path(self.facts['files'][file]).name}, line {number}"
 
 
 def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index:
-    """The index of JSONL files: from the cache, or made and put there.
+    """Load the index of JSONL files from the cache, or make it there.
 
     Malformed lines are left out and counted.
 
     Args:
         path: a file, or a folder of .jsonl files.
-        reader: of their lines.
-        cache: where indices lie.
-        where: the key of the configuration that names them, for errors.
+        reader: the tokenizer of examples.
+        cache: the folder of all indices.
+        where: the key of the configuration and its value; errors begin with it.
+
+    Returns:
+        The index.
 
     Raises:
-        UserError: no such files, no example in them, or they cannot be read.
+        UserError: there are no such files, they cannot be read, they have no example, or the cache
+            cannot be written.
     """
     files = find_jsonl(path, where)
     try:
@@ -176,12 +228,7 @@ def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index
     try:
         beside.mkdir(parents=True, exist_ok=True)
         _write(files, reader, beside, where)
-        try:
-            beside.rename(folder)
-        except OSError:
-            if not (folder / FACTS).is_file():
-                raise
-            # Another job was faster: its index is the same.
+        _rename(beside, folder)
     except OSError as error:
         raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
     finally:
@@ -189,14 +236,30 @@ def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index
     return Index.load(folder)
 
 
+def _rename(finished: Path, folder: Path) -> None:
+    """Give a finished folder its name, unless another job was faster: its index is the same."""
+    try:
+        finished.rename(folder)
+    except OSError:
+        if not (folder / FACTS).is_file():
+            raise
+
+
 def malformed(index: Index) -> str:
-    """How many lines were left out, the first of them, and what is wrong with them; or nothing."""
+    """Describe the malformed lines that were left out of an index.
+
+    Args:
+        index: the index.
+
+    Returns:
+        Their number, and the first of them with their faults; empty if there are none.
+    """
     count = sum(index.facts["malformed"].values())
     if not count:
         return ""
     shown = "; ".join(index.facts["shown"])
-    more = f"; all of them: {index.folder / SKIPPED}" if count > _SHOWN else ""
-    return f"{count:,} of {index.facts['lines']:,} lines are no examples: {shown}{more}"
+    more = f"; all are listed in {index.folder / SKIPPED}" if count > _SHOWN else ""
+    return f"{count:,} of {index.facts['lines']:,} lines are not examples: {shown}{more}"
 
 
 def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str) -> None:
@@ -209,7 +272,7 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
     dtype = DType.optimal_dtype(reader.tokenizer.get_vocab_size())
     builder = IndexedDatasetBuilder(str(folder / "examples.bin"), dtype=dtype)
     with (
-        # Nothing of what takes a moment.
+        # The bar appears only if the work takes more than 5 seconds.
         progress_bar(
             desc=where.partition("=")[0], total=size, unit="B", unit_scale=True, delay=5
         ) as bar,
@@ -241,10 +304,10 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
             for (line, _), (ids, cuts) in zip(found, encoded, strict=True):
                 carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
                 if carrying < 1:
-                    leave_out(line, MalformedError("nothing comes before the answer's one token"))
+                    leave_out(line, MalformedError("nothing comes before the answer's only token"))
                     continue
                 tensor = torch.tensor(ids, dtype=torch.int64)
-                # A template may write something else tomorrow: the date, say.
+                # The lines alone do not decide the tokens: a template may write today's date.
                 hashed.update(tensor.numpy().tobytes())
                 builder.add_document(tensor, cuts)
                 lines.extend((line.file, line.number))
@@ -252,7 +315,7 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
                 answers += sum(cuts[1::2])
     if not lines:
         first = f": {shown[0]}" if shown else ""
-        raise UserError(f"{where}: not one example in {read:,} line(s){first}")
+        raise UserError(f"{where}: there is no example in {read:,} line(s){first}")
     builder.finalize(str(folder / "examples.idx"))
     np.save(folder / "lines.npy", np.array(lines, dtype=np.int64).reshape(-1, 2))
     facts = {

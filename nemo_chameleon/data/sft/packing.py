@@ -1,7 +1,7 @@
-"""Examples to samples of one length: which pieces go together. numpy, nothing else.
+"""Sorts pieces of examples into samples of one length, with numpy alone.
 
-Packs are made once, and every pass over the data takes them in an order of its own. Only examples
-of one domain go together: a sample of two would belong to neither's share.
+Samples are packed once, and every pass over the data takes them in another order. All pieces of a
+sample are from one domain, because a mixture's shares count whole samples.
 """
 
 import functools
@@ -13,19 +13,20 @@ import numpy as np
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.seeding import generator
 
-# Samples that are filled at once. More waste no less, and take longer to search.
+# The number of samples that are filled at the same time. A larger number wastes no less space and
+# takes longer to search.
 _OPEN = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Packs:
-    """Samples, and what they are made of.
+    """Samples and the pieces of examples that they consist of.
 
     Attributes:
-        pieces: (m, 3): example, and where in its tokens the piece starts and stops; those of a
+        pieces: (m, 3) example, and where in its tokens the piece starts and stops; the pieces of a
             sample follow each other.
-        starts: (samples + 1,): where in `pieces` each sample starts.
-        answers: (samples,): tokens that carry loss.
+        starts: (samples + 1,) where in `pieces` each sample starts and the last one stops.
+        answers: (samples,) the number of tokens with loss in each sample.
     """
 
     pieces: Ints
@@ -33,19 +34,42 @@ class Packs:
     answers: Ints
 
     def __len__(self) -> int:
-        """Samples in one pass."""
+        """Return the number of samples in one pass."""
         return len(self.starts) - 1
 
     def of(self, sample: int) -> Ints:
-        """The pieces of a sample (n, 3)."""
+        """Return the pieces of a sample.
+
+        Args:
+            sample: number of the sample.
+
+        Returns:
+            (k, 3) its part of `pieces`.
+        """
         return self.pieces[self.starts[sample] : self.starts[sample + 1]]
 
     def order(self, epoch: int, seed: int) -> Ints:
-        """The samples in the order that a pass takes them in (samples,)."""
+        """Return the order in which a pass takes the samples.
+
+        Args:
+            epoch: number of the pass, from 0.
+            seed: the run's seed.
+
+        Returns:
+            (samples,) numbers of samples.
+        """
         return generator("order of packs", seed, epoch).permutation(len(self))
 
     def loss_tokens(self, samples: int, seed: int) -> int:
-        """Tokens that carry loss in the first samples of a run, over as many passes as it takes."""
+        """Return how many tokens carry loss in the first samples that a run draws.
+
+        Args:
+            samples: number of samples that the run draws, in as many passes as that takes.
+            seed: the run's seed.
+
+        Returns:
+            The number of tokens with loss.
+        """
         epochs, rest = divmod(samples, len(self))
         of_pass = _answers_of_pass(self, epochs, seed)
         return int(epochs * of_pass[-1] + of_pass[rest])
@@ -53,21 +77,21 @@ class Packs:
 
 @functools.lru_cache
 def _answers_of_pass(packs: Packs, epoch: int, seed: int) -> Ints:
-    """Tokens that carry loss in the first 0, 1, ... samples of a pass (samples + 1,)."""
+    """Return (samples + 1,) the tokens with loss in the first 0, 1, ... samples of a pass."""
     answers = packs.answers[packs.order(epoch, seed)]
     return np.concatenate([[0], np.cumsum(answers)])
 
 
 def chunks(lengths: Ints, size: int, overlap: int = 0) -> Ints:
-    """Texts in consecutive pieces of `size` tokens at most.
+    """Cut texts into consecutive pieces of at most `size` tokens.
 
     Args:
-        lengths: (n,) tokens of each text.
-        size: of a piece.
-        overlap: tokens that a piece shares with the one before.
+        lengths: (n,) the number of tokens of each text.
+        size: maximum number of tokens per piece.
+        overlap: tokens that a piece shares with the piece before it.
 
     Returns:
-        (m, 3): text, start, stop; as many as it takes, in the texts' order.
+        (m, 3) text, start and stop of each piece, in the order of the texts.
     """
     stride = size - overlap
     count = np.maximum(-(-(lengths - overlap) // stride), 1)
@@ -78,18 +102,19 @@ def chunks(lengths: Ints, size: int, overlap: int = 0) -> Ints:
 
 
 def pack(sizes: Ints, capacity: int, seed: int = 0) -> tuple[Ints, Ints]:
-    """Sort pieces into samples: each into the fullest that has room for it, in a random order.
+    """Sort pieces into samples: in a random order, each into the fullest sample with room for it.
 
     Args:
-        sizes: (m,) of the pieces, none larger than `capacity`.
-        capacity: of a sample.
-        seed: of the order.
+        sizes: (m,) tokens of each piece, at most `capacity`.
+        capacity: tokens per sample.
+        seed: seed of the order.
 
     Returns:
-        The pieces (m,), those of a sample together; and where each sample starts (samples + 1,).
+        (m,) numbers of pieces, in which the pieces of a sample follow each other; and
+        (samples + 1,) where in them each sample starts and the last one stops.
     """
     samples: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # room left and sample, the fullest first
+    rooms: list[tuple[int, int]] = []  # (room left, sample), the fullest sample first
     for piece in np.random.default_rng(seed).permutation(len(sizes)).tolist():
         size = int(sizes[piece])
         at = bisect_left(rooms, (size, -1))

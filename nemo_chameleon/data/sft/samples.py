@@ -1,4 +1,7 @@
-"""The samples of some examples: made once, then read from beside their index."""
+"""The samples of some examples, made once and stored beside their index.
+
+This module decides which pieces of examples go into samples; `packing.py` sorts them.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -18,8 +21,8 @@ class Packing:
     """How examples become samples.
 
     Attributes:
-        together: several in a sample, or each alone.
-        on_too_long: what is done about one that does not fit: refuse, skip or truncate.
+        together: whether a sample may have several examples, or else one.
+        on_too_long: what happens to an example that does not fit: refuse, skip or truncate.
     """
 
     together: bool = True
@@ -30,19 +33,25 @@ class Packing:
 def packs_of(
     index: Index, part: range, seq_length: int, packing: Packing
 ) -> tuple[Packs, dict[str, Ints]]:
-    """The samples of some examples: made once, then read from beside the index.
+    """Return the samples of some examples: from the file beside the index, or make that file.
 
-    A text without a prompt is cut into as many pieces as it takes, and loses nothing. Of an example
-    that is too long otherwise the beginning is left out, if its last answer stays whole.
+    A text without a prompt is cut into as many pieces as it needs, and loses nothing. Any other
+    example that does not fit is too long. `on_too_long=truncate` cuts off its beginning, so that it
+    begins with a prompt and ends with its whole last answer. Other values leave it out, and
+    truncate does too if the last answer alone does not fit.
 
     Args:
-        index: of the examples.
-        part: which of them.
-        seq_length: tokens a sample.
-        packing: how.
+        index: the index of the examples.
+        part: the numbers of the examples.
+        seq_length: tokens per sample.
+        packing: how examples become samples.
 
     Returns:
-        The samples; and which examples are "too long", "shortened" and "left out".
+        The samples; and the numbers of the examples that are "too long", "shortened" and
+        "left out".
+
+    Raises:
+        UserError: the file cannot be written.
     """
     key = digest([[part.start, part.stop], seq_length, packing.together, packing.on_too_long])
     file = index.folder / f"packs-{key}.safetensors"
@@ -50,7 +59,7 @@ def packs_of(
         try:
             write_atomically(file, save(_packed(index, part, seq_length, packing)))
         except OSError as error:
-            raise UserError(f"cannot write {file}; set another data.cache: {error}") from error
+            raise UserError(f"cannot write {file}: {error}; set another data.cache") from error
     found = load_file(file)
     packs = Packs(*(found.pop(name) for name in ("pieces", "starts", "answers")))
     return packs, found
@@ -59,7 +68,7 @@ def packs_of(
 def _packed(index: Index, part: range, length: int, packing: Packing) -> dict[str, Ints]:
     examples = np.arange(part.start, part.stop, dtype=np.int64)
     lengths = index.lengths[examples]
-    # A sample has a label for every token, so it takes one token more than it is long.
+    # Every token of a sample has a label, so a sample takes one token more than its length.
     fits = lengths <= length + 1
     whole = np.stack([examples, np.zeros_like(examples), lengths], axis=1)[fits]
     texts = examples[~fits & (index.prompts[examples] == 0)]
@@ -70,7 +79,7 @@ def _packed(index: Index, part: range, length: int, packing: Packing) -> dict[st
     truncates = packing.on_too_long == "truncate"
     shortened = too_long[keeps_answer] if truncates else too_long[:0]
     stops = index.lengths[shortened]
-    # From a prompt on: of an answer that is cut nobody knows what it answers.
+    # A shortened example begins with a prompt: an answer that is cut would answer nothing visible.
     begins = [
         index.prompt_from(int(i), int(stop) - (length + 1))
         for i, stop in zip(shortened, stops, strict=True)

@@ -1,4 +1,7 @@
-"""Chat templates: a chat to a text, and where in the text the assistant speaks."""
+"""Writes chats with Hugging Face chat templates, and finds the assistant's turns in the text.
+
+The template is a Jinja file, or one of the tokenizer's own files.
+"""
 
 import json
 import re
@@ -10,26 +13,26 @@ from typing import Any
 from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.utils.errors import UserError
 
-# Templates say with this what the assistant writes; not many do.
+# Some templates mark the text of the assistant with this block.
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
 _REMEDY = (
-    "where the answers are cannot be seen; set data.chat_template to one that marks them with "
+    "so the answers cannot be found; set data.chat_template to a template that marks them with "
     "{% generation %} and {% endgeneration %}"
 )
 
 
 @dataclass(frozen=True)
 class Example:
-    """What a line says.
+    """The text of one line, and its answers.
+
+    Chat templates write the tokens that begin and end a text themselves, so `begins` and `ends` are
+    both False for chats.
 
     Attributes:
-        text: prompt and answers, as the model is to see them.
-        answers: (start, stop) of each, in characters; what loss is on.
-        begins: whether a tokenizer that begins texts with a token of its own is to do so.
-        ends: whether the token that ends texts follows, as part of the answer. A chat template
-            writes both itself.
+        text: prompts and answers, as the model sees them.
+        answers: start and stop of each answer in characters; the answers carry loss.
+        begins: whether the tokenizer adds the tokens that it begins a text with.
+        ends: whether the token that ends a text is appended, as part of the last answer.
     """
 
     text: str
@@ -39,31 +42,41 @@ class Example:
 
 
 class ChatTemplate:
-    """A Hugging Face chat template, and where in what it writes the assistant speaks."""
+    """A Hugging Face chat template, and the way to find the assistant's turns in its output."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Of Jinja text, which may name the tokenizer's `special_tokens`, bos_token and so on."""
+        """Make a template.
+
+        Args:
+            source: the Jinja text.
+            special_tokens: the tokenizer's special tokens by name, for instance bos_token, which
+                the Jinja text may use.
+        """
         self.source, self.special_tokens = source, dict(special_tokens)
         self._marks = _GENERATION.search(source) is not None
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> Example:
-        """A chat's text, and its assistant's turns.
+        """Write a chat as a text, and find the assistant's turns in it.
 
-        A turn is what the template marks as generation, or else all that comes between the
-        generation prompt and the next message: with what ends the turn.
+        A turn is the text that the template marks as generation. If it marks none, a turn is all
+        text between the generation prompt and the next message, and so includes the end of the
+        turn.
 
         Args:
-            messages: of role and content.
-            tools: that the assistant may call, as the template wants them.
+            messages: the messages, each with role and content.
+            tools: the tools that the assistant may call, in the form that the template expects.
+
+        Returns:
+            The text up to the last answer, with the assistant's turns as answers.
 
         Raises:
-            MalformedError: no assistant speaks, or the template refuses the chat.
+            MalformedError: no message is the assistant's, or the template refuses the chat.
             UserError: the template does not show where a turn begins or ends.
         """
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not answers:
-            raise MalformedError("no answer: no message of the assistant's")
-        messages = messages[: answers[-1] + 1]  # what is asked last is never answered
+            raise MalformedError("no message has the role assistant")
+        messages = messages[: answers[-1] + 1]  # a question after the last answer has no answer
         text, marked = self._write(messages, tools)
         if self._marks:
             if len(marked) < len(answers):
@@ -77,12 +90,12 @@ class ChatTemplate:
             answered, _ = self._write(messages[: i + 1], tools)
             if not answered.startswith(asked):
                 raise UserError(
-                    "the chat template's generation prompt is not how it begins the assistant's "
-                    f"turns: {_REMEDY}"
+                    "the chat template does not begin the assistant's turns with its generation "
+                    f"prompt, {_REMEDY}"
                 )
             if not text.startswith(answered):
                 raise UserError(
-                    f"the chat template writes a turn otherwise once others follow: {_REMEDY}"
+                    f"the chat template changes a turn when other turns follow it, {_REMEDY}"
                 )
             turns.append((len(asked), len(answered)))
         return Example(text, tuple(turns), begins=False, ends=False)
@@ -106,25 +119,29 @@ class ChatTemplate:
         try:
             rendered: Any = render_jinja_template(**settings)
         except TemplateSyntaxError as error:
-            raise UserError(f"the chat template is broken: {error}") from error
-        # A template may do anything with what a line holds, and so raise anything.
+            raise UserError(f"the chat template is not valid Jinja: {error}") from error
+        # A template may do anything with the values of a line, and so it may raise anything.
         except Exception as error:
             cause = " ".join(str(error).split())
-            raise MalformedError(f"the chat template refuses it: {cause}") from error
+            raise MalformedError(f"the chat template refuses the chat: {cause}") from error
         texts, marked = rendered
-        return require_text(texts[0], "what the chat template makes of it"), marked[
-            0
-        ] if marked else []
+        text = require_text(texts[0], "the rendered chat")
+        return text, marked[0] if marked else []
 
 
 def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
-    """The chat template of a Jinja file, or else the one that lies beside a tokenizer.json.
+    """Read the chat template of a Jinja file, or else the one beside a tokenizer.json.
+
+    Args:
+        path: the Jinja file, or None.
+        tokenizer: the tokenizer.json. Beside it, chat_template.jinja takes precedence over the
+            chat_template in tokenizer_config.json.
 
     Returns:
-        None where there is none.
+        The template, or None if there is none.
 
     Raises:
-        UserError: no such file, or transformers, which renders it, is not installed.
+        UserError: a file cannot be read.
     """
     beside = Path(tokenizer).parent
     settings = tokenizer_settings(tokenizer)
@@ -135,7 +152,7 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
             source = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data.chat_template={file} cannot be read: {error}") from error
-    if isinstance(source, list):  # several, by name
+    if isinstance(source, list):  # a list of templates, each with a name
         source = {entry["name"]: entry["template"] for entry in source}.get("default")
     if source is None:
         return None
@@ -144,10 +161,16 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
 
 
 def tokenizer_settings(tokenizer: str) -> dict[str, Any]:
-    """What lies beside a tokenizer.json in special_tokens_map.json and tokenizer_config.json.
+    """Read special_tokens_map.json and tokenizer_config.json beside a tokenizer.json.
+
+    Args:
+        tokenizer: the tokenizer.json.
+
+    Returns:
+        The settings of both files; the latter file takes precedence.
 
     Raises:
-        UserError: one of them cannot be read.
+        UserError: a file cannot be read.
     """
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
@@ -159,17 +182,25 @@ def tokenizer_settings(tokenizer: str) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         if not isinstance(found, dict):
-            raise UserError(f"{path} is no JSON object")
+            raise UserError(f"{path} is not a JSON object")
         settings |= found
     return settings
 
 
 def end_token(tokenizer: str, default: str) -> str:
-    """The token that ends a text: of the tokenizer's own settings, or the default."""
+    """Return the token that ends a text.
+
+    Args:
+        tokenizer: the tokenizer.json; the files beside it may name the token as eos_token.
+        default: the token if they do not.
+
+    Returns:
+        The text of the token.
+    """
     return _token(tokenizer_settings(tokenizer).get("eos_token")) or default
 
 
 def _token(value: Any) -> str | None:
-    """Written out, or as an added token with its settings."""
+    """Return a token's text, which settings give alone or in an object as its content."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None

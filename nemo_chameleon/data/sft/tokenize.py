@@ -1,4 +1,7 @@
-"""Examples to tokens, and which of the tokens are answers."""
+"""Tokenises examples, and divides their tokens into prompts and answers.
+
+The identity of an `ExampleTokenizer` is part of the name of every index in the cache.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,42 +19,63 @@ _VERSION = 1
 
 
 class ExampleTokenizer:
-    """Lines to tokens, as a configuration says."""
+    """The tokenizer and the chat template of a configuration.
+
+    Attributes:
+        tokenizer: the tokenizer, without truncation and padding.
+        template: the chat template, or None.
+        end: id of the token that ends a text.
+        identity: digest of everything that decides the tokens of a line.
+    """
 
     def __init__(self, data: DataConfig) -> None:
-        """Of data.tokenizer and data.chat_template.
+        """Read data.tokenizer and data.chat_template.
+
+        Args:
+            data: the data configuration.
 
         Raises:
-            UserError: either cannot be read, or the tokenizer has no token to end texts with.
+            UserError: data.tokenizer is not set, a file cannot be read, the tokenizer's ids have
+                gaps, or it has no token to end texts with.
         """
         if data.tokenizer is None:
-            raise UserError("data.dataset=sft needs data.tokenizer: it is tokenised here")
-        # A copy, for what was in force when the file was saved is in it too.
+            raise UserError("data.dataset=sft needs data.tokenizer, to tokenise with")
+        # The file may have been saved with truncation or padding switched on. A copy leaves the
+        # tokenizer that others load as it is.
         self.tokenizer = Tokenizer.from_str(load_tokenizer(data.tokenizer).to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         vocabulary = self.tokenizer.get_vocab()
         if max(vocabulary.values()) >= len(vocabulary):
             raise UserError(
-                f"data.tokenizer={data.tokenizer} has {len(vocabulary)} tokens and numbers up to "
-                f"{max(vocabulary.values())}: the model has no embeddings for those"
+                f"data.tokenizer={data.tokenizer} has {len(vocabulary)} tokens but token ids up to "
+                f"{max(vocabulary.values())}: the model would have no embeddings for them; use a "
+                "tokenizer whose ids have no gaps"
             )
         self.template = read_template(data.chat_template, data.tokenizer)
         name = end_token(data.tokenizer, END_OF_DOCUMENT)
         self.end = self.tokenizer.token_to_id(name)
         if self.end is None:
             raise UserError(
-                f"the tokenizer has no {name} to end texts with: name its own as eos_token in a "
-                f"tokenizer_config.json beside {data.tokenizer}"
+                f"data.tokenizer={data.tokenizer} has no token {name} to end texts with: name its "
+                "end token as eos_token in a tokenizer_config.json beside it"
             )
         template = self.template and [self.template.source, self.template.special_tokens]
-        # Its merges too, not the vocabulary alone: they decide which tokens a text becomes.
+        # The whole tokenizer counts, not the vocabulary alone: merges decide a text's tokens too.
         self.identity = digest([_VERSION, self.tokenizer.to_str(), template, name])
 
     def encode(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
-        """Tokens of each example, and how many of them are in turn prompt and answer.
+        """Tokenise examples, and divide the tokens of each into prompts and answers.
 
-        A token that reaches into an answer is part of it.
+        A token that is partly in an answer belongs to the answer. Tokens after the last answer are
+        left out.
+
+        Args:
+            examples: the examples.
+
+        Returns:
+            For each example its token ids, and the numbers of tokens of its alternating prompts and
+            answers, which begin with a prompt and end with an answer.
         """
         encoded: list[Any] = [None] * len(examples)
         for begins in (False, True):
