@@ -155,7 +155,7 @@ def test_add_through_a_proxy_that_was_moved(
     computed.write_text(computed.read_text().replace(proxy, str(tmp_path / "gone")))
     command("remove", computed, "prose")
     domain = f"prose={corpus / 'prose'}"
-    with pytest.raises(UserError, match=r"is not there; name it with --proxy"):
+    with pytest.raises(UserError, match=r"does not exist: name its folder with --proxy"):
         command("add", computed, domain)
     command("add", computed, domain, "--proxy", tmp_path / "moved")
     state = tmp_path / "moved" / "state.json"

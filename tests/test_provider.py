@@ -84,7 +84,8 @@ def test_samples_are_drawn_until_the_weights_are_known(
         config.chameleon.file = str(tmp_path / name)
         mixture = resolve(config, "chameleon")
         said = capsys.readouterr().out.splitlines()
-        return [float(line.rsplit(" ", 1)[1]) for line in said if "known to 0" in line], mixture
+        known = [line for line in said if "known to within 0" in line]
+        return [float(line.rsplit(" ", 1)[1]) for line in known], mixture
 
     (wide,), mixture = drawn(0.9, "first.json")
     assert {facts["samples"] for facts in mixture.domains.values()} == {512}

@@ -199,7 +199,7 @@ def test_killed_while_embedding(launch: Launch, begin: Begin, tmp_path: Path) ->
     begun.send(1, signal.SIGKILL)
     assert begun.wait(60) != 0, "it ended before it was killed"
     done = launch(*settings, processes=2)
-    assert re.search("[12] of 3 domains were embedded before", done.stdout)
+    assert re.search("[12] of 3 domains had been embedded already", done.stdout)
     whole, resumed = (
         (tmp_path / name / "mixture.safetensors").read_bytes() for name in ("whole", "out")
     )
