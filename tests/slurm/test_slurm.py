@@ -205,7 +205,7 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     assert [fact["Restarts"] for fact in facts] == ["1", "0", "0"]
     ends = [fact["EndTime"] for fact in facts]
     assert ends == sorted(ends)
-    assert "proxy: going on from" in said(config_file, jobs[0])
+    assert "proxy: resuming from" in said(config_file, jobs[0])
     assert "weights written to" in said(config_file, jobs[1])
     assert "weights from" in said(config_file, jobs[2])
     assert result(out / "chameleon")["iterations"] == 6
