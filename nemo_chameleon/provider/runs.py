@@ -79,5 +79,8 @@ def within_bounds(
             )
         tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
         return mixture.within_bounds(tokens, drawn * length, data.max_epochs, **bounds)
-    except UserError as error:  # it begins with the name of the setting
+    except UserError as error:
+        # An error about a bound begins with its name; any other error is not about a key of `data`.
+        if not str(error).startswith(("max_epochs", "pin", "floor")):
+            raise
         raise UserError(f"data.{error}") from error
