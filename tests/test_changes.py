@@ -182,7 +182,7 @@ def test_average(
     assert set(Mixture.load(both).weights) == {"code", "legal"}
     command("add", both, f"prose={corpus / 'prose'}")
     assert Mixture.load(both).weights == pytest.approx(after, rel=1e-6)
-    with pytest.raises(UserError, match="of 2 proxies: name each"):
+    with pytest.raises(UserError, match="through 2 proxies: name each"):
         command("add", both, f"more={corpus / 'prose'}", "--proxy", "one")
     config.chameleon.file = str(both)
     with pytest.raises(UserError, match=r"several proxies: use it as data\.mixture="):

@@ -130,10 +130,10 @@ def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     assert draw.mixture.weights == computed.weights
     assert draw.within(8, 32).mixture == draw.mixture
     config.chameleon.ridge = 0.7
-    with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, the run asks for 0\.7"):
+    with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, but the run asks for 0\.7"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
     mixture.save(tmp_path / "mixture.json")
-    with pytest.raises(UserError, match="its weights are mixture, not computed"):
+    with pytest.raises(UserError, match="its weights are named 'mixture' and were not computed"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
 
 
