@@ -47,7 +47,7 @@ def test_a_hosts_datasets_by_name(mixture: Mixture, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["/data/c"], "no domain of the mixture lies at /data/c; they lie at"),
+        (["/data/c"], "the mixture has no domain at /data/c; its domains are at"),
         (["code", "code"], "code: domain 'code' is given twice"),
         (["code", "prose"], "it has weights for legal"),
         ({"code": "/data/c"}, "it has weights for legal, prose"),
@@ -67,7 +67,7 @@ def test_mixtures_of_no_file() -> None:
         host.resolve("static", ["a", "b"])
     with pytest.raises(UserError, match="mixture=chameleon needs the configuration"):
         host.resolve("chameleon", ["a", "b"])
-    with pytest.raises(UserError, match="does not say where its domains lie"):
+    with pytest.raises(UserError, match="does not say where its domains are"):
         host.resolve(Mixture({"a": 0.25, "b": 0.75}))
     with pytest.raises(UserError, match=r"cannot read the mixture file .*gone\.json"):
         host.resolve("gone.json")
@@ -105,7 +105,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
     with pytest.raises(UserError, match=r"no mixture is asked for: ask for mixture=.*run/mixture"):
         host.refuse_unasked(run, None, "refuse")
     host.refuse_unasked(run, None, "accept")
-    with pytest.raises(UserError, match="is what the run has drawn by") as refused:
+    with pytest.raises(UserError, match="the run has drawn samples by") as refused:
         other.kept(copy, run)
     assert "0.5000" in str(refused.value)
     assert "0.3333" in str(refused.value)
