@@ -179,7 +179,7 @@ def test_finetuning_goes_on_as_it_began(finetuning: tuple[Path, Path], tmp_path:
     for other in (in_tokens, drawn(packing=False)):
         with pytest.raises(UserError, match="another mixture is asked for"):
             other.kept(folder)
-    with pytest.raises(UserError, match=r"samples have 32 tokens, model\.seq_length=64"):
+    with pytest.raises(UserError, match=r"samples have 32 tokens, but model\.seq_length=64"):
         first.within(400, 32)
     with pytest.raises(UserError, match="this takes datasets of tokens"):
         host.resolve(mixture, config=config)
