@@ -24,7 +24,7 @@ class Part:
 
 
 class Extractor(Protocol):
-    """A model that gives the outputs of its layers, in whatever layout it is on the ranks.
+    """A model that gives the outputs of its layers, in any layout over the ranks.
 
     Attributes:
         hidden_size: width h of the hidden states.
@@ -51,6 +51,9 @@ class Extractor(Protocol):
         Args:
             tokens: token ids of the windows (b, s).
             layers: numbers of the layers, counted from 1.
+
+        Yields:
+            The parts; a rank that holds none yields nothing.
         """
 
 

@@ -23,8 +23,8 @@ from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
 from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 
-# Batches between two collectives of all ranks. They are frequent enough that no rank waits long,
-# whatever the timeout of the process group, and rare enough to cost nothing.
+# Batches between two collectives of all ranks. The collectives are frequent enough for any timeout
+# of the process group, and rare enough to cost nothing.
 _BATCHES_A_BLOCK = 8
 
 

@@ -172,7 +172,7 @@ def apply_mixture(
         The same configuration.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     data = cfg.dataset
     if isinstance(data, MixtureDatasetConfig):

@@ -191,8 +191,8 @@ def resolve(
         The mixture and the datasets, before bounds.
 
     Raises:
-        UserError: the mixture cannot be had, or does not match the datasets; the message names the
-            culprit and the next step.
+        UserError: the mixture cannot be read or computed, or does not match the datasets; the
+            message says what to do.
     """
     if isinstance(mixture, Draw):
         return mixture

@@ -92,7 +92,7 @@ def apply(args: argparse.Namespace, samples: int) -> None:
         samples: number of samples that the run trains on.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     load = None if args.finetune else args.load
     if args.mixture is None:

@@ -47,7 +47,7 @@ class MixtureDataModule(PreTrainingDataModule):
         kwargs: as for PreTrainingDataModule.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
 
     def __init__(

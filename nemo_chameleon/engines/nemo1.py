@@ -36,7 +36,7 @@ def use_mixture(cfg: Any) -> Any:
         The same configuration.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     data = cfg.model.data
     wanted = data.get("mixture")

@@ -41,7 +41,7 @@ def container(config: Config) -> bridge.ConfigContainer:
         The configuration, for `pretrain`.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     train, wanted = config.train, config.optimizer
     bf16 = dtype_of(train.precision) == torch.bfloat16

@@ -111,7 +111,7 @@ def prepare_mixture(config: Config) -> Prepared:
         What was found out, for `compute_mixture` and for hosts.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     check_mixture(config)
     prepared = Prepared.of(config, _opened(config))

@@ -33,7 +33,7 @@ def resolve_mixture(
         The weights that the run draws by, the same on every rank.
 
     Raises:
-        UserError: the mixture cannot be had; the message names the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
 
     Example:
         >>> import nemo_chameleon as nc
