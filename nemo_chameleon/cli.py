@@ -1,18 +1,19 @@
-"""`nemo-chameleon`: what a person does around a run, from a shell.
+"""The command `nemo-chameleon`: work around a run, from a shell.
 
-prepare   text to Megatron datasets
-index     the JSONL of a finetuning configuration to tokens, before the run and as it would
-mixture   show, compare and check mixture files; change computed ones; export and import
-check     whether a configuration can run, before its jobs are submitted
-report    a table of one finished run, or of several side by side
-doctor    what is installed, what works with it, what to install for the rest
+prepare   tokenise text into Megatron datasets
+index     tokenise the JSONL of a finetuning run before the run
+mixture   show, compare, check, change, export and import mixture files
+check     check a configuration before its jobs are submitted
+report    compare finished runs in a table
+doctor    show what is installed, and what works with it
 """
 
 import argparse
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
@@ -25,6 +26,12 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.tables import table
 
+Command = Callable[[argparse.Namespace], None]
+Parsers = Any  # what add_subparsers gives; argparse has no public name for it
+_CONFIG = "YAML file of the configuration (default: none, every setting as KEY=VALUE)"
+_OVERRIDES = "setting that replaces the file's, such as data.mixture=uniform (default: none)"
+_COMPUTED = "computed mixture, with its embeddings beside it"
+
 
 @program
 def main() -> None:
@@ -34,89 +41,148 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nemo-chameleon", description=__doc__.split("\n")[0])
-    parser.add_argument("--version", action="version", version=version("nemo_chameleon"))
+    parser = argparse.ArgumentParser(
+        prog="nemo-chameleon",
+        description="Prepare data, check configurations, and work with mixtures and runs.",
+        epilog=_example("mixture show mixture.json"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    prepare = commands.add_parser("prepare", help="tokenise JSONL files into a Megatron dataset")
-    prepare.add_argument("files", nargs="+", metavar="FILE", help="JSONL, one document a line")
-    prepare.add_argument("--tokenizer", required=True, help="a tokenizer.json")
-    prepare.add_argument("--output", required=True, metavar="PREFIX", help="of the .bin and .idx")
-    prepare.add_argument("--key", default="text", help="of the document in a line (text)")
-    prepare.set_defaults(command=_prepare)
+    example = "prepare --tokenizer tokenizer.json --output data/wiki wiki.jsonl"
+    text = "tokenise JSONL files into a Megatron dataset"
+    prepare = _command(commands, "prepare", _prepare, text, example)
+    prepare.add_argument("files", nargs="+", metavar="FILE", help="JSONL, one document per line")
+    prepare.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer.json")
+    text = "write PREFIX.bin and PREFIX.idx"
+    prepare.add_argument("--output", required=True, metavar="PREFIX", help=text)
+    text = "key of the document in each line (default: %(default)s)"
+    prepare.add_argument("--key", default="text", help=text)
 
-    index = commands.add_parser("index", help="tokenise a finetuning run's JSONL before the run")
-    index.add_argument("--config", metavar="FILE", help="as the recipe's")
-    index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
-    index.set_defaults(command=_index)
+    text = "tokenise the JSONL of a finetuning run before the run, and count what there is"
+    index = _command(commands, "index", _index, text, "index --config sft.yaml")
+    index.add_argument("--config", metavar="FILE", help=_CONFIG)
+    index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
 
-    check = commands.add_parser(
-        "check", help="a configuration and its data, before it is submitted"
-    )
-    check.add_argument("--config", metavar="FILE", help="as the recipe's")
-    check.add_argument("--processes", type=int, default=1, help="that train the base model (1)")
-    check.add_argument("--proxy-processes", type=int, help="that train the proxy (as many)")
-    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="wins over the file")
-    check.set_defaults(command=_check)
+    text = "check a configuration and its data before its jobs are submitted"
+    example = "check --config mine.yaml --processes 32"
+    check = _command(commands, "check", _check, text, example)
+    check.add_argument("--config", metavar="FILE", help=_CONFIG)
+    text = "processes that train the base model (default: %(default)s)"
+    check.add_argument("--processes", type=int, default=1, metavar="N", help=text)
+    text = "processes that train the proxy (default: as many as --processes)"
+    check.add_argument("--proxy-processes", type=int, metavar="N", help=text)
+    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
 
-    mixture = commands.add_parser("mixture", help="look at, change, export mixture files")
+    text = "show, compare, check, change, export and import mixture files"
+    example = "mixture diff before.json after.json"
+    mixture = _command(commands, "mixture", None, text, example)
     _add_mixture_actions(mixture.add_subparsers(required=True, metavar="ACTION"))
 
-    report = commands.add_parser("report", help="what runs drew from each domain and got for it")
-    report.add_argument("runs", nargs="+", metavar="FOLDER", help="of a finished run")
-    report.set_defaults(command=_report)
+    text = "show what finished runs drew from each domain, and their validation losses"
+    example = "report runs/mine/uniform runs/mine/chameleon"
+    report = _command(commands, "report", _report, text, example)
+    report.add_argument("runs", nargs="+", metavar="FOLDER", help="folder of a finished run")
 
-    doctor = commands.add_parser("doctor", help="what is installed, and what works with it")
-    doctor.set_defaults(command=_doctor)
+    _command(commands, "doctor", _doctor, "show what is installed and what works with it", "doctor")
     return parser
 
 
-def _add_mixture_actions(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    show = actions.add_parser("show", help="weights by domain, and where they came from")
-    show.add_argument("file", metavar="FILE")
-    show.set_defaults(command=_show)
-    diff = actions.add_parser("diff", help="what moved between two mixtures")
-    diff.add_argument("files", nargs=2, metavar="FILE")
-    diff.set_defaults(command=_diff)
-    validate = actions.add_parser("validate", help="exit code 2 and a line for each bad file")
-    validate.add_argument("files", nargs="+", metavar="FILE")
-    validate.set_defaults(command=_validate)
+def _add_mixture_actions(actions: Parsers) -> None:
+    text = "show the weights by domain, and how they were computed"
+    show = _command(actions, "show", _show, text, "mixture show mixture.json")
+    show.add_argument("file", metavar="FILE", help="mixture file")
+    example = "mixture diff before.json after.json"
+    diff = _command(actions, "diff", _diff, "show how two mixtures differ", example)
+    diff.add_argument("files", nargs=2, metavar="FILE", help="mixture file")
+    text = "check mixture files; exit with code 2 and an error for each file that is not valid"
+    validate = _command(actions, "validate", _validate, text, "mixture validate mixture.json")
+    validate.add_argument("files", nargs="+", metavar="FILE", help="mixture file")
 
-    def changing(name: str, text: str, command: Callable[..., None]) -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, help=text)
-        parser.add_argument("file", metavar="FILE", help="a computed mixture, embeddings beside it")
-        parser.add_argument("--output", metavar="FILE", help="in place of changing it where it is")
-        parser.set_defaults(command=command)
+    def changing(name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
+        parser = _command(actions, name, command, text, f"mixture {name} mixture.json {example}")
+        parser.add_argument("file", metavar="FILE", help=_COMPUTED)
+        text = "write here instead of changing FILE (default: FILE)"
+        parser.add_argument("--output", metavar="FILE", help=text)
         return parser
 
-    add = changing("add", "embed new domains with its proxy, weigh all anew", _add)
-    add.add_argument("domains", nargs="+", metavar="NAME=PATH", help="as in the configuration")
+    text = "embed new domains with the mixture's proxy, and compute all weights again"
+    add = changing("add", _add, text, "law=/data/law_text_document")
+    text = "name of a new domain, and its path as in a configuration"
+    add.add_argument("domains", nargs="+", metavar="NAME=PATH", help=text)
     add.add_argument(
-        "--proxy", action="append", default=[], metavar="FOLDER", help="where its checkpoint is now"
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="where the proxy's checkpoint is now; repeat it for each proxy of an averaged mixture "
+        "(default: the folder that FILE records)",
     )
-    add.add_argument("--micro-batch-size", type=int, help="windows at once")
-    remove = changing("remove", "take domains out, weigh the others anew", _remove)
-    remove.add_argument("domains", nargs="+", metavar="NAME")
-    rescore = changing("rescore", "weigh all anew under other settings", _rescore)
-    rescore.add_argument("--objective", choices=OBJECTIVES)
-    rescore.add_argument("--preset", choices=PRESETS)
-    for setting in ("ridge", "exponent", "min-effective"):
-        rescore.add_argument(f"--{setting}", type=float)
-
-    average = actions.add_parser("average", help="one mixture through several proxies")
-    average.add_argument("files", nargs="+", metavar="FILE", help="of the same domains and windows")
-    average.add_argument("--output", metavar="FILE", required=True)
-    average.set_defaults(command=_average)
-
-    for name, text, command in (
-        ("export", "for another tool; what its numbers mean goes to stderr", _export),
-        ("import", "another tool's weights as a mixture file", _import),
+    text = "windows that each process embeds at once (default: 32 on CUDA, 4 on a CPU)"
+    add.add_argument("--micro-batch-size", type=int, metavar="N", help=text)
+    text = "remove domains, and compute the weights of the others again"
+    remove = changing("remove", _remove, text, "law")
+    remove.add_argument("domains", nargs="+", metavar="NAME", help="domain to remove")
+    text = "compute the weights again with other settings"
+    rescore = changing("rescore", _rescore, text, "--preset paper")
+    text = "draw common domains more (pretrain) or distinct ones (finetune) (default: as in FILE)"
+    rescore.add_argument("--objective", choices=OBJECTIVES, help=text)
+    text = "formula that turns scores into weights (default: as in FILE)"
+    rescore.add_argument("--preset", choices=PRESETS, help=text)
+    for setting, text in (
+        ("ridge", "ridge: a share of the mean self-affinity (calibrated), or absolute (paper)"),
+        ("exponent", "exponent of the calibrated preset"),
+        ("min-effective", "least effective number of domains, as a share of their number"),
     ):
-        parser = actions.add_parser(name, help=text)
-        parser.add_argument("file", metavar="FILE")
-        parser.add_argument("--format", choices=FORMATS, required=True)
-        parser.add_argument("--output", metavar="FILE", required=name == "import")
-        parser.set_defaults(command=command)
+        text += " (default: as in FILE, or the preset's own if --preset changes it)"
+        rescore.add_argument(f"--{setting}", type=float, metavar="X", help=text)
+
+    text = "average mixtures of the same domains that were computed through different proxies"
+    example = "mixture average one.json two.json --output both.json"
+    average = _command(actions, "average", _average, text, example)
+    average.add_argument("files", nargs="+", metavar="FILE", help=_COMPUTED)
+    average.add_argument("--output", metavar="FILE", required=True, help="mixture file to write")
+
+    text = "write a mixture in another tool's format, and explain its numbers on stderr"
+    example = "mixture export mixture.json --format megatron --output blend.txt"
+    export = _command(actions, "export", _export, text, example)
+    export.add_argument("file", metavar="FILE", help="mixture file")
+    export.add_argument("--format", choices=FORMATS, required=True, help="format to write")
+    export.add_argument("--output", metavar="FILE", help="file to write (default: stdout)")
+
+    text = "make a mixture file from another tool's weights"
+    example = "mixture import blend.txt --format megatron --output mixture.json"
+    take = _command(actions, "import", _import, text, example)
+    take.add_argument("file", metavar="FILE", help="file of the other tool")
+    take.add_argument("--format", choices=FORMATS, required=True, help="format of FILE")
+    take.add_argument("--output", metavar="FILE", required=True, help="mixture file to write")
+
+
+def _command(
+    parsers: Parsers, name: str, command: Command | None, text: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a parser for a command, with its help and an example that works."""
+    parser: argparse.ArgumentParser = parsers.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=_example(example),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _example(arguments: str) -> str:
+    return f"example:\n  nemo-chameleon {arguments}"
+
+
+def _version() -> str:
+    try:
+        return version("nemo_chameleon")
+    except PackageNotFoundError:  # it is used from a checkout
+        return "nemo_chameleon is not installed as a package"
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -140,7 +206,7 @@ def _index(arguments: argparse.Namespace) -> None:
     data, length, evaluated = config.data, config.model.seq_length, bool(config.train.eval_iters)
     domains = kind_of(data).open_domains(data, length)
     kind_of(data).require_samples(data, domains, length, "model.", evaluated)
-    header = ["domain", "examples", "tokens", "answer tokens", "samples a pass"]
+    header = ["domain", "examples", "tokens", "answer tokens", "samples per pass"]
     rows = [
         [
             name,
@@ -203,12 +269,14 @@ def _add(arguments: argparse.Namespace) -> None:
     pairs = [domain.partition("=") for domain in arguments.domains]
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
-            raise UserError(f"{given!r} is not NAME=PATH")
+            raise UserError(f"{given!r} is not of the form NAME=PATH")
     if arguments.micro_batch_size is not None and arguments.micro_batch_size < 1:
         raise UserError("--micro-batch-size must be at least 1")
     paths = {name: path for name, _, path in pairs}
     if len(paths) < len(pairs):
-        raise UserError("a domain is named twice")
+        names = [name for name, _, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"domain {twice!r} is given twice")
     before = ComputedMixture.load(arguments.file)
     with process_group():
         embedded = embed_new(before, paths, arguments.proxy, arguments.micro_batch_size)

@@ -155,7 +155,7 @@ def test_add_through_a_proxy_that_was_moved(
     computed.write_text(computed.read_text().replace(proxy, str(tmp_path / "gone")))
     command("remove", computed, "prose")
     domain = f"prose={corpus / 'prose'}"
-    with pytest.raises(UserError, match=r"is not there; name it with --proxy"):
+    with pytest.raises(UserError, match=r"does not exist: name its folder with --proxy"):
         command("add", computed, domain)
     command("add", computed, domain, "--proxy", tmp_path / "moved")
     state = tmp_path / "moved" / "state.json"
@@ -182,7 +182,7 @@ def test_average(
     assert set(Mixture.load(both).weights) == {"code", "legal"}
     command("add", both, f"prose={corpus / 'prose'}")
     assert Mixture.load(both).weights == pytest.approx(after, rel=1e-6)
-    with pytest.raises(UserError, match="of 2 proxies: name each"):
+    with pytest.raises(UserError, match="through 2 proxies: name each"):
         command("add", both, f"more={corpus / 'prose'}", "--proxy", "one")
     config.chameleon.file = str(both)
     with pytest.raises(UserError, match=r"several proxies: use it as data\.mixture="):
@@ -200,8 +200,8 @@ def test_average(
             "'more' has the same data as the mixture's domain 'code'",
         ),
         (("add", "FILE", "more=CORPUS/none"), "there is no"),
-        (("add", "FILE", "more"), "'more' is not NAME=PATH"),
-        (("add", "FILE", "a=x", "a=y"), "named twice"),
+        (("add", "FILE", "more"), "'more' is not of the form NAME=PATH"),
+        (("add", "FILE", "a=x", "a=y"), "domain 'a' is given twice"),
         (("rescore", "FILE", "--ridge", "-1"), "ridge=-1.0"),
         (("rescore", "FILE", "--output", "mine.txt"), r"must end in \.json"),
         (("remove", "STATIC", "code"), "were not computed"),

@@ -26,8 +26,9 @@ def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"megatron-core": "0.16.1", "nemo_toolkit": "2.7.3", "megatron-bridge": "0.2.0"}
     monkeypatch.setattr(doctor, "_version", versions.get)
     found = lines()
-    assert found["nemo_toolkit"] == "2.7.3: its training fails on megatron-core 0.16.1: 0.15.3"
-    assert found["megatron-bridge"].startswith("0.2.0: not one of >=0.3,<0.7")
+    failing = "2.7.3: its training fails on megatron-core 0.16.1: pip install megatron-core==0.15.3"
+    assert found["nemo_toolkit"] == failing
+    assert found["megatron-bridge"].startswith("0.2.0: outside >=0.3,<0.7")
     versions.clear()
     assert "pip install --no-deps megatron-bridge" in lines()["megatron-bridge"]
     assert "pip install 'nemo_toolkit" in lines()["nemo_toolkit"]

@@ -47,7 +47,7 @@ def test_a_hosts_datasets_by_name(mixture: Mixture, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["/data/c"], "no domain of the mixture lies at /data/c; they lie at"),
+        (["/data/c"], "the mixture has no domain at /data/c; its domains are at"),
         (["code", "code"], "code: domain 'code' is given twice"),
         (["code", "prose"], "it has weights for legal"),
         ({"code": "/data/c"}, "it has weights for legal, prose"),
@@ -67,7 +67,7 @@ def test_mixtures_of_no_file() -> None:
         host.resolve("static", ["a", "b"])
     with pytest.raises(UserError, match="mixture=chameleon needs the configuration"):
         host.resolve("chameleon", ["a", "b"])
-    with pytest.raises(UserError, match="does not say where its domains lie"):
+    with pytest.raises(UserError, match="does not say where its domains are"):
         host.resolve(Mixture({"a": 0.25, "b": 0.75}))
     with pytest.raises(UserError, match=r"cannot read the mixture file .*gone\.json"):
         host.resolve("gone.json")
@@ -105,7 +105,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
     with pytest.raises(UserError, match=r"no mixture is asked for: ask for mixture=.*run/mixture"):
         host.refuse_unasked(run, None, "refuse")
     host.refuse_unasked(run, None, "accept")
-    with pytest.raises(UserError, match="is what the run has drawn by") as refused:
+    with pytest.raises(UserError, match="the run has drawn samples by") as refused:
         other.kept(copy, run)
     assert "0.5000" in str(refused.value)
     assert "0.3333" in str(refused.value)
@@ -130,10 +130,10 @@ def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     assert draw.mixture.weights == computed.weights
     assert draw.within(8, 32).mixture == draw.mixture
     config.chameleon.ridge = 0.7
-    with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, the run asks for 0\.7"):
+    with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, but the run asks for 0\.7"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
     mixture.save(tmp_path / "mixture.json")
-    with pytest.raises(UserError, match="its weights are mixture, not computed"):
+    with pytest.raises(UserError, match="its weights are named 'mixture' and were not computed"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
 
 
@@ -179,7 +179,7 @@ def test_finetuning_goes_on_as_it_began(finetuning: tuple[Path, Path], tmp_path:
     for other in (in_tokens, drawn(packing=False)):
         with pytest.raises(UserError, match="another mixture is asked for"):
             other.kept(folder)
-    with pytest.raises(UserError, match=r"samples have 32 tokens, model\.seq_length=64"):
+    with pytest.raises(UserError, match=r"samples have 32 tokens, but model\.seq_length=64"):
         first.within(400, 32)
     with pytest.raises(UserError, match="this takes datasets of tokens"):
         host.resolve(mixture, config=config)

@@ -1,5 +1,6 @@
 """provider/: which weights a run uses, and that they are computed once."""
 
+import doctest
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import load_tokenizer
 from nemo_chameleon.mixture.embeddings_file import load_embeddings
-from nemo_chameleon.provider import proxy
+from nemo_chameleon.provider import proxy, runs
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -46,6 +47,27 @@ def test_bounds_hold_for_the_run_and_not_in_the_file(config: Config) -> None:
     config.data.max_epochs = 1e-3
     with pytest.raises(UserError, match=r"data\.max_epochs=0\.001 allows .* are missing"):
         resolve(config, "chameleon")
+
+
+def test_errors_about_no_bound_are_passed_on(config: Config) -> None:
+    """Only an error about a bound gets the prefix of its key."""
+    domains = provider.prepare(config).domains
+    with pytest.raises(UserError, match=r"^the mixture is for other domains"):
+        runs.within_bounds(config, domains, Mixture.uniform(["code", "prose"]))
+    config.data.pin = {"code": 0.5, "prose": 0.5}
+    with pytest.raises(UserError, match=r"^data\.pin"):
+        runs.within_bounds(config, domains, Mixture.uniform(domains))
+
+
+def test_example_of_resolve_mixture(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines in the docstring run as they are, beside a configuration."""
+    assert config_file == tmp_path / "config.yaml"
+    monkeypatch.chdir(tmp_path)
+    text = provider.resolve_mixture.__doc__ or ""
+    example = doctest.DocTestParser().get_doctest(text, {}, "resolve_mixture", None, None)
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=4)
 
 
 @pytest.mark.usefixtures("alone")
@@ -84,7 +106,8 @@ def test_samples_are_drawn_until_the_weights_are_known(
         config.chameleon.file = str(tmp_path / name)
         mixture = resolve(config, "chameleon")
         said = capsys.readouterr().out.splitlines()
-        return [float(line.rsplit(" ", 1)[1]) for line in said if "known to 0" in line], mixture
+        known = [line for line in said if "known to within 0" in line]
+        return [float(line.rsplit(" ", 1)[1]) for line in known], mixture
 
     (wide,), mixture = drawn(0.9, "first.json")
     assert {facts["samples"] for facts in mixture.domains.values()} == {512}

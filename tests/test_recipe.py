@@ -141,7 +141,7 @@ def test_a_mixture_computed_apart_serves_the_run(launch: Launch, config_file: Pa
     )
     launch(recipe=train_proxy)
     assert not written.exists()
-    assert "proxy: going on from" in (done := launch(recipe=compute)).stdout
+    assert "proxy: resuming from" in (done := launch(recipe=compute)).stdout
     text = written.read_text()
     assert f"{Mixture.load(written).weights['code']:.4f}" in done.stdout
     assert not (config_file.parent / "out" / "chameleon").exists()
@@ -199,7 +199,7 @@ def test_killed_while_embedding(launch: Launch, begin: Begin, tmp_path: Path) ->
     begun.send(1, signal.SIGKILL)
     assert begun.wait(60) != 0, "it ended before it was killed"
     done = launch(*settings, processes=2)
-    assert re.search("[12] of 3 domains were embedded before", done.stdout)
+    assert re.search("[12] of 3 domains had been embedded already", done.stdout)
     whole, resumed = (
         (tmp_path / name / "mixture.safetensors").read_bytes() for name in ("whole", "out")
     )
@@ -224,7 +224,7 @@ def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:
     ):
         shutil.copytree(folder, tmp_path / name / "uniform")
         done = launch(uniform, f"output={tmp_path / name}", *layout, processes=2)
-        assert "going on from" in done.stdout
+        assert "resuming from" in done.stdout
         other = result(tmp_path / name / "uniform")
         assert other["loss"] == pytest.approx(single["loss"], abs=1e-5)
         assert other["macro"]["loss"] == pytest.approx(single["macro"]["loss"], abs=1e-5)
@@ -246,7 +246,7 @@ def test_a_pretrained_checkpoint_embeds_and_starts_a_run_at_any_layout(
         same = (*settings, f"data.mixture={run}", f"output={tmp_path / name}", *layout)
         launch(*same, processes=2)
         if name == "TP":
-            assert "going on from" in launch(*same, processes=2).stdout
+            assert "resuming from" in launch(*same, processes=2).stdout
         for domain, facts in result(tmp_path / name / run)["domains"].items():
             assert facts["loss"] == pytest.approx(first["domains"][domain]["loss"], abs=1e-5)
 
@@ -259,7 +259,7 @@ def test_killed_run_ends_as_if_never_killed(launch: Launch, begin: Begin, tmp_pa
     tracker = folder / "latest_checkpointed_iteration.txt"
     begin(*settings, until=tracker.exists).kill()
     assert not (folder / "result.json").exists(), "it ended before it was killed"
-    assert "going on from" in launch(*settings, processes=2).stdout
+    assert "resuming from" in launch(*settings, processes=2).stdout
     whole, resumed = result(tmp_path / "whole" / "uniform"), result(folder)
     assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     for name, domain in whole["domains"].items():
@@ -281,7 +281,7 @@ def test_a_run_of_several_stops_when_one_is_asked_to(
     assert 40 < reached < 150
     assert not (folder / "result.json").exists()
     done = launch(*settings, processes=2)
-    assert f"going on from {folder / f'iter_{reached:07d}'}" in done.stdout
+    assert f"resuming from {folder / f'iter_{reached:07d}'}" in done.stdout
     assert result(folder)["iterations"] == 150
 
 

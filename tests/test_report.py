@@ -79,7 +79,7 @@ def test_other_domains_are_refused() -> None:
     """Two runs over other domains have no common table."""
     run = other(1.0, 1.0)
     run["domains"]["books"] = run["domains"].pop("code")
-    with pytest.raises(UserError, match="other domains"):
+    with pytest.raises(UserError, match="different domains"):
         compare([UNIFORM, run])
 
 
@@ -93,13 +93,13 @@ def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
-    assert "no finished run there" in capsys.readouterr().err
-    with pytest.raises(UserError, match="not the result of a run"):
+    assert "holds no finished run" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is not the result of a run"):
         (tmp_path / "result.json").write_text("{")
         read_result(tmp_path)
     for partial in ("[]", "{}", '{"domains": {"a": {}}}'):
         (tmp_path / "result.json").write_text(partial)
-        with pytest.raises(UserError, match="not the result of a run"):
+        with pytest.raises(UserError, match="is not the result of a run"):
             read_result(tmp_path)
 
 

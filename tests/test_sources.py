@@ -192,7 +192,7 @@ def test_models_that_cannot_embed(config: Config, gpt2: Path, tmp_path: Path) ->
             lm.save_pretrained(tmp_path / name, state_dict=state)
         else:
             lm.save_pretrained(tmp_path / name)
-    for name, says in (("bert", "is no causal LM"), ("part", r"has no weights for .*h\.1\.")):
+    for name, says in (("bert", "is not a causal LM"), ("part", r"has no weights for .*h\.1\.")):
         config.proxy.hf = str(tmp_path / name)
         with pytest.raises(UserError, match=says):
             provider.resolve_mixture(config)

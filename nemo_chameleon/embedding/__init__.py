@@ -1,11 +1,11 @@
-"""Domain embeddings: mean hidden states of a domain's tokens after a middle layer of a GPT.
+"""Domain embeddings: the mean hidden state of a domain's tokens after a middle layer of a GPT.
 
-hooks.py         a layer's output, taken where it is computed
+hooks.py         forward hooks that record the outputs of layers
 megatron.py      megatron-core GPTs, in any layout
-huggingface.py   Hugging Face causal LMs
-registry.py      the model that embeds, whatever it is
-pooling.py       means over windows, in shards
-sampler.py       which windows, and how many; each is embedded once
+huggingface.py   Hugging Face causal language models
+registry.py      the proxy that a mixture file records, found again
+pooling.py       means over windows, kept in shards
+sampler.py       which windows are embedded, and how many; each is embedded once
 """
 
 from nemo_chameleon.embedding.pooling import embed, middle_layer

@@ -1,4 +1,4 @@
-"""Forward hooks that take a layer's output, and what every kind of model offers through them."""
+"""Forward hooks that record the outputs of layers, and the protocol of models that offer them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True)
 class Part:
-    """What one rank has of a layer's output.
+    """The part of a layer's output that one rank holds.
 
     Attributes:
-        layer: which, from 1.
-        hidden: (positions, b, h).
-        positions: which of the window's, in the same order.
+        layer: number of the layer, counted from 1.
+        hidden: hidden states (n, b, h), for n positions of the b windows.
+        positions: positions of these hidden states in their window (n,).
     """
 
     layer: int
@@ -24,33 +24,54 @@ class Part:
 
 
 class Extractor(Protocol):
-    """A model whose layers' outputs can be had, however it lies over the ranks."""
+    """A model that gives the outputs of its layers, in any layout over the ranks.
+
+    Attributes:
+        hidden_size: width h of the hidden states.
+        num_layers: number of the model's layers.
+        length_multiple: the length of a window is padded to a multiple of this.
+        max_length: tokens that the model has positions for; None for any number.
+        replica: which share of the windows this rank works on, from 0 to `replicas` - 1.
+        replicas: number of shares that the windows are divided into.
+    """
 
     hidden_size: int
     num_layers: int
     length_multiple: int
-    """Windows are padded to a multiple of this."""
     max_length: int | None
-    """Tokens that the model has positions for; None for any number."""
     replica: int
-    """Which share of the windows this rank works on, of `replicas`."""
     replicas: int
 
     def parts(self, tokens: torch.Tensor, layers: Sequence[int]) -> Iterator[Part]:
-        """This rank's parts of the outputs of `layers` for tokens (b, s).
+        """Yield this rank's parts of the outputs of some layers.
 
-        Every rank of a replica must call it with the same tokens. No part of a hidden state is
-        given by two ranks.
+        Every rank of a replica must call it with the same tokens. No two ranks give the same part
+        of a hidden state.
+
+        Args:
+            tokens: token ids of the windows (b, s).
+            layers: numbers of the layers, counted from 1.
+
+        Yields:
+            The parts; a rank that holds none yields nothing.
         """
 
 
 class ReachedLastLayerError(Exception):
-    """The last layer that is wanted has put out its hidden state."""
+    """Ends a forward pass after the last layer whose output is wanted."""
 
 
 @contextmanager
 def hooked(layers: Mapping[int, torch.nn.Module], last: int) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the outputs of layers by number; after the last one the forward pass ends."""
+    """Record the outputs of layers within the context, and end the forward pass after the last one.
+
+    Args:
+        layers: the layers to record, by number.
+        last: number of the layer whose output ends the forward pass with a ReachedLastLayerError.
+
+    Yields:
+        The outputs by layer number; a forward pass fills them in.
+    """
     outputs: dict[int, torch.Tensor] = {}
 
     def collect(number: int) -> Any:
@@ -71,11 +92,16 @@ def hooked(layers: Mapping[int, torch.nn.Module], last: int) -> Iterator[dict[in
 
 @contextmanager
 def evaluating(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Put modules into evaluation mode without gradients, and afterwards back into their own mode.
+
+    Args:
+        modules: the modules; every submodule gets back the mode that it had.
+    """
     was_training = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
-        # Not inference_mode: Megatron keeps tables that are made here, and training uses them.
+        # inference_mode would not do: Megatron keeps tables that are made here for training.
         with torch.no_grad():
             yield
     finally:

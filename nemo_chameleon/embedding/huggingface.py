@@ -1,4 +1,4 @@
-"""Hugging Face causal LMs that embed, whole on every rank."""
+"""Hugging Face causal language models that embed; every rank loads the whole model."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ _WEIGHTS = (".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class HuggingFaceProxy:
-    """A Hugging Face causal LM.
+    """A Hugging Face causal language model that embeds; see `Proxy`.
 
     Attributes:
-        name: of the model, or its folder.
-        dtype: of its weights when it embeds.
-        settings: its own configuration.
+        name: the name of the model, or its folder.
+        dtype: the type of its weights when it embeds.
+        settings: its configuration, as transformers gives it.
     """
 
     name: str
@@ -42,6 +42,13 @@ class HuggingFaceProxy:
     @classmethod
     def of(cls, name: str, dtype: torch.dtype) -> "HuggingFaceProxy":
         """Read a model's configuration.
+
+        Args:
+            name: the name of the model, or its folder.
+            dtype: the type of its weights when it embeds.
+
+        Returns:
+            The model, described without its weights.
 
         Raises:
             UserError: transformers is not installed, or there is no such model.
@@ -56,7 +63,7 @@ class HuggingFaceProxy:
     @property
     def seq_length(self) -> int:
         """See `Proxy`."""
-        # Without positions of its own it takes windows of any length.
+        # A model without position embeddings takes windows of any length.
         return int(getattr(self.settings, "max_position_embeddings", None) or 2**31)
 
     @functools.cached_property
@@ -67,7 +74,7 @@ class HuggingFaceProxy:
 
     @property
     def commit(self) -> str | None:
-        """Of a model that is not in a folder."""
+        """The commit of a model from the hub; None for a model in a folder."""
         return getattr(self.settings, "_commit_hash", None)
 
     def record(self) -> dict[str, Any]:
@@ -75,12 +82,19 @@ class HuggingFaceProxy:
         return {"hf": self.name, "precision": str(self.dtype)}
 
     def require_tokenizer(self, path: str) -> None:
-        """Raise a UserError unless a tokenizer.json has the model's own vocabulary."""
+        """Refuse a tokenizer whose vocabulary is not the model's own.
+
+        Args:
+            path: a tokenizer.json.
+
+        Raises:
+            UserError: the two vocabularies differ.
+        """
         own = _from_pretrained("AutoTokenizer", self.name).get_vocab()
         if digest(own) != vocabulary_digest(path):
             raise UserError(
                 f"proxy.hf={self.name} has another vocabulary than data.tokenizer={path}: tokenise "
-                "the domains with its tokenizer"
+                "the domains with the model's tokenizer"
             )
 
     @contextmanager
@@ -100,10 +114,18 @@ class HuggingFaceProxy:
 
 @functools.cache
 def huggingface_proxy(name: str, dtype: torch.dtype, tokenizer: str) -> HuggingFaceProxy:
-    """A Hugging Face causal LM of the same vocabulary as a tokenizer.json; looked up once.
+    """Return a Hugging Face model that has the vocabulary of a tokenizer; look it up only once.
+
+    Args:
+        name: the name of the model, or its folder.
+        dtype: the type of its weights when it embeds.
+        tokenizer: the tokenizer.json that the domains were tokenised with.
+
+    Returns:
+        The model, described without its weights.
 
     Raises:
-        UserError: there is none, or it has another vocabulary.
+        UserError: there is no such model, or it has another vocabulary.
     """
     proxy = HuggingFaceProxy.of(name, dtype)
     proxy.require_tokenizer(tokenizer)
@@ -111,9 +133,17 @@ def huggingface_proxy(name: str, dtype: torch.dtype, tokenizer: str) -> HuggingF
 
 
 class HuggingFaceExtractor:
-    """A Hugging Face causal LM, whole on every rank."""
+    """See `Extractor`: a Hugging Face causal language model that is whole on every rank."""
 
     def __init__(self, model: Any) -> None:
+        """Find the model's layers, and check that it is causal.
+
+        Args:
+            model: the model, on this rank's device and in evaluation mode.
+
+        Raises:
+            UserError: the layers are not one list, or tokens attend to later tokens.
+        """
         self.model = model
         config = model.config.get_text_config()
         self.hidden_size, self.num_layers = config.hidden_size, config.num_hidden_layers
@@ -133,26 +163,33 @@ class HuggingFaceExtractor:
         with hooked(wanted, max(layers)) as outputs, suppress(ReachedLastLayerError):
             self.model(input_ids=tokens, use_cache=False)
         if outputs.keys() != wanted.keys():
-            raise UserError(
-                f"{type(self.model).__name__} does not pass through its layers in order"
-            )
+            raise UserError(f"{type(self.model).__name__} does not run its layers in order")
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         for number, hidden in outputs.items():
             yield Part(number, hidden.transpose(0, 1), positions)
 
     def _require_causality(self) -> None:
-        """Padding on the right is unseen by a causal model alone."""
+        """Refuse a model whose tokens attend to later tokens: they would see the padding."""
         tokens = torch.arange(8, device=self.model.device).repeat(2, 1)
         tokens[1, -1] = 0
         (part,) = self.parts(tokens, [self.num_layers])
         one, other = part.hidden[:-1].float().unbind(1)
         if not torch.allclose(one, other, rtol=1e-2, atol=1e-3 * float(one.abs().max())):
-            raise UserError(f"{type(self.model).__name__} is no causal LM: tokens see later ones")
+            raise UserError(
+                f"{type(self.model).__name__} is not a causal LM: its tokens attend to later tokens"
+            )
 
 
 @contextmanager
 def huggingface_extractor(model: Any) -> Iterator[HuggingFaceExtractor]:
-    """Attach to a Hugging Face causal LM; afterwards it is as it was."""
+    """Attach to a Hugging Face causal language model; afterwards the model is as it was.
+
+    Args:
+        model: the model, on this rank's device.
+
+    Yields:
+        The extractor of its layers' outputs.
+    """
     with evaluating([model]):
         yield HuggingFaceExtractor(model)
 

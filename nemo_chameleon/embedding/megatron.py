@@ -1,8 +1,8 @@
-"""megatron-core GPTs that embed, however they are laid out over the ranks.
+"""megatron-core GPTs that embed, in any layout.
 
-Under tensor parallelism every rank has a hidden state whole; under sequence and context
-parallelism a part of the sequence; under pipeline parallelism some of the layers. Nothing is
-gathered: `pooling.py` sums what each rank has.
+Under tensor parallelism every rank holds whole hidden states. Under sequence and context
+parallelism it holds a part of the sequence, and under pipeline parallelism some of the layers.
+Nothing is gathered: pooling.py sums what each rank holds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,11 @@ from nemo_chameleon.models.pretrained import PretrainedCheckpoint
 
 @dataclass(frozen=True)
 class MegatronProxy:
-    """A checkpoint of a megatron-core GPT that embeds; see `Proxy`."""
+    """A checkpoint of a megatron-core GPT that embeds; see `Proxy`.
+
+    Attributes:
+        checkpoint: the checkpoint, with the layout to load it in.
+    """
 
     checkpoint: PretrainedCheckpoint
 
@@ -68,9 +72,15 @@ class MegatronProxy:
 
 
 class MegatronExtractor:
-    """A megatron-core GPT under tensor, sequence, context, pipeline and data parallelism."""
+    """See `Extractor`: a GPT under tensor, sequence, context, pipeline and data parallelism."""
 
     def __init__(self, chunks: Sequence[Any]) -> None:
+        """Find out where the layers are; every rank of the layout must call it.
+
+        Args:
+            chunks: this rank's parts of the model, without wrappers: one, or several under virtual
+                pipeline parallelism.
+        """
         self.chunks = chunks
         config = chunks[0].config
         self.hidden_size, self.num_layers = config.hidden_size, config.num_layers
@@ -113,13 +123,13 @@ class MegatronExtractor:
         with hooked(wanted, max(layers)) as outputs:
             self._run(tokens, positions, self._step_of[max(layers)])
         if self._parts == 1 and self._tensor:
-            return  # the first tensor parallel rank has the same
+            return  # the first tensor parallel rank gives the same hidden states
         mine = positions.chunk(self._parts)[self._tensor if self._parts > 1 else 0]
         for number, hidden in outputs.items():
             yield Part(number, hidden, mine)
 
     def _positions(self, length: int, device: torch.device) -> torch.Tensor:
-        """Those that this context parallel rank works on: Megatron gives each two of 2n chunks."""
+        """Return this context parallel rank's positions: Megatron gives it two of 2n chunks."""
         everything = torch.arange(length, device=device)
         if self._contexts == 1:
             return everything
@@ -127,7 +137,7 @@ class MegatronExtractor:
         return torch.cat([chunks[self._context], chunks[-1 - self._context]])
 
     def _run(self, tokens: torch.Tensor, positions: torch.Tensor, last_step: int) -> None:
-        """This stage's share of a forward pass that ends in step `last_step`."""
+        """Run this stage's share of a forward pass that ends in step `last_step`."""
         group = parallel_state.get_pipeline_model_parallel_group()
         ranks = dist.get_process_group_ranks(group)
         shape = (len(positions) // self._parts, len(tokens), self.hidden_size)
@@ -148,11 +158,14 @@ class MegatronExtractor:
 def megatron_extractor(
     model: torch.nn.Module | Sequence[torch.nn.Module],
 ) -> Iterator[MegatronExtractor]:
-    """Attach to a megatron-core GPT; every rank of its layout must enter it.
+    """Attach to a megatron-core GPT; every rank of its layout must enter the context.
 
     Args:
-        model: this rank's part, or its parts under virtual pipeline parallelism, in data parallel
-            or precision wrappers or not. Afterwards it is as it was.
+        model: this rank's part of the model, or its parts under virtual pipeline parallelism, with
+            or without wrappers for data parallelism and precision. Afterwards it is as it was.
+
+    Yields:
+        The extractor of its layers' outputs.
     """
     parts: Sequence[Any] = model if isinstance(model, Sequence) else [model]
     chunks = [unwrap(part) for part in parts]

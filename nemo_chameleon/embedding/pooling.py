@@ -1,8 +1,8 @@
 """Domain embeddings: the mean hidden state of a domain's tokens after a middle layer of a GPT.
 
-Forward hooks on the layers take what they put out; the last of them ends the forward pass there,
-so nothing above it is computed. A rank sums what it holds of a hidden state, its part of the
-sequence or of the layers, and of the windows: sums are all that ever travels between ranks.
+Forward hooks record the outputs of the wanted layers. The hook of the last one ends the forward
+pass, so that nothing above it is computed. Each rank sums the hidden states that it holds: those of
+its windows, of its part of the sequence and of its layers. Ranks exchange nothing but these sums.
 """
 
 import contextlib
@@ -23,13 +23,20 @@ from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
 from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 
-# Batches between two meetings of all ranks: often enough that none waits for long, whatever the
-# timeout of the process group, and seldom enough to cost nothing.
+# Batches between two collectives of all ranks. The collectives are frequent enough for any timeout
+# of the process group, and rare enough to cost nothing.
 _BATCHES_A_BLOCK = 8
 
 
 def middle_layer(num_layers: int) -> int:
-    """The paper's layer, counted from 1: 3 of 6, 6 of 12."""
+    """Return the layer that the paper embeds with.
+
+    Args:
+        num_layers: number of the model's layers.
+
+    Returns:
+        The number of the middle layer, counted from 1: 3 of 6, or 6 of 12.
+    """
     return (num_layers + 1) // 2
 
 
@@ -48,29 +55,31 @@ def embed(
 ) -> list[dict[str, ShardedEmbedding]]:
     """Embed domains with a model; every rank of the job must call it.
 
-    Windows go to shards and to replicas by their index, so neither which windows are drawn nor
-    which shard they are in depends on the layout. A window shorter than others of its batch is
-    padded on the right, where a causal model's earlier tokens cannot see it; padding is not
-    counted.
+    A window's index decides its shard and its replica. Therefore neither the windows that are drawn
+    nor their shards depend on the layout. A window that is shorter than others of its batch is
+    padded on the right, where the earlier tokens of a causal model cannot see the padding. Padding
+    is not counted.
 
     Args:
         extractor: the model.
-        domains: by name.
-        layers: whose outputs are averaged, from 1.
+        domains: the domains, by name.
+        layers: numbers of the layers whose outputs are averaged, counted from 1.
         samples: windows per domain.
-        sample_length: tokens a window, at most.
-        micro_batch_size: windows at once, a replica.
-        seed: of the windows.
-        first: index of the first window, for more of them than an earlier call drew.
-        cross_documents: as `Domain.window` has it.
-        advance: told of every batch's windows and tokens, for a progress bar.
+        sample_length: the most tokens in a window.
+        micro_batch_size: windows that each replica embeds at once.
+        seed: seed of the windows.
+        first: index of the first window; a later call continues where an earlier one ended.
+        cross_documents: whether a window may continue into the next document.
+        advance: called with the numbers of windows and of tokens in each batch, for a progress bar.
 
     Returns:
-        For each layer {name: shard means (b, h)}, equal on every rank.
+        For each layer the embeddings by domain name, equal on every rank. Each has the means of b
+        shards (b, h) and their numbers of tokens (b,).
 
     Raises:
-        UserError: a layer that the model does not have, or a hidden state that is not finite,
-            naming domain and window.
+        UserError: a layer that the model does not have, windows that are longer than the model's
+            positions, or a hidden state that is not finite; the last names domain and window.
+        RuntimeError: no rank gave a hidden state of a domain, because of a fault in the extractor.
     """
     for layer in layers:
         if not 1 <= layer <= extractor.num_layers:
@@ -78,8 +87,8 @@ def embed(
     padded = _padded(sample_length, extractor)
     if extractor.max_length is not None and padded > extractor.max_length:
         raise UserError(
-            f"chameleon.sample_length={sample_length} is padded to {padded} in this layout, the "
-            f"model has positions for {extractor.max_length}: set a smaller one"
+            f"chameleon.sample_length={sample_length} is padded to {padded} in this layout, but "
+            f"the model has positions for {extractor.max_length}: set a smaller one"
         )
     embeddings: list[dict[str, ShardedEmbedding]] = [{} for _ in layers]
     windows = range(first, first + samples)
@@ -100,12 +109,12 @@ def embed(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Windows to go through the model at once, on the CPU.
+    """Windows that go through the model at once, on the CPU.
 
     Attributes:
-        indices: (b,), of the windows.
-        tokens: (b, s).
-        counted: (b, s), which tokens the mean is over: none that are padding.
+        indices: indices of the windows (b,).
+        tokens: token ids (b, s).
+        counted: whether each token counts for the mean (b, s); padding does not.
     """
 
     indices: torch.Tensor
@@ -119,7 +128,7 @@ def _batches(
     extractor: Extractor,
     micro_batch_size: int,
 ) -> Generator[list[_Batch], None, None]:
-    """This replica's windows in blocks of batches, as many blocks on every rank."""
+    """Yield this replica's windows as blocks of batches; every rank gets as many blocks."""
     block = _BATCHES_A_BLOCK * micro_batch_size * extractor.replicas
     pinned = torch.cuda.is_available()
     nothing = Window(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_))
@@ -127,10 +136,11 @@ def _batches(
     def read(start: int) -> list[_Batch]:
         mine = windows[start : start + block][extractor.replica :: extractor.replicas]
         drawn = [(index, window(index)) for index in mine]
-        # Windows of a length go together: the less padding goes through the model.
+        # Windows of similar length share a batch, so that less padding goes through the model.
         drawn.sort(key=lambda numbered: len(numbered[1].tokens))
         batches = []
-        # As many on every replica, though some may be of nothing: experts are shared between them.
+        # Every replica makes as many batches, some of them perhaps empty, because replicas share
+        # experts.
         most = -(-len(windows[start : start + block]) // extractor.replicas)
         for at in range(0, most, micro_batch_size):
             part = drawn[at : at + micro_batch_size] or [(windows.start, nothing)]
@@ -166,7 +176,15 @@ def _sums_over_windows(
     layers: Sequence[int],
     advance: Callable[[int, int], None],
 ) -> Floats:
-    """(layers, b, h + 1), by shard: sums of hidden states over tokens, and the number of tokens."""
+    """Sum the hidden states of one domain in every shard, over all ranks.
+
+    Returns:
+        For each layer and each of the b shards the sum of the hidden states and, in the last
+        column, the number of tokens (layers, b, h + 1).
+
+    Raises:
+        UserError: a hidden state that is not finite, naming domain and window.
+    """
     shards, device = shard_count(len(windows)), current_device()
     size = (len(layers), shards, extractor.hidden_size + 1)
     total = torch.zeros(size, dtype=torch.float64, device=device)
@@ -183,7 +201,7 @@ def _sums_over_windows(
                 sums = torch.cat([sums, counted.sum(1, keepdim=True)], dim=1)
                 bad = sums.isfinite().all(dim=1).logical_not()
                 broken = torch.minimum(broken, torch.where(bad, indices, windows.stop).min())
-                # A product rather than an indexed sum, which CUDA adds up in no fixed order.
+                # This is a product because CUDA adds up an indexed sum in no fixed order.
                 total[layers.index(part.layer)] += places @ sums.double()
             advance(int(batch.counted.any(dim=1).sum()), int(batch.counted.sum()))
         dist.all_reduce(broken, op=dist.ReduceOp.MIN)

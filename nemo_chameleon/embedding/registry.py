@@ -1,4 +1,8 @@
-"""The model that embeds, whatever it is: described without its weights, and found again."""
+"""The proxy, which is the model that embeds: its protocol, and how a mixture file's is found.
+
+A proxy is described without its weights, which are loaded only when it embeds. A mixture file
+records its proxy, so that further domains can be embedded with the same model.
+"""
 
 import contextlib
 from collections.abc import Mapping
@@ -19,36 +23,50 @@ logger = package_logger(__package__)
 
 
 class Proxy(Protocol):
-    """A model, described without its weights."""
+    """A model that embeds, described without its weights."""
 
     @property
     def num_layers(self) -> int:
-        """That can be averaged over, counted from 1."""
+        """The number of layers whose outputs can be averaged; they are counted from 1."""
 
     @property
     def seq_length(self) -> int:
-        """Tokens of the longest window that it takes."""
+        """The tokens of the longest window that the model takes."""
 
     @property
     def identity(self) -> str:
-        """A digest that tells it from any other."""
+        """A digest that differs from that of any other model."""
 
     def record(self) -> dict[str, Any]:
-        """What a mixture file says of it: enough for `proxy_from_record`."""
+        """Describe the model for a mixture file.
+
+        Returns:
+            What `proxy_from_record` needs to find the model again, as values that JSON can hold.
+        """
 
     def opened(self) -> contextlib.AbstractContextManager[Extractor]:
-        """Load it, to embed with; every rank must enter it."""
+        """Load the model to embed with it; every rank must enter the context.
+
+        Returns:
+            A context that gives the extractor of the model's layers.
+
+        Raises:
+            UserError: the weights are missing, or they are another model's.
+        """
 
 
 def proxy_from_record(record: Mapping[str, Any], place: str | None = None) -> Proxy:
-    """The model that a mixture file says its domains were embedded with.
+    """Find the proxy that a mixture file records.
 
     Args:
-        record: of the file.
-        place: where the model lies, if no longer where it says.
+        record: what the file records of its proxy.
+        place: where the model is now; None for the place that the file records.
+
+    Returns:
+        The proxy, described without its weights.
 
     Raises:
-        UserError: it is not there, or is another model.
+        UserError: the model is not there, or it is another model.
     """
     try:
         dtype = _precision(record)
@@ -57,23 +75,30 @@ def proxy_from_record(record: Mapping[str, Any], place: str | None = None) -> Pr
         else:
             path = Path(place or record["checkpoint"])
             if not path.is_dir():
-                raise UserError(f"the proxy's checkpoint {path} is not there; name it with --proxy")
+                raise UserError(
+                    f"the proxy's checkpoint {path} does not exist: name its folder with --proxy"
+                )
             run = RunConfig(model=ModelConfig(**record["model"]))
             run.train.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             proxy = MegatronProxy(PretrainedCheckpoint(path, run, record["vocab_size"]))
     except (KeyError, TypeError) as error:
-        raise UserError(f"the mixture file does not say enough of its proxy: {error!r}") from error
+        raise UserError(
+            f"the mixture file does not describe its proxy completely: {error!r}"
+        ) from error
     if proxy.identity != record.get("trained"):
         where = place or record.get("checkpoint", record.get("hf"))
-        raise UserError(f"{where} is not the proxy that the mixture was computed through")
+        raise UserError(
+            f"{where} is not the proxy that the mixture was computed through: name that one with "
+            "--proxy"
+        )
     return proxy
 
 
 def _precision(record: Mapping[str, Any]) -> torch.dtype:
-    """As the mixture's other domains were embedded, where this machine can."""
+    """Return the type that the mixture's other domains were embedded in, if this machine has it."""
     if record["precision"] != "torch.bfloat16":
         return torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16
-    logger.warning("the other domains were embedded in bf16, these are in fp32")
+    logger.warning("the mixture's domains were embedded in bf16, but the new ones are in fp32")
     return torch.float32

@@ -1,7 +1,8 @@
-"""Which windows are embedded, and how many; what is done is kept, so that it is done once.
+"""Which windows are embedded, and how many; each is embedded once, even if the run is killed.
 
-Every finished draw of a domain is saved beside the mixture file at once, under a name that all of
-it follows from. A run that was killed finds it there; the mixture file, once written, replaces it.
+The sampler saves every finished draw of a domain beside the mixture file. The name of the file is a
+digest of everything that the draw depends on, so a restarted run finds it there. When the mixture
+file has been written, the draws are removed.
 """
 
 import contextlib
@@ -28,19 +29,19 @@ from nemo_chameleon.utils.ranks import is_first_rank
 
 logger = package_logger(__package__)
 
-# Windows a domain that drawing until the weights are known begins with.
+# Windows per domain that `draw_until_known` starts with.
 _FIRST_SAMPLES = 512
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What an embedding is the mean over.
+    """The layers and windows that embeddings are means over.
 
     Attributes:
-        layers: of the model, from 1.
-        sample_length: tokens a window, at most.
-        seed: of the windows.
-        cross_documents: whether they run on into the next document.
+        layers: numbers of the model's layers, counted from 1.
+        sample_length: the most tokens in a window.
+        seed: seed of the windows.
+        cross_documents: whether a window may continue into the next document.
     """
 
     layers: tuple[int, ...]
@@ -50,7 +51,7 @@ class Windows:
 
 
 class Sampler:
-    """Embeds domains with one model, each draw once."""
+    """Embeds domains with one model, and each draw once."""
 
     def __init__(
         self,
@@ -62,15 +63,15 @@ class Sampler:
         folder: Path | None = None,
         progress: bool = True,
     ) -> None:
-        """Every rank must make it.
+        """Take the model and the windows; every rank must construct a sampler.
 
         Args:
             extractor: the model.
-            windows: of each domain.
-            micro_batch_size: windows a replica embeds at once; None: as suits its device.
-            model: what tells the model from any other.
-            folder: where finished draws are kept; None keeps none.
-            progress: draw a progress bar, on the first rank.
+            windows: the layers, and the windows of each domain.
+            micro_batch_size: windows that each replica embeds at once; None for `default_batch`.
+            model: a text that differs from that of any other model.
+            folder: the folder where finished draws are kept; None keeps none.
+            progress: whether the first rank draws a progress bar.
         """
         self.extractor, self.windows, self.folder = extractor, windows, folder
         self._micro_batch_size, self._model = micro_batch_size or default_batch(), model
@@ -80,10 +81,15 @@ class Sampler:
     def draw(
         self, domains: Mapping[str, Domain], samples: int, first: int = 0
     ) -> list[dict[str, ShardedEmbedding]]:
-        """Embed windows `first` to `first + samples` of each domain; every rank must call it.
+        """Embed windows of each domain; every rank must call it.
+
+        Args:
+            domains: the domains, by name.
+            samples: windows per domain.
+            first: index of the first window.
 
         Returns:
-            For each layer, shards by domain name.
+            For each layer the embeddings by domain name, in shards, equal on every rank.
         """
         drawn: list[dict[str, ShardedEmbedding]] = [{} for _ in self.windows.layers]
         total = samples * len(domains)
@@ -104,15 +110,15 @@ class Sampler:
                 for by_name, shards in zip(drawn, of_layers, strict=True):
                     by_name[name] = shards
         if kept:
-            logger.info("%d of %d domains were embedded before", kept, len(domains))
+            logger.info("%d of %d domains had been embedded already", kept, len(domains))
         return drawn
 
     def forget(self) -> None:
-        """Remove the draws that were kept, when what they were for is written."""
+        """Remove the kept draws; call it on one rank when the mixture file has been written."""
         for path in self._files:
             path.unlink(missing_ok=True)
         if self.folder is not None:
-            with contextlib.suppress(OSError):  # another run's are in it
+            with contextlib.suppress(OSError):  # the folder holds draws of another run
                 self.folder.rmdir()
 
     def _embed(
@@ -141,7 +147,7 @@ class Sampler:
         return [of_layer[domain.name] for of_layer in embeddings]
 
     def _path(self, domain: Domain, samples: int, first: int) -> Path | None:
-        """Where a draw is kept: under a digest of all that it follows from."""
+        """Return where a draw is kept, under a digest of everything that it depends on."""
         if self.folder is None:
             return None
         follows_from = {
@@ -158,7 +164,7 @@ def _kept(path: Path | None, name: str) -> list[ShardedEmbedding] | None:
         return None
     try:
         return [of_layer[name] for of_layer in load_embeddings(path)]
-    except (UserError, KeyError):  # drawn again, and written over
+    except (UserError, KeyError):  # a damaged file: the draw is made again and replaces it
         return None
 
 
@@ -168,22 +174,25 @@ def draw_until_known(
     tolerance: float,
     half_width: Callable[[Mapping[str, ShardedEmbedding]], float],
 ) -> tuple[list[dict[str, ShardedEmbedding]], dict[str, int]]:
-    """Draw until every weight is known well enough, or the domains are used up.
+    """Draw windows until every weight is known well enough, or the domains have no more tokens.
+
+    Every rank must call it.
 
     Args:
-        sampler: the first of its layers is the one that counts.
-        domains: by name.
-        tolerance: half-width of the widest interval that is good enough.
-        half_width: that of the weights from these embeddings.
+        sampler: the sampler; the weights are computed from the first of its layers.
+        domains: the domains, by name.
+        tolerance: the largest half-width of the weights' intervals that is accepted.
+        half_width: computes the largest half-width of the weights' intervals from embeddings.
 
     Returns:
-        For each layer, shards by domain name; and how many windows each domain's are of.
+        For each layer the embeddings by domain name, in shards; and the number of windows that each
+        domain's embedding is a mean over, by name.
     """
     embeddings = sampler.draw(domains, _FIRST_SAMPLES)
     samples = dict.fromkeys(domains, _FIRST_SAMPLES)
     while True:
-        # All go on together: a weight moves with any of the embeddings. A domain of whose tokens as
-        # many have been drawn as there are has little more to tell.
+        # All domains are drawn further together, because each weight depends on all embeddings. A
+        # domain is left out once as many tokens have been drawn as it has: more would tell little.
         tokens = {name: int(embeddings[0][name].tokens.sum()) for name in domains}
         left = {
             name: domain
@@ -192,11 +201,13 @@ def draw_until_known(
         }
         width = on_first_rank(lambda: half_width(embeddings[0]))
         logger.info(
-            "%s samples a domain: weights known to %.4f", f"{max(samples.values()):,}", width
+            "%s samples per domain: weights are known to within %.4f",
+            f"{max(samples.values()):,}",
+            width,
         )
         if width <= tolerance or not left:
             return embeddings, samples
-        # The error falls with the root of the number of windows.
+        # The error falls with the square root of the number of windows.
         growth = min(max(1.1 * (width / tolerance) ** 2 - 1, 0.25), 3.0)
         for name, domain in left.items():
             filled = (domain.embeddable_tokens - tokens[name]) * samples[name] / tokens[name]
@@ -208,19 +219,25 @@ def draw_until_known(
 
 
 def default_batch() -> int:
-    """Windows at once that embed fastest: four of 512 tokens at width 768 leave a CPU's caches."""
+    """Return the number of windows to embed at once that is fastest on this process's device.
+
+    More than four windows of 512 tokens, at width 768, do not fit into a CPU's caches.
+
+    Returns:
+        32 on CUDA, and 4 on a CPU.
+    """
     return 32 if current_device().type == "cuda" else 4
 
 
 class _Advance:
-    """Tells a progress bar of windows, and of tokens a second."""
+    """Shows on a progress bar how many windows are done, and the tokens per second."""
 
     def __init__(self, bar: Any, replicas: int) -> None:
         self._bar, self._replicas = bar, replicas
         self._tokens, self._started = 0, time.monotonic()
 
     def __call__(self, windows: int, tokens: int) -> None:
-        """Count what one of the replicas has done; the others are as far."""
+        """Count what this replica has done, and assume that the others have done as much."""
         self._tokens += tokens * self._replicas
         rate = self._tokens / (time.monotonic() - self._started)
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)

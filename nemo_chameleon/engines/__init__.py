@@ -1,13 +1,17 @@
-"""Who trains the base model: this package, or a host by its own training entry.
+"""Engines that train the base model: this package's own loop, and hosts.
 
-What a configuration's `engine` names:
+A configuration's `engine` names one of these:
 
     train_megatron.py    train/trainer.py, the default
-    train_nemo.py        NeMo 2, given this package's configuration in its own terms
-    train_bridge.py      Megatron-Bridge, the same
+    train_nemo.py        NeMo 2, with this package's configuration in NeMo's terms
+    train_bridge.py      Megatron-Bridge, with this package's configuration in Bridge's terms
 
-What users of a host put into their own scripts: nemo.py, nemo1.py, bridge.py, megatron_lm.py. All
-of them ask host.py which datasets are drawn, and by which weights.
+Users of a host import nemo.py, nemo1.py, bridge.py or megatron_lm.py in scripts of their own. All
+hosts get their datasets and weights from host.py and saved.py.
+
+Three names must not change, because NeMo records them in its checkpoints:
+`nemo_chameleon.engines.train_nemo.Vocabulary`, `nemo_chameleon.engines.nemo.MixtureDataModule` and
+`nemo_chameleon.engines.sft.PackedSFTDataset`. A checkpoint is loaded by these names.
 """
 
 from importlib import import_module, util
@@ -18,20 +22,25 @@ from nemo_chameleon.distributed.device import require_device
 from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.utils.errors import UserError
 
+# Keys that have no effect in a host, and what to do instead.
 _OWN_ALONE = {
-    "data.dataset": "finetune in a host by a script of its own: docs/hosts",
-    "data.validation": "a host validates on the domains' own splits",
-    "checkpoint.resume": "a host goes on from what it finds; set another output",
-    "checkpoint.pretrained_checkpoint": "start a host from a checkpoint in a script of its own",
+    "data.dataset": "to finetune in a host, write a script for it as docs/hosts shows",
+    "data.validation": "remove it, because a host evaluates on the domains' own splits",
+    "checkpoint.resume": "remove it; a host always resumes, unless output is a new folder",
+    "checkpoint.pretrained_checkpoint": "to start from it in a host, write a script for that host",
 }
-"""Keys that no host is given, and what to do about it."""
 
 
 def train(config: Config) -> None:
     """Resolve the mixture and train the base model on it, with `config.engine`.
 
+    Every process of the job must call it.
+
+    Args:
+        config: the whole configuration.
+
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the run cannot start; the message names the culprit and the next step.
     """
     check(config, world_size())
     needed, package = ENGINES[config.engine]
@@ -52,5 +61,5 @@ def train(config: Config) -> None:
 def _is_there(module: str) -> bool:
     try:
         return util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it would be in
+    except ModuleNotFoundError:  # the package around the module is not installed
         return False

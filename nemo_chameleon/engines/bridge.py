@@ -1,6 +1,6 @@
-"""Megatron-Bridge: a GPT dataset configuration with a `mixture`.
+"""Megatron-Bridge: dataset configurations whose samples follow a mixture.
 
-In a script that calls Bridge's `pretrain`:
+Use it like this in a script that calls Bridge's `pretrain`:
 
     from nemo_chameleon.engines.bridge import MixtureDatasetConfig, apply_mixture
 
@@ -8,7 +8,7 @@ In a script that calls Bridge's `pretrain`:
     process_config_with_overrides(cfg, cli_overrides=["dataset.mixture=uniform"])
     pretrain(apply_mixture(cfg), forward_step)
 
-docs/hosts/bridge.md has the rest.
+docs/hosts/bridge.md has more, also on finetuning.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,21 @@ from megatron.core.datasets.utils import get_blend_from_list
 from nemo_chameleon.engines import host, sft
 from nemo_chameleon.utils.errors import UserError
 
-# Until 0.5 Bridge asks a subclass of GPTDatasetConfig to build its own datasets.
+# Releases of Bridge before 0.5 ask a subclass of GPTDatasetConfig to build its own datasets.
 _Provider: type = getattr(bridge, "DatasetProvider", object)
 
 
 @dataclass(init=False)
 class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
-    """Bridge's GPTDatasetConfig whose training set follows a mixture; `apply_mixture` says which.
+    """A GPTDatasetConfig of Bridge whose training set follows a mixture, through `apply_mixture`.
 
     Attributes:
         mixture: chameleon, uniform, proportional, static (the blend's own weights), or the path of
-            a mixture file.
-        mixture_config: file of this package's configuration, which says how it is computed.
-        on_mixture_change: what is done when a run goes on from checkpoints of another mixture:
-            refuse or accept. The mixture of a run is saved with them.
+            a mixture file; None leaves the blend as it is.
+        mixture_config: path of a configuration of this package, which says how the mixture is
+            computed.
+        on_mixture_change: refuse or accept, for a run that continues from checkpoints of another
+            mixture. The run's mixture is saved with its checkpoints.
     """
 
     mixture: str | None = None
@@ -50,16 +51,17 @@ class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
         on_mixture_change: str = "refuse",
         **kwargs: Any,
     ) -> None:
+        """Take the attributes of this class; all other arguments are GPTDatasetConfig's."""
         self.mixture, self.mixture_config = mixture, mixture_config
         self.on_mixture_change = on_mixture_change
         self._applied: str | None = None
         super().__init__(*args, **kwargs)
 
     def finalize(self) -> None:
-        """As Bridge's.
+        """Do what GPTDatasetConfig does, if the mixture has been applied.
 
         Raises:
-            UserError: the mixture was asked for and not applied.
+            UserError: `mixture` was set, but `apply_mixture` was not called.
         """
         if self.mixture != self._applied:
             raise UserError(
@@ -69,7 +71,14 @@ class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
         super().finalize()
 
     def build_datasets(self, context: Any) -> Any:
-        """Bridge's own provider for GPT datasets."""
+        """Build the datasets with Bridge's own provider for GPT datasets.
+
+        Args:
+            context: what Bridge gives, with the numbers of samples.
+
+        Returns:
+            The training, validation and test set.
+        """
         from megatron.bridge.data.utils import pretrain_train_valid_test_datasets_provider
 
         sizes = [context.train_samples, context.valid_samples, context.test_samples]
@@ -78,15 +87,17 @@ class MixtureDatasetConfig(GPTDatasetConfig, _Provider):
 
 @dataclass(kw_only=True)
 class MixtureSFTConfig(_Provider):
-    """Finetuning data for Bridge: domains of JSONL, drawn by a mixture.
+    """Finetuning data for Bridge: domains of JSONL that are drawn by a mixture.
 
     Attributes:
-        mixture_config: file of this package's configuration, with data.dataset=sft.
+        mixture_config: path of a configuration of this package, with data.dataset=sft.
         seq_length: tokens of a sample.
         mixture: chameleon, uniform, proportional, static, or the path of a mixture file.
-        random_seed: of the order of the samples.
-        on_mixture_change: as MixtureDatasetConfig has it.
-        blend: what `apply_mixture` settled.
+        random_seed: seed of the order of the samples.
+        on_mixture_change: refuse or accept, for a run that continues from checkpoints of another
+            mixture.
+        dataloader_type: Bridge's kind of data loader.
+        blend: prefixes and weights, which `apply_mixture` sets.
     """
 
     mixture_config: str
@@ -98,19 +109,36 @@ class MixtureSFTConfig(_Provider):
     blend: tuple[list[str], list[float]] | None = None
 
     def settle(self, draw: host.Draw, micro_batch_size: int) -> None:
-        """Take what `apply_mixture` found."""
+        """Take the datasets and weights that `apply_mixture` found.
+
+        Args:
+            draw: the datasets and their weights.
+            micro_batch_size: samples in a micro-batch; it has to be 1.
+
+        Raises:
+            UserError: the configuration is not one for finetuning, or `micro_batch_size` is not 1.
+        """
         if not draw.packed:
-            raise UserError(f"{self.mixture_config}: MixtureSFTConfig is for data.dataset=sft")
+            raise UserError(
+                f"{self.mixture_config}: MixtureSFTConfig needs data.dataset=sft; for pretraining, "
+                "use MixtureDatasetConfig"
+            )
         self.blend = draw.blend
         self._dataset_config = sft.dataset_config(
             draw, self.seq_length, self.random_seed, micro_batch_size
         )
 
     def build_datasets(self, context: Any) -> Any:
-        """Megatron's builder, over packed samples.
+        """Build the datasets of packed samples with Megatron's builder.
+
+        Args:
+            context: what Bridge gives, with the numbers of samples.
+
+        Returns:
+            The training, validation and test set.
 
         Raises:
-            UserError: the mixture was not applied.
+            UserError: `apply_mixture` was not called.
         """
         if self.blend is None:
             raise UserError(
@@ -130,18 +158,21 @@ def apply_mixture(
     mixture_config: str | None = None,
     on_mixture_change: str = "refuse",
 ) -> ConfigContainer:
-    """Set the weights of a run's blend, before Bridge finalizes its configuration.
+    """Set the weights of a run's blend, before Bridge finalizes the configuration.
 
     Args:
-        cfg: the run's; its `dataset` is changed in place. Where that has a `mixture` of its own,
-            nothing else need be given; what is given wins.
-        mixture: as `MixtureDatasetConfig`, for a dataset configuration of Bridge's own; so the
-            following.
-        mixture_config: see there.
-        on_mixture_change: see there.
+        cfg: the configuration of the run; its `dataset` is changed in place. The other arguments
+            are for a dataset configuration that has no `mixture`; where both are given, the
+            arguments are used.
+        mixture: as for `MixtureDatasetConfig`, or what `host.resolve` gave.
+        mixture_config: as for `MixtureDatasetConfig`.
+        on_mixture_change: as for `MixtureDatasetConfig`.
+
+    Returns:
+        The same configuration.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     data = cfg.dataset
     if isinstance(data, MixtureDatasetConfig):
@@ -155,7 +186,10 @@ def apply_mixture(
         return cfg
     train = cfg.train
     if not (train.train_samples or (train.train_iters and train.global_batch_size)):
-        raise UserError("set train.train_iters and train.global_batch_size")
+        raise UserError(
+            "set train.train_iters and train.global_batch_size: the mixture's bounds depend on the "
+            "number of samples"
+        )
     samples = train.train_samples or train.train_iters * train.global_batch_size
     if isinstance(data, MixtureSFTConfig):
         draw = host.resolve(mixture, config=mixture_config, saved=(save, load), finetuning=True)
@@ -164,7 +198,7 @@ def apply_mixture(
         data.settle(draw.kept(save, load, on_mixture_change), train.micro_batch_size)
         return cfg
     if not (data.blend or data.blend_per_split) and getattr(data, "data_path", None):
-        # Bridge 0.4 and later: it would become the blend when the configuration is finalized.
+        # From 0.4 on, Bridge makes data_path the blend when it finalizes the configuration.
         given = data.data_path
         data.blend = get_blend_from_list(given.split() if isinstance(given, str) else list(given))
     paths, weights = (data.blend_per_split or [data.blend])[0] or (None, None)

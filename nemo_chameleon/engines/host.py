@@ -1,14 +1,13 @@
-"""What a host's run draws by: its own datasets, and the weights that a mixture gives them.
+"""What a host's run draws: its own datasets, by the weights that a mixture gives them.
 
-A host builds its datasets itself, and all that an adapter changes is their blend. What is asked
-for is settled here, the same for every host, before the host builds anything:
+A host builds its datasets itself, and an adapter changes nothing but the weights of their blend.
+They are settled here, for every host in the same way, before the host builds anything:
 
-    resolve     a mixture's name or file, and the host's datasets, to a Draw
-    within      data.max_epochs, pin and floor, for as much as the host is going to draw
-    kept        that a run that goes on draws by what it has drawn by
+    resolve     finds the mixture and matches it to the host's datasets, as a Draw
+    within      applies data.max_epochs, pin and floor for the samples that the host draws
+    kept        makes a run that continues draw by the mixture that it has drawn by so far
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,39 +17,37 @@ from typing import Any
 import torch.distributed as dist
 
 from nemo_chameleon.config import load_mixture_config
-from nemo_chameleon.config.schema import MIXTURES, ON_MIXTURE_CHANGE, Config
+from nemo_chameleon.config.schema import MIXTURES, Config
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kind import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.processes import process_group, world_size
+from nemo_chameleon.engines.saved import Folders, StrPath, keep_mixture, refuse_unasked, saved_in
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.mixture.tables import diff_mixtures
-from nemo_chameleon.models.checkpoint import tracked
 from nemo_chameleon.provider.preflight import Prepared, prepare_mixture
 from nemo_chameleon.provider.proxy import compute_mixture
 from nemo_chameleon.provider.runs import run_name, within_bounds
 from nemo_chameleon.provider.stored import saved_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
-from nemo_chameleon.utils.ranks import is_first_rank
 
-StrPath = str | os.PathLike[str]
+__all__ = ["Draw", "refuse_unasked", "resolve", "run_folder", "saved_in"]
+
 Prefixes = Sequence[str] | Mapping[str, str]
-Folders = Sequence[StrPath | None]
-FILE = "mixture.json"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A mixture, and where its domains lie.
+    """A mixture, and the datasets of its domains.
 
     Attributes:
-        mixture: weights by domain name.
-        paths: prefix of each domain, in the order of the host's datasets.
-        config: of this package, where its bounds are to be kept.
-        domains: opened, where there is a configuration.
-        shares: of the run's samples, where the mixture's weights are shares of answer tokens.
+        mixture: the weights, by domain name.
+        paths: the prefix of each domain's dataset by name, in the order of the host's datasets.
+        config: this package's configuration, where its bounds apply.
+        domains: the opened domains by name, where there is a configuration.
+        shares: shares of the run's samples by name, where the mixture's weights are shares of
+            answer tokens.
     """
 
     mixture: Mixture
@@ -61,13 +58,13 @@ class Draw:
 
     @property
     def blend(self) -> tuple[list[str], list[float]]:
-        """Prefixes, and weights in their order: Megatron's `blend`."""
+        """Megatron's `blend`: the prefixes, and the weights in the same order."""
         prefixes, weights = self.mixture.blend(self.paths)
         return prefixes, weights if self.shares is None else [self.shares[n] for n in self.paths]
 
     @property
     def pairs(self) -> list[str]:
-        """Weight, prefix, weight, prefix, ...: what `--data-path` and `data_prefix` take."""
+        """Weights and prefixes in turn, as `--data-path` and `data_prefix` take them."""
         return [
             part for path, weight in zip(*self.blend, strict=True) for part in (repr(weight), path)
         ]
@@ -75,16 +72,22 @@ class Draw:
     def within(
         self, samples: int, seq_length: int, seed: int | None = None, evaluated: bool = False
     ) -> "Draw":
-        """Within the bounds of the configuration, for so many samples; the same without one.
+        """Apply the bounds of the configuration for the samples that the host draws.
+
+        Once the ranks have met, every rank must call it.
 
         Args:
-            samples: that the host draws.
-            seq_length: tokens of each.
-            seed: of the host's order of samples; None for the configuration's.
+            samples: number of samples that the host draws.
+            seq_length: tokens of each sample.
+            seed: seed of the host's order of samples; None for the configuration's.
             evaluated: whether the host evaluates on validation splits.
 
+        Returns:
+            The draw with weights within the bounds; this one where there is no configuration.
+
         Raises:
-            UserError: bounds that cannot be kept, or examples that do not fit into a sample.
+            UserError: bounds that cannot be kept, samples of another length than the
+                configuration's, or examples that do not fit into a sample.
         """
         if self.config is None or self.domains is None:
             return self
@@ -93,8 +96,8 @@ class Draw:
             own = self.config.model.seq_length
             if own != seq_length:
                 raise UserError(
-                    f"the host's samples have {seq_length} tokens, model.seq_length={own} in the "
-                    "mixture's configuration: set both the same"
+                    f"the host's samples have {seq_length} tokens, but model.seq_length={own} in "
+                    "the mixture's configuration: set both to the same number"
                 )
             kind_of(data).require_samples(data, self.domains, seq_length, "model.", evaluated)
         bounded = within_bounds(self.config, self.domains, self.mixture, **sizes)
@@ -107,42 +110,36 @@ class Draw:
     def kept(
         self, save: StrPath | None, load: StrPath | None = None, on_change: str = "refuse"
     ) -> "Draw":
-        """Compared with the mixture of the run that this one goes on from, and saved.
+        """Refuse a mixture other than the one that the run has drawn by, or else save it.
+
+        Once the ranks have met, every rank must call it.
 
         Args:
-            save: where this run's checkpoints go; None where the host saves none.
-            load: where those of the run that it goes on from lie.
-            on_change: what is done about another mixture than the saved one: "refuse" or "accept".
+            save: the folder that the run's checkpoints are saved in; None where the host saves
+                none.
+            load: the folder of checkpoints that the run continues from; None where it loads none.
+            on_change: "refuse" or "accept", for a mixture other than the saved one.
+
+        Returns:
+            This draw.
 
         Raises:
-            UserError: another mixture, and it is refused; with both.
+            UserError: the mixture is another one and is refused; the message shows both.
         """
         weights = {name: self.mixture.weights[name] for name in self.paths}
-        # In the order of the host's datasets, which the order of its samples follows from.
+        # The order of the host's datasets decides the order of its samples, so it is saved too.
         mine = replace(self.mixture, weights=weights, method={**self.mixture.method, **self._read})
-
-        def compare() -> None:
-            file = begun_in(save, load, on_change)
-            if file is not None and not _same(saved := Mixture.load(file), mine):
-                raise UserError(
-                    f"{file} is what the run has drawn by so far, and another mixture is asked "
-                    "for: ask for that one, or on_mixture_change=accept\n"
-                    + diff_mixtures(saved, mine)
-                )
-            if save is not None and is_first_rank():
-                mine.save(Path(save) / FILE)
-
-        on_first_rank(compare)
+        keep_mixture(mine, save, load, on_change)
         return self
 
     @property
     def packed(self) -> bool:
-        """Whether what is drawn is examples to finetune on, several in a sample."""
+        """Whether the samples hold several examples to finetune on."""
         return self.config is not None and kind_of(self.config.data).packed
 
     @property
     def _read(self) -> dict[str, Any]:
-        """What more the samples of finetuning follow from, for the file of the run."""
+        """What else decides the samples of finetuning, for the mixture file of the run."""
         if self.config is None or self.domains is None or not self.packed:
             return {}
         data = self.config.data
@@ -152,59 +149,16 @@ class Draw:
         return {"drawn": {**settings, "contents": digest(contents)}}
 
 
-def begun_in(save: StrPath | None, load: StrPath | None, on_change: str) -> Path | None:
-    """The mixture that a run which goes on has to keep to; None where it may take any.
-
-    Raises:
-        UserError: `on_change` is neither "refuse" nor "accept".
-    """
-    if on_change not in ON_MIXTURE_CHANGE:
-        choices = ", ".join(ON_MIXTURE_CHANGE)
-        raise UserError(f"on_mixture_change={on_change!r} is not one of {choices}")
-    file = saved_in(save, load)
-    # A start that came to no checkpoint has drawn nothing that would have to be kept to.
-    trained = file is not None and _has_checkpoints(file.parent)
-    return file if trained and on_change == "refuse" else None
-
-
-def refuse_unasked(save: StrPath | None, load: StrPath | None, on_change: str) -> None:
-    """Refuse to go on without a mixture where a run began with one.
-
-    Raises:
-        UserError: it did.
-    """
-    file = begun_in(save, load, on_change)
-    if file is not None:
-        raise UserError(
-            f"{file} is what the run has drawn by so far, and no mixture is asked for: ask for "
-            f"mixture={file}, or on_mixture_change=accept"
-        )
-
-
-def _same(saved: Mixture, asked: Mixture) -> bool:
-    pairs = zip(saved.weights.items(), asked.weights.items(), strict=False)
-    if saved.method.get("drawn") != asked.method.get("drawn"):
-        return False
-    return len(saved.weights) == len(asked.weights) and all(
-        before[0] == now[0] and math.isclose(before[1], now[1], rel_tol=1e-9)
-        for before, now in pairs
-    )
-
-
-def _has_checkpoints(folder: Path) -> bool:
-    """Return whether there are any, under the names of Megatron-LM and Bridge, or of NeMo."""
-    return tracked(folder)[0] is not None or any(folder.glob("*/weights"))
-
-
 def run_folder(config: Config) -> Path:
-    """Return the folder of a host's run, apart from the runs of this package's own engine."""
+    """Return the folder of a run that a host trains, for engine=nemo and engine=bridge.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        A folder under `output` that this package's own engine does not use.
+    """
     return Path(config.output) / f"{run_name(config)}-{config.engine}"
-
-
-def saved_in(*folders: StrPath | None) -> Path | None:
-    """The mixture that a run saved with its checkpoints, if it did."""
-    files = [Path(folder) / FILE for folder in folders if folder is not None]
-    return next((file for file in files if file.is_file()), None)
 
 
 def resolve(
@@ -216,25 +170,29 @@ def resolve(
     saved: Folders = (),
     finetuning: bool = False,
 ) -> Draw:
-    """What a host is to draw by.
+    """Find the mixture that a host asks for, and match it to the host's datasets.
 
-    A mixture that has to be computed is computed here, by all ranks, if their processes have not
-    met in the host yet.
+    A mixture that has to be computed is computed here by all ranks, if their processes have not met
+    in the host yet.
 
     Args:
         mixture: "chameleon", "uniform", "proportional", "static", the path of a mixture file, or a
-            Mixture; what was resolved before stays as it is.
-        paths: the host's prefixes, by name or in their order; None for those of the configuration
+            Mixture; a Draw is returned as it is.
+        paths: the host's prefixes, by domain name or as a list; None for those of the configuration
             or of the mixture file.
-        weights: the host's own, in the order of `paths`, for "static".
-        config: this package's configuration, or its file: `data.domains` and, for "chameleon",
-            how it is computed. Its base model's keys are not used.
-        saved: folders of the run's checkpoints: what lies there serves where the file of a computed
-            mixture is gone.
+        weights: the host's own weights for "static", in the order of `paths`.
+        config: this package's configuration, or the path of its file. It names the domains and, for
+            "chameleon", says how the mixture is computed. Settings of its base model are not used.
+        saved: folders of the run's checkpoints. The mixture saved there is used where the file of a
+            computed mixture is gone.
         finetuning: whether the host takes examples to finetune on.
 
+    Returns:
+        The mixture and the datasets, before bounds.
+
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed, or does not match the datasets; the
+            message says what to do.
     """
     if isinstance(mixture, Draw):
         return mixture
@@ -243,7 +201,10 @@ def resolve(
     wanted = os.fspath(mixture)
     if wanted == "static" and (weights or config is None):
         if not paths or not weights:
-            raise UserError("mixture=static takes the host's own weights, and it has none")
+            raise UserError(
+                "mixture=static takes the host's own weights, but it has none: give each prefix a "
+                "weight"
+            )
         named = _named(paths)
         return Draw(Mixture.static(dict(zip(named, weights, strict=True))), named)
     if config is not None:
@@ -253,8 +214,8 @@ def resolve(
         return Draw(Mixture.uniform(named), named)
     if wanted in MIXTURES:
         raise UserError(
-            f"mixture={wanted} needs the configuration that says how: give its file as well (its "
-            "keys: nemo_chameleon/config/schema.py)"
+            f"mixture={wanted} needs the configuration that names the domains: give its file as "
+            "mixture_config (nemo_chameleon/config/schema.py has the keys)"
         )
     return _at(Mixture.load(wanted), paths)
 
@@ -270,14 +231,14 @@ def _configured(
         config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
     if kind_of(config.data).packed and not finetuning:
         raise UserError(
-            "data.dataset=sft: this takes datasets of tokens; finetune with NeMo 2's "
-            "MixtureDataModule or with Bridge's MixtureSFTConfig"
+            "data.dataset=sft: this takes datasets of tokens alone; to finetune, use NeMo 2 with "
+            "MixtureDataModule or Bridge with MixtureSFTConfig"
         )
     prepared = prepare_mixture(config)
     domains = prepared.domains
     own = {name: domain.path for name, domain in domains.items()}
     mixture = _computed(prepared, folders)
-    # What was saved is within the bounds of its run already, and those are its own.
+    # A mixture that a run saved is within the bounds of that run already.
     bounds = None if "bound" in mixture.method else config
     named = {name: domains[name].prefix for name in _paths(own, paths)}
     return Draw(mixture, named, bounds, domains)
@@ -295,7 +256,7 @@ def _computed(prepared: Prepared, folders: Folders) -> Mixture:
 
     several = world_size() > 1
     if several and "RANK" in os.environ and not dist.is_initialized():
-        # The ranks agree on which files are there.
+        # The ranks have to agree on which files exist.
         with process_group():
             text = on_first_rank(find)
             return Mixture.from_json(text) if text else compute_mixture(prepared)
@@ -305,45 +266,45 @@ def _computed(prepared: Prepared, folders: Folders) -> Mixture:
     if several or dist.is_initialized():
         raise UserError(
             f"there is no {config.chameleon.file} yet, and the host starts the processes: compute "
-            "it first, with torchrun recipes/compute_mixture.py"
+            "it first, with torchrun recipes/compute_mixture.py --config FILE"
         )
     with process_group():
         return compute_mixture(prepared)
 
 
 def _named(paths: Prefixes) -> Mapping[str, str]:
-    """Prefixes by name: their own where they have no other."""
+    """Return prefixes by name; a prefix in a list is its own name."""
     return paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
 
 
 def _at(mixture: Mixture, paths: Prefixes | None) -> Draw:
-    """A mixture of a file, over the host's paths or its own."""
+    """Match a mixture to the host's paths, or to the paths that its own file records."""
     own = {name: mixture.domains.get(name, {}).get("path", "") for name in mixture.weights}
     if paths is None and not all(own.values()):
-        raise UserError("the mixture does not say where its domains lie: give the paths by name")
+        raise UserError("the mixture does not say where its domains are: give the paths by name")
     named = _paths(own, paths)
     mixture.require_domains(named)
     return Draw(mixture, named)
 
 
 def _paths(own: Mapping[str, str], paths: Prefixes | None) -> dict[str, str]:
-    """Prefixes by domain name: of a list, those of the domains that lie there.
+    """Return prefixes by domain name; those of a list are matched to the paths of domains.
 
     Raises:
-        UserError: a prefix that is no domain's, or given twice.
+        UserError: a prefix that belongs to no domain, or two prefixes of one domain.
     """
     if paths is None:
         return dict(own)
     if isinstance(paths, Mapping):
         return dict(paths)
-    lie = {os.path.realpath(path): name for name, path in own.items() if path}
+    places = {os.path.realpath(path): name for name, path in own.items() if path}
     named: dict[str, str] = {}
     for path in paths:
-        name = lie.get(os.path.realpath(path), path if path in own else None)
+        name = places.get(os.path.realpath(path), path if path in own else None)
         if name is None:
             raise UserError(
-                f"no domain of the mixture lies at {path}; they lie at "
-                f"{', '.join(lie) or 'places that it does not name'}: give the paths by name"
+                f"the mixture has no domain at {path}; its domains are at "
+                f"{', '.join(places) or 'places that it does not name'}: give the paths by name"
             )
         if name in named:
             raise UserError(f"{path}: domain {name!r} is given twice")

@@ -1,6 +1,6 @@
-"""Megatron-LM: its own datasets provider, drawing by a mixture.
+"""Megatron-LM: its own datasets provider, with weights that follow a mixture.
 
-In a copy of pretrain_gpt.py, where it calls `pretrain`:
+Change a copy of pretrain_gpt.py like this, where it calls `pretrain`:
 
     from nemo_chameleon.engines.megatron_lm import add_arguments, with_mixture
 
@@ -10,7 +10,7 @@ In a copy of pretrain_gpt.py, where it calls `pretrain`:
         extra_args_provider=add_arguments,
     )
 
-and on its command line `--mixture chameleon --mixture-config mine.yaml`, or `--mixture FILE`.
+Then add `--mixture chameleon --mixture-config mine.yaml`, or `--mixture FILE`, to its command line.
 """
 
 import argparse
@@ -29,20 +29,48 @@ Provider = Callable[..., Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Megatron-LM's `extra_args_provider`."""
+    """Add this package's options; this is Megatron-LM's `extra_args_provider`.
+
+    Args:
+        parser: Megatron-LM's parser.
+
+    Returns:
+        The same parser.
+    """
     group = parser.add_argument_group("nemo_chameleon")
-    group.add_argument("--mixture", help="static: --data-path's own; chameleon; a mixture file")
-    group.add_argument("--mixture-config", help="says how the mixture is computed")
-    group.add_argument("--on-mixture-change", choices=ON_MIXTURE_CHANGE, default="refuse")
+    group.add_argument(
+        "--mixture",
+        help="weights of the training set: chameleon, uniform, proportional, static (the weights "
+        "of --data-path), or a mixture file (default: no mixture, the data arguments as they are)",
+    )
+    group.add_argument(
+        "--mixture-config",
+        metavar="FILE",
+        help="configuration of nemo_chameleon, which names the domains and says how the mixture is "
+        "computed (default: none, which is enough for static, uniform and a mixture file)",
+    )
+    group.add_argument(
+        "--on-mixture-change",
+        choices=ON_MIXTURE_CHANGE,
+        default="refuse",
+        help="what to do when the run continues from checkpoints of another mixture "
+        "(default: %(default)s)",
+    )
     return parser
 
 
 def with_mixture(provider: Provider) -> Provider:
-    """A `train_valid_test_datasets_provider` whose training set follows `--mixture`.
+    """Wrap a `train_valid_test_datasets_provider` so that its training set follows `--mixture`.
 
-    The provider's own work is left to it: what changes is the weights in the arguments that it
-    reads, of `--train-data-path` where that is given, else of `--data-path`, whose validation and
-    test sets then follow the mixture too.
+    The provider still builds the datasets; only weights in the arguments that it reads are changed.
+    They are those of `--train-data-path` or, without it, those of `--data-path`. In the second case
+    the validation and test sets follow the mixture too.
+
+    Args:
+        provider: the provider of a training script.
+
+    Returns:
+        A provider with the same arguments and attributes.
     """
 
     @functools.wraps(provider)
@@ -59,11 +87,12 @@ def apply(args: argparse.Namespace, samples: int) -> None:
     """Put a mixture's weights into Megatron-LM's parsed arguments.
 
     Args:
-        args: with `mixture`; where it is None nothing happens, but to a run that began with one.
-        samples: that the run trains on.
+        args: the arguments, which are changed in place. Where `args.mixture` is None they stay as
+            they are, but a run that began with a mixture is refused.
+        samples: number of samples that the run trains on.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     load = None if args.finetune else args.load
     if args.mixture is None:

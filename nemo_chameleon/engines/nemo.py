@@ -1,15 +1,15 @@
-"""NeMo 2: its pretraining data module, drawing by a mixture.
+"""NeMo 2: its pretraining data module, with a training set that follows a mixture.
 
-In a script that calls NeMo's `llm.pretrain`:
+Use it like this in a script that calls NeMo's `llm.pretrain`:
 
     from nemo_chameleon.engines.nemo import MixtureDataModule
 
     data = MixtureDataModule(mixture="chameleon", mixture_config="mine.yaml", seq_length=4096, ...)
     llm.pretrain(model=model, data=data, trainer=trainer, ...)
 
-With a configuration of data.dataset=sft it is finetuning data, for `llm.finetune`.
+With a configuration of data.dataset=sft the module holds finetuning data, for `llm.finetune`.
 
-docs/hosts/nemo.md has the rest.
+docs/hosts/nemo.md has more.
 """
 
 import inspect
@@ -30,21 +30,24 @@ from nemo_chameleon.utils.errors import UserError
 
 
 class MixtureDataModule(PreTrainingDataModule):
-    """NeMo's PreTrainingDataModule whose training set follows a mixture.
+    """A PreTrainingDataModule of NeMo whose training set follows a mixture.
+
+    NeMo records this class, by the name of its module, with every checkpoint.
 
     Args:
-        paths: as PreTrainingDataModule; None for those of the mixture. Where it is a dictionary,
-            the mixture is of its "train".
+        paths: as for PreTrainingDataModule; None for the paths of the mixture. In a dictionary of
+            splits the mixture applies to "train".
         mixture: chameleon, uniform, proportional, static (the weights of `paths`), or the path of a
-            mixture file; None for NeMo's own way. One that has to be computed is computed here,
-            where torchrun's processes have not met yet.
-        mixture_config: file of this package's configuration, which says how.
-        on_mixture_change: what is done when a run goes on from checkpoints of another mixture:
-            refuse or accept. The mixture of a run is saved with them.
-        kwargs: as PreTrainingDataModule.
+            mixture file; None for NeMo's own behaviour. A mixture that has to be computed is
+            computed here, if torchrun's processes have not met yet.
+        mixture_config: path of a configuration of this package, which says how the mixture is
+            computed.
+        on_mixture_change: refuse or accept, for a run that continues from checkpoints of another
+            mixture. The run's mixture is saved with its checkpoints.
+        kwargs: as for PreTrainingDataModule.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
 
     def __init__(
@@ -69,12 +72,15 @@ class MixtureDataModule(PreTrainingDataModule):
             )
             if self.draw.packed:
                 if paths is not None:
-                    raise UserError("paths: finetuning domains are named in mixture_config")
+                    raise UserError(
+                        "leave out paths: finetuning domains are named in mixture_config"
+                    )
                 kwargs["dataset_cls"] = sft.PackedSFTDataset
             pairs = self.draw.pairs
             paths = {**paths, "train": pairs} if isinstance(paths, Mapping) else pairs
             if not self.draw.packed:
-                # What NeMo writes with a checkpoint has the weights: who reads it computes nothing.
+                # NeMo writes these with a checkpoint. The paths hold the weights, so nothing is
+                # computed when the checkpoint is read.
                 self.__io__.paths, self.__io__.mixture, self.__io__.mixture_config = (
                     paths,
                     None,
@@ -89,7 +95,17 @@ class MixtureDataModule(PreTrainingDataModule):
         trainer_limit_val_batches: float,
         trainer_limit_test_batches: float,
     ) -> None:
-        """Settle the weights, leave the rest to NeMo."""
+        """Apply the bounds to the weights, keep to the run's mixture, and let NeMo build the rest.
+
+        Args:
+            trainer_max_steps: steps of the whole training.
+            trainer_val_check_interval: as NeMo takes it.
+            trainer_limit_val_batches: as NeMo takes it; 0 for no evaluation.
+            trainer_limit_test_batches: as NeMo takes it.
+
+        Raises:
+            UserError: the bounds cannot be kept, or the run continues with another mixture.
+        """
         save, load = _checkpoints(getattr(self, "trainer", None))
         if self.draw is None:
             host.refuse_unasked(save, load, self.on_mixture_change)
@@ -114,13 +130,17 @@ class MixtureDataModule(PreTrainingDataModule):
 
     @property
     def gpt_dataset_config(self) -> Any:
-        """NeMo's own, or for finetuning this package's."""
+        """The configuration of the datasets: NeMo's own, or this package's for finetuning."""
         if self.draw is None or not self.draw.packed:
             return super().gpt_dataset_config
         return sft.dataset_config(self.draw, self.seq_length, self.seed, self.micro_batch_size)
 
     def validation_by_domain(self) -> dict[str, Any]:
-        """Parts of the validation set that `build` made: by domain name, or by prefix."""
+        """Return the parts of the validation set that `build` made.
+
+        Returns:
+            The datasets by domain name, or by prefix where a prefix is no domain's.
+        """
         per_split = self.build_kwargs.get("blend_per_split")
         prefixes, _ = per_split[1] if per_split else self.build_kwargs["blend"]
         own = {} if self.draw is None else {path: name for name, path in self.draw.paths.items()}
@@ -130,7 +150,7 @@ class MixtureDataModule(PreTrainingDataModule):
 
 
 def _with_nemos_parameters() -> inspect.Signature:
-    """NeMo-Run offers what a signature names."""
+    """Return a signature with NeMo's parameters too, because NeMo-Run offers what it names."""
     own = inspect.signature(MixtureDataModule.__init__).parameters
     nemos = inspect.signature(PreTrainingDataModule.__init__).parameters
     names = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -144,14 +164,21 @@ MixtureDataModule.__init__.__signature__ = _with_nemos_parameters()  # type: ign
 
 
 class LossByDomain(Callback, IOMixin):
-    """Validation loss of each domain, beside NeMo's `val_loss`: `val_loss_by_domain/NAME`.
+    """Logs the validation loss of each domain as `val_loss_by_domain/NAME`, beside `val_loss`.
 
-    Of a MixtureDataModule's; with validation paths of their own, of each of these.
-    Of as many batches a domain as `val_loss` is of, and after it: a list of validation dataloaders
-    would take `val_loss` away, and count the first batch of each under the one before.
+    The domains are those of a MixtureDataModule or, where validation has paths of its own, these
+    paths. Each loss is over as many batches as `val_loss`, and is computed after it. A list of
+    validation dataloaders would not do: NeMo would then log no `val_loss`, and count the first
+    batch of each dataloader under the one before.
     """
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Evaluate on each domain and log its loss; every rank must call it.
+
+        Args:
+            trainer: Lightning's trainer, with a MixtureDataModule.
+            pl_module: the module that logs.
+        """
         data = trainer.datamodule
         if trainer.sanity_checking:
             return
@@ -160,7 +187,7 @@ class LossByDomain(Callback, IOMixin):
                 data._create_dataloader(dataset, mode="validation")
             )
             batches = ((batch, i, 0) for i, batch in enumerate(loader))
-            # Lightning counts micro batches.
+            # Lightning's limits are in micro-batches.
             micro = data.data_sampler.num_microbatches
             steps = min(trainer.limit_val_batches, len(loader)) // micro
             losses = []
@@ -170,7 +197,7 @@ class LossByDomain(Callback, IOMixin):
             if not losses:
                 continue
             loss = torch.stack(losses).mean()
-            # Stages but the last say 0.
+            # All pipeline stages except the last one give 0.
             torch.distributed.all_reduce(
                 loss, group=parallel_state.get_pipeline_model_parallel_group()
             )
@@ -178,11 +205,11 @@ class LossByDomain(Callback, IOMixin):
 
 
 def _checkpoints(trainer: Any) -> Sequence[Path | None]:
-    """Where a trainer saves checkpoints, and where it goes on from."""
+    """Return the folder where a trainer saves checkpoints, and the one that it resumes from."""
     callback = getattr(trainer, "checkpoint_callback", None)
     save = Path(callback.dirpath) if callback is not None and callback.dirpath else None
     if not getattr(trainer, "ckpt_path", None):
         return save, None
     start = Path(trainer.ckpt_path)
-    # A checkpoint is a folder, and AutoResume names the weights in it.
+    # A checkpoint is a folder, and AutoResume gives the folder of the weights in it.
     return save, start.parents[1] if start.name == AutoResume.WEIGHTS_PATH else start.parent

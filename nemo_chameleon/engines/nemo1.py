@@ -1,6 +1,6 @@
 """NeMo 1: a mixture's weights in `model.data.data_prefix`, which its GPT models blend by.
 
-At the head of the script that Hydra starts:
+Call it like this at the beginning of the script that Hydra starts:
 
     from nemo_chameleon.engines.nemo1 import use_mixture
 
@@ -8,7 +8,7 @@ At the head of the script that Hydra starts:
     def main(cfg):
         use_mixture(cfg)
 
-docs/hosts/nemo.md has the rest.
+docs/hosts/nemo.md has more.
 """
 
 from pathlib import Path
@@ -24,15 +24,19 @@ from nemo_chameleon.utils.errors import UserError
 def use_mixture(cfg: Any) -> Any:
     """Write a mixture's weights into NeMo 1's `model.data.data_prefix`.
 
-    Reads `model.data.mixture` (and `mixture_config`, `on_mixture_change`), which the command line
-    adds as `+model.data.mixture=chameleon`; without it nothing happens. The mixture is saved and
-    compared where `exp_manager.explicit_log_dir` says where the checkpoints lie.
+    The keys `model.data.mixture`, `mixture_config` and `on_mixture_change` say which mixture; the
+    command line adds them, for example as `+model.data.mixture=chameleon`. Without the first key
+    nothing is changed. If `exp_manager.explicit_log_dir` names the folder of the checkpoints, the
+    mixture is saved there and compared with the one that the run began with.
 
     Args:
         cfg: the OmegaConf configuration; it is changed in place.
 
+    Returns:
+        The same configuration.
+
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     data = cfg.model.data
     wanted = data.get("mixture")
@@ -47,7 +51,9 @@ def use_mixture(cfg: Any) -> Any:
     prefixes, weights = get_blend_from_list(training) or (None, None)
     draw = host.resolve(wanted, prefixes, weights, config=data.get("mixture_config"), saved=(save,))
     if cfg.trainer.max_steps <= 0:
-        raise UserError("set trainer.max_steps: a mixture's bounds are of so many samples")
+        raise UserError(
+            "set trainer.max_steps: the mixture's bounds depend on the number of samples"
+        )
     samples = cfg.trainer.max_steps * cfg.model.global_batch_size
     draw = draw.within(samples, cfg.model.encoder_seq_length)
     pairs = draw.kept(save, on_change=on_change).pairs

@@ -1,4 +1,7 @@
-"""Finetuning in a host: packed samples in the names that NeMo's and Bridge's own steps read."""
+"""Finetuning in a host: packed samples with the names that NeMo's and Bridge's own steps read.
+
+NeMo records `PackedSFTDataset`, by the name of its module, with every checkpoint.
+"""
 
 from typing import Any
 
@@ -12,15 +15,22 @@ from nemo_chameleon.utils.errors import UserError
 
 
 class PackedSFTDataset(SFTDataset):
-    """An SFTDataset whose samples say where their sequences end.
+    """An SFTDataset whose samples say where their sequences begin and end.
 
-    `cu_seqlens`, (seq_length + 2,), is filled up with -1, of which the first one's place is
-    `cu_seqlens_argmin`; `max_seqlen` is the longest one's length. The host's micro-batches have to
-    be of one sample.
+    `cu_seqlens` (seq_length + 2,) holds the boundaries of the sequences and is filled up with -1.
+    `cu_seqlens_argmin` is the position of the first -1, and `max_seqlen` the length of the longest
+    sequence. The host's micro-batches must have one sample each.
     """
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
-        """As SFTDataset, and these three."""
+        """Return a sample of SFTDataset with the boundaries of its sequences.
+
+        Args:
+            idx: number of the sample.
+
+        Returns:
+            Tensors by name.
+        """
         sample = super().__getitem__(idx)
         ends = sequence_boundaries(sample["position_ids"])
         padded = torch.full((self.config.sequence_length + 2,), -1, dtype=torch.int32)
@@ -32,14 +42,24 @@ class PackedSFTDataset(SFTDataset):
 
 
 def dataset_config(draw: Draw, seq_length: int, seed: int, micro_batch_size: int) -> Any:
-    """What Megatron's builder makes a `PackedSFTDataset` of.
+    """Return the configuration that Megatron's builder makes a `PackedSFTDataset` from.
+
+    Args:
+        draw: the datasets and their weights, for finetuning.
+        seq_length: tokens of a sample.
+        seed: seed of the order of the samples.
+        micro_batch_size: samples in a micro-batch.
+
+    Returns:
+        An SFTDatasetConfig.
 
     Raises:
-        UserError: more than one packed sample a micro-batch.
+        UserError: `micro_batch_size` is not 1.
     """
     if micro_batch_size != 1:
         raise UserError(
-            f"micro_batch_size={micro_batch_size}: a host takes packed samples one at a time; set 1"
+            f"micro_batch_size={micro_batch_size}: a host takes packed samples one at a time, so "
+            "set it to 1"
         )
     assert draw.config is not None and draw.domains is not None, "draw.packed says so"
     domains = draw.domains.values()

@@ -1,4 +1,7 @@
-"""engine=bridge: this package's configuration in Megatron-Bridge's terms, and its `pretrain`."""
+"""engine=bridge: this package's configuration in Megatron-Bridge's terms, for its `pretrain`.
+
+Bridge trains, logs, saves and resumes in its own way; the mixture decides the weights of its blend.
+"""
 
 from pathlib import Path
 
@@ -20,15 +23,25 @@ from nemo_chameleon.utils.files import digest
 
 
 def train(config: Config) -> None:
-    """Resolve the mixture and hand the run to Bridge, which logs, saves and resumes as it does."""
+    """Resolve the mixture and train the base model with Bridge's `pretrain`.
+
+    Args:
+        config: the whole configuration.
+    """
     pretrain(container(config), forward_step)
 
 
 def container(config: Config) -> bridge.ConfigContainer:
-    """The run as Bridge has it, its mixture applied.
+    """Return Bridge's configuration of the run, with the mixture applied.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        The configuration, for `pretrain`.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     train, wanted = config.train, config.optimizer
     bf16 = dtype_of(train.precision) == torch.bfloat16
@@ -61,7 +74,7 @@ def container(config: Config) -> bridge.ConfigContainer:
         dataset=MixtureDatasetConfig(
             blend=draw.blend,
             split=config.data.split,
-            # Other data at the same place gets indices of its own.
+            # The digest keeps Bridge from using the cached indices of other data at this path.
             path_to_cache=str(Path(config.data.cache) / digest(contents)),
             seq_length=config.model.seq_length,
             random_seed=train.seed,
@@ -75,7 +88,7 @@ def container(config: Config) -> bridge.ConfigContainer:
             log_interval=config.logging.log_interval,
             tensorboard_dir=str(run / "tensorboard") if config.logging.tensorboard else None,
         ),
-        # The data is tokenised: Bridge asks for the vocabulary's size alone.
+        # The data is tokenised already, so Bridge needs only the size of the vocabulary.
         tokenizer=TokenizerConfig(
             tokenizer_type="NullTokenizer", vocab_size=settings["vocab_size"] - 1
         ),

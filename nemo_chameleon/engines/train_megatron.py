@@ -10,7 +10,11 @@ logger = package_logger(__package__)
 
 
 def train(config: Config) -> None:
-    """Resolve the mixture, train the base model on it, and log its loss by domain."""
+    """Resolve the mixture, train the base model on it, and log its loss by domain.
+
+    Args:
+        config: the whole configuration.
+    """
     with process_group():
         prepared = provider.prepare(config)
         mixture = provider.resolve_mixture(config, prepared)

@@ -1,4 +1,7 @@
-"""engine=nemo: this package's configuration in NeMo 2's terms, and its `llm.train`."""
+"""engine=nemo: this package's configuration in NeMo 2's terms, for its `llm.train`.
+
+NeMo trains, logs, saves and resumes in its own way; the mixture decides the weights of its blend.
+"""
 
 import os
 from pathlib import Path
@@ -23,12 +26,18 @@ from nemo_chameleon.utils.errors import UserError
 
 
 class Vocabulary:
-    """As much of a tokenizer as NeMo asks of a run whose tokens exist already.
+    """The part of a tokenizer that NeMo needs for a run whose data is tokenised already.
 
     NeMo records this class, by the name of its module, with every checkpoint.
     """
 
     def __init__(self, vocab_size: int, contents: list[str]) -> None:
+        """Take the size of the vocabulary and the data that it is for.
+
+        Args:
+            vocab_size: number of tokens in the vocabulary.
+            contents: fingerprints of the domains, which become part of the key of cached indices.
+        """
         own = vocabulary.Vocabulary.of_size(vocab_size, contents)
         self.vocab_size, self.unique_identifiers = own.vocab_size, own.unique_identifiers
         self.eod = self.eos_id = self.bos_id = own.eod
@@ -39,9 +48,19 @@ io.track_io(Vocabulary)
 
 
 def train(config: Config) -> None:
-    """Resolve the mixture and hand the run to NeMo, which logs, saves and resumes as it does."""
+    """Resolve the mixture and train the base model with NeMo's `llm.train`.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        UserError: a setting that NeMo does not have.
+    """
     if config.optimizer.lr_decay_style == "linear":
-        raise UserError("optimizer.lr_decay_style=linear: engine=nemo has cosine and constant")
+        raise UserError(
+            "optimizer.lr_decay_style=linear: engine=nemo has only cosine and constant, set one of "
+            "them"
+        )
     run = host.run_folder(config)
     draw = host.resolve(config.data.mixture, config=config, saved=(run / "checkpoints",))
     data = _data(config, draw)
@@ -58,7 +77,7 @@ def train(config: Config) -> None:
             use_datetime_version=False,
             ckpt=nl.ModelCheckpoint(
                 every_n_train_steps=config.checkpoint.save_interval or config.train.train_iters,
-                # By step, the newest.
+                # The newest checkpoints are kept.
                 monitor="global_step",
                 mode="max",
                 save_top_k=config.checkpoint.keep or -1,

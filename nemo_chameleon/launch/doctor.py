@@ -1,4 +1,7 @@
-"""What is installed here, what works with it, and what to install for the rest."""
+"""What is installed here, what works with it, and what to install for the rest.
+
+`examine` looks at one package or device after the other, and `table` lays the findings out as text.
+"""
 
 import importlib.util
 import shutil
@@ -8,22 +11,22 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-# What the adapters are written for; docs/hosts/ says which of them were run.
+# The versions that the adapters are written for; docs/hosts says which of them have been run.
 _SUPPORTED = {
     "megatron-core": ">=0.15,<0.20",
     "nemo_toolkit": ">=2.4,<3",
     "megatron-bridge": ">=0.3,<0.7",
 }
-_NONE = "not there"
+_NONE = "not found"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line.
+    """One line of the doctor's table.
 
     Attributes:
-        what: was looked for.
-        found: its version, or that it is not there.
+        what: the package, library or device that was looked for.
+        found: its version, or a note that it was not found.
         advice: what works with it or without it, and what to install.
     """
 
@@ -33,21 +36,35 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All that matters, in the order in which one thing needs another."""
+    """Look for everything that the package can use, in the order in which one needs another.
+
+    Returns:
+        A finding for each, whether it was found or not.
+    """
     return [*_torch(), _core(), *_kernels(), _nemo(), _bridge(), _slurm()]
 
 
 def table(findings: list[Finding]) -> str:
-    """The findings as text."""
+    """Lay out findings as text in columns.
+
+    Args:
+        findings: the findings, at least one.
+
+    Returns:
+        A line for each finding, without a line break at the end.
+    """
     what, found = (max(len(getattr(f, name)) for f in findings) for name in ("what", "found"))
     lines = (f"{f.what:{what}}  {f.found:{found}}  {f.advice}".rstrip() for f in findings)
     return "\n".join(lines)
 
 
 def is_nvidias_apex() -> bool | None:
-    """Whether the `apex` that can be imported is NVIDIA's; None where there is none.
+    """Return whether the `apex` that can be imported is NVIDIA's.
 
-    Looks at files alone: importing the other project called apex would run it.
+    Only files are looked at, because importing another project called apex would run its code.
+
+    Returns:
+        True or False; None where no `apex` can be imported.
     """
     spec = importlib.util.find_spec("apex")
     if spec is None:
@@ -60,8 +77,8 @@ def _torch() -> list[Finding]:
     import torch
     from torch import distributed
 
-    cuda = "trains in bf16" if torch.cuda.is_available() else "trains on CPUs in fp32: tests, demo"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _NONE
+    cuda = "runs train in bf16" if torch.cuda.is_available() else "runs train in fp32 on CPUs"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     nccl = distributed.is_nccl_available()
     needed = torch.cuda.is_available() and not nccl
     return [
@@ -69,13 +86,13 @@ def _torch() -> list[Finding]:
         Finding("CUDA", f"{torch.version.cuda}, {device}" if torch.version.cuda else _NONE, cuda),
         Finding(
             "NCCL",
-            "there" if nccl else _NONE,
-            "needed by several GPUs: a build of torch with it" if needed else "",
+            "found" if nccl else _NONE,
+            "several GPUs need it: install a build of torch that has it" if needed else "",
         ),
         Finding(
             "gloo",
-            "there" if distributed.is_gloo_available() else _NONE,
-            "several processes without CUDA",
+            "found" if distributed.is_gloo_available() else _NONE,
+            "for several processes without CUDA",
         ),
     ]
 
@@ -88,11 +105,11 @@ def _kernels() -> list[Finding]:
     engine = _version("transformer_engine") or _version("transformer-engine")
     apex = is_nvidias_apex()
     if apex is False:
-        advice = "another project of that name, and not used: pip uninstall apex"
-        found = f"{_version('apex') or 'there'}, not NVIDIA's"
+        advice = "another project of that name, which is not used: pip uninstall apex"
+        found = f"{_version('apex') or 'found'}, not NVIDIA's"
     else:
-        found = _NONE if apex is None else _version("apex") or "there"
-        advice = "fused layer norm without Transformer Engine; from NVIDIA's containers or source"
+        found = _NONE if apex is None else _version("apex") or "found"
+        advice = "gives a fused layer norm without Transformer Engine; from NVIDIA's containers"
     either = "optimizer.use_distributed_optimizer needs it or NVIDIA's apex" if not engine else ""
     return [
         Finding("transformer_engine", engine or _NONE, either),
@@ -101,24 +118,26 @@ def _kernels() -> list[Finding]:
 
 
 def _nemo() -> Finding:
-    install = "pip install 'nemo_toolkit[nlp]>=2.4,<3', pins: docs/hosts/nemo.md"
+    install = "pip install 'nemo_toolkit[nlp]>=2.4,<3' (docs/hosts/nemo.md has the pins)"
     finding = _judged("nemo_toolkit", "engine=nemo, MixtureDataModule", install)
     core = _version("megatron-core")
     if finding.found == _NONE or core is None or core in SpecifierSet("<0.16"):
         return finding
     return Finding(
-        finding.what, finding.found, f"its training fails on megatron-core {core}: 0.15.3"
+        finding.what,
+        finding.found,
+        f"its training fails on megatron-core {core}: pip install megatron-core==0.15.3",
     )
 
 
 def _bridge() -> Finding:
-    install = "pip install --no-deps megatron-bridge, pins: docs/hosts/bridge.md"
+    install = "pip install --no-deps megatron-bridge (docs/hosts/bridge.md has the pins)"
     return _judged("megatron-bridge", "engine=bridge, MixtureDatasetConfig", install)
 
 
 def _slurm() -> Finding:
     found = shutil.which("sbatch")
-    return Finding("SLURM", found or _NONE, "" if found else "only where jobs are submitted")
+    return Finding("SLURM", found or _NONE, "" if found else "only needed where jobs are submitted")
 
 
 def _judged(package: str, serves: str, install: str) -> Finding:
@@ -127,8 +146,8 @@ def _judged(package: str, serves: str, install: str) -> Finding:
         return Finding(package, _NONE, f"for {serves}: {install}")
     wanted = _SUPPORTED[package]
     if not SpecifierSet(wanted).contains(found, prereleases=True):
-        return Finding(package, found, f"not one of {wanted}, which {serves} is written for")
-    return Finding(package, found, serves)
+        return Finding(package, found, f"outside {wanted}, which {serves} is written for")
+    return Finding(package, found, f"for {serves}")
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,8 @@
-"""Proxy, mixture and base model as a NeMo-Run experiment: what `recipes/slurm/chain.sh` submits."""
+"""Proxy, mixture and base model as a NeMo-Run experiment of three tasks.
+
+The tasks are those that recipes/slurm/chain.sh submits. Each task starts when the one before it has
+ended, and continues with what that one has left.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ if TYPE_CHECKING:
     import nemo_run
 
 STEPS = ("train_proxy", "compute_mixture", "pretrain_chameleon")
-"""Recipes, each of which goes on with what the one before it left."""
+"""The recipes of the three tasks, in their order."""
 
 
 def chain(
@@ -23,21 +27,26 @@ def chain(
     seconds_to_save: int = 300,
     title: str = "chameleon",
 ) -> "nemo_run.Experiment":
-    """Three tasks on SLURM, each after the one before it; nothing is submitted yet.
+    """Return an experiment of three SLURM tasks, one after the other; nothing is submitted yet.
 
-    With the result as a context, `dryrun()` prints the three scripts and `run(detach=True)` submits
-    them. A task whose time is nearly up saves, ends and goes back into the queue, where it goes on.
+    Enter the result as a context: `dryrun()` then prints the three scripts, and `run(detach=True)`
+    submits them. A task whose time is nearly up saves its state, ends and goes back into the queue.
+    When it starts again, it continues from that state.
 
     Args:
-        executor: of the base model's task, which gets whole nodes; one torchrun a node starts as
-            many processes as it has GPUs there. With `retries` a task that fails is started again.
-        config: file, as the nodes see it from the checkout's root.
-        overrides: `key=value`, over the file.
-        checkout: folder of this project's checkout, as the nodes see it. None: what the executor's
-            packager brings is one, as GitArchivePackager's is that is used from within a checkout.
-        proxy_nodes: of the first two tasks.
-        seconds_to_save: before a task's time is up.
-        title: of the experiment.
+        executor: the executor of the base model's task, which gets whole nodes. One torchrun per
+            node starts as many processes as the task has GPUs there. With `retries` a task that
+            fails is started again.
+        config: path of the configuration, as the nodes see it from the root of the checkout.
+        overrides: settings `key=value` that replace those of the file.
+        checkout: path of a checkout of this project, as the nodes see it. None if the executor's
+            packager brings a checkout, as GitArchivePackager does from within one.
+        proxy_nodes: number of nodes of the first two tasks.
+        seconds_to_save: seconds before a task's time is up at which it is asked to save.
+        title: the title of the experiment.
+
+    Returns:
+        The experiment.
 
     Raises:
         UserError: NeMo-Run is not installed.
@@ -45,16 +54,17 @@ def chain(
     try:
         import nemo_run
     except ImportError as error:
-        raise UserError(f"pip install nemo_run: {error}") from error
+        raise UserError(f"NeMo-Run is not installed ({error}): pip install nemo_run") from error
 
-    # NeMo-Run itself starts again what failed for any reason, or nothing.
+    # NeMo-Run starts a task again after every failure or after none. This is for exit code 254
+    # alone, with which a task that was asked to save ends.
     when_asked = """trap '[[ ${exitcode:-} != 254 ]] || scontrol requeue "$SLURM_JOB_ID"' EXIT"""
     enter = [] if checkout is None else [f"cd {shlex.quote(checkout)}"]
     with nemo_run.Experiment(title) as experiment:
         before: list[str] = []
         for step in STEPS:
             task = executor.clone()
-            # One task a node, which starts the processes.
+            # There is one SLURM task per node; its torchrun starts the processes.
             tasks = executor.ntasks_per_node
             gpus = executor.gpus_per_node or (executor.gpus_per_task or 0) * tasks
             processes = executor.torchrun_nproc_per_node or gpus or tasks
@@ -62,7 +72,7 @@ def chain(
             task.gpus_per_node, task.gpus_per_task = gpus or None, None
             task.cpus_per_task = executor.cpus_per_task and executor.cpus_per_task * tasks
             task.exclusive, task.mem = executor.exclusive or True, executor.mem or "0"
-            # NeMo-Run's script finds the first node.
+            # NeMo-Run's script sets this variable to the address of the first node.
             own = {"NPROC": str(processes), "RENDEZVOUS_HOST": f"${executor.HEAD_NODE_IP_VAR}"}
             task.env_vars = {**own, **executor.env_vars}
             if step != STEPS[-1]:

@@ -1,12 +1,12 @@
-"""The blended-dataset provider: from a configuration to the weights that a run draws by.
+"""The blended-dataset provider: it turns a configuration into the weights that a run draws by.
 
-preflight.py     all that can be known before training, found out once
-plan.py          what embeds the domains
-stored.py        the mixture that need not be computed
-runs.py          the base model's run and the proxy's
-proxy.py         the mixture computed: proxy, embeddings, weights
-new_domains.py   domains embedded for a mixture that exists
-resolve.py       the weights, within the run's bounds
+preflight.py     checks before training; what they find out is passed on
+plan.py          the model and the windows that embed the domains
+stored.py        mixtures that need not be computed
+runs.py          the base model's run and the proxy's run
+proxy.py         the computed mixture: proxy, embeddings and weights
+new_domains.py   new domains embedded for an existing mixture
+resolve.py       the weights of a run, within its bounds
 """
 
 from nemo_chameleon.provider.preflight import Prepared, inspect, prepare, prepare_mixture

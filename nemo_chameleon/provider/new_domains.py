@@ -1,4 +1,4 @@
-"""New domains for a computed mixture: embedded with its proxy as it is, nothing trained."""
+"""New domains for a computed mixture: its own proxy embeds them, and nothing is trained."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,29 +19,34 @@ def embed_new(
     checkpoints: Sequence[str] = (),
     micro_batch_size: int | None = None,
 ) -> tuple[list[dict[str, ShardedEmbedding]], dict[str, dict[str, Any]]]:
-    """Embed domains with the proxies of a computed mixture, from windows as its own are.
+    """Embed new domains with the proxies of a computed mixture, from windows like its own.
 
-    Every rank must call it, within `process_group` and outside of any layout; the windows are
-    shared out over all ranks.
+    Every rank must call it, within `process_group` and outside of any layout; the ranks share the
+    windows.
 
     Args:
         computed: the mixture.
-        paths: of the new domains, by name, as the configuration has them.
-        checkpoints: where its proxies lie, if no longer where the mixture file says.
-        micro_batch_size: windows a rank embeds at once; None: as suits its device.
+        paths: paths of the new domains by name, as in the configuration.
+        checkpoints: where the mixture's proxies are now, in the order of the mixture file; empty
+            for the places that the file records.
+        micro_batch_size: windows that each rank embeds at once; None for the device's default.
 
     Returns:
-        Embeddings of the new domains for each proxy, and facts about them by name.
+        For each proxy the embeddings of the new domains by name; and facts about these domains by
+        name, for the mixture file.
 
     Raises:
-        UserError: a proxy that is not there or is another one, a domain that the mixture has, or a
-            domain's data that cannot be read.
+        UserError: a proxy that is not there or is another one, a domain that the mixture has
+            already, or data that cannot be read.
     """
     method = computed.mixture.method
     samples = max(int(facts["samples"]) for facts in computed.facts.values())
     places: list[str | None] = list(checkpoints) or [None] * len(computed.proxies)
     if len(places) != len(computed.proxies):
-        raise UserError(f"the mixture is of {len(computed.proxies)} proxies: name each checkpoint")
+        raise UserError(
+            f"the mixture was computed through {len(computed.proxies)} proxies: name each one's "
+            "checkpoint with --proxy"
+        )
     for name in paths:
         computed.require_unknown(name)
     embeddings, domains = [], dict[str, Domain]()
@@ -65,7 +70,7 @@ def embed_new(
 def _opened_as(
     record: Mapping[str, Any], paths: Mapping[str, str], method: Mapping[str, Any]
 ) -> dict[str, Domain]:
-    """Return new domains, read as a mixture's own were."""
+    """Open new domains, and read them as the mixture's own domains were read."""
     wanted = {name: DomainConfig(path=path) for name, path in paths.items()}
     data, length = read_as_recorded(record, wanted)
     answers_alone = method.get("tokens") == "answers"

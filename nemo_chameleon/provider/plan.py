@@ -1,4 +1,4 @@
-"""What a run embeds its domains with, decided once at its start."""
+"""The plan of an embedding: the model and the windows, decided once when a run starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from nemo_chameleon.utils.files import digest
 
 @dataclass(frozen=True)
 class EmbeddingPlan:
-    """What the domains are embedded with, and what a mixture file records of that.
+    """How the domains are embedded, and what a mixture file records about it.
 
     Attributes:
-        proxy: the model that exists already and embeds; None where a proxy is trained first.
-        num_layers: layers of the model that embeds.
-        seq_length: tokens of the longest window that it takes.
-        windows: layers and windows that embeddings are means over.
-        method: settings that decide the embeddings, as a mixture file records them.
+        proxy: the existing model that embeds; None where a proxy is trained first.
+        num_layers: number of layers of the model that embeds.
+        seq_length: tokens of the longest window that this model takes.
+        windows: the layers and windows that embeddings are means over.
+        method: the settings that decide the embeddings, as a mixture file records them.
         settings: a digest of what the configuration asks of the proxy.
     """
 
@@ -42,14 +42,18 @@ class EmbeddingPlan:
 
 
 def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
-    """Decide what embeds the domains; every rank must call it if they have met.
+    """Decide how the domains are embedded; once the ranks have met, every rank must call it.
 
     Args:
         config: the whole configuration.
-        domains: opened, by name.
+        domains: the opened domains, by name.
+
+    Returns:
+        The plan; all ranks get the first rank's.
 
     Raises:
-        UserError: a proxy that should exist does not, or has another tokenizer than the domains.
+        UserError: the configuration names an existing proxy that is not there, or one with another
+            tokenizer than the domains'.
     """
     return on_first_rank(lambda: _plan(config, domains))
 
@@ -74,7 +78,7 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     if wanted.samples == AUTO:
         method["tolerance"] = wanted.tolerance
     others = range(1, num_layers + 1) if wanted.layer == ALL else ()
-    # The weights are computed from the first of the layers.
+    # The weights are computed from the first of these layers.
     layers = (layer, *(other for other in others if other != layer))
     windows = Windows(layers, method["sample_length"], wanted.seed, wanted.cross_documents)
     settings = _proxy_settings(config, domains, proxy)
@@ -82,23 +86,33 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
 
 
 def trains_proxy(config: Config) -> bool:
-    """Return whether a proxy is trained, because nothing that exists embeds."""
+    """Return whether the configuration trains a proxy, because no existing model embeds.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        False where the base model, proxy.load or proxy.hf embeds.
+    """
     proxy = config.chameleon.source == "proxy"
     return proxy and config.proxy.load is None and config.proxy.hf is None
 
 
 def _existing_proxy(config: Config) -> Proxy | None:
-    """Return the base model, or what proxy.load or proxy.hf names; None where one is trained."""
+    """Return the existing model that embeds, or None where a proxy is trained."""
     wanted, data = config.proxy, config.data
     if trains_proxy(config):
         return None
     if config.chameleon.source == "model":
         key, place = "checkpoint.pretrained_checkpoint", config.checkpoint.pretrained_checkpoint
-        assert place is not None, "config.validation sees to it"
+        assert place is not None, "config.validation refuses source=model without it"
         return MegatronProxy(find_checkpoint(key, place, config, data, prefix=""))
     if wanted.hf is not None:
         if data.tokenizer is None:
-            raise UserError("proxy.hf needs data.tokenizer, to know that the domains are its own")
+            raise UserError(
+                "proxy.hf needs data.tokenizer, to check that the domains were tokenised with the "
+                "model's tokenizer: set it"
+            )
         return huggingface_proxy(wanted.hf, dtype_of(wanted.train.precision), data.tokenizer)
     assert wanted.load is not None
     return MegatronProxy(find_checkpoint("proxy.load", wanted.load, wanted, data))
@@ -107,8 +121,9 @@ def _existing_proxy(config: Config) -> Proxy | None:
 def _proxy_settings(config: Config, domains: Mapping[str, Domain], proxy: Proxy | None) -> str:
     """Return a digest of what a configuration asks of a proxy.
 
-    It is not about the machine: a mixture may be used on another one. Nor is it about the domains:
-    a proxy embeds others than it was trained on, and a mixture knows the data of its own.
+    Settings of the machine are left out, because a mixture may be used on another machine. The
+    domains are left out too: a proxy may embed domains that it was not trained on, and a mixture
+    file records fingerprints of its own domains.
     """
     if proxy is not None:
         return digest({"proxy": proxy.identity, "data.split": config.data.split})

@@ -1,4 +1,8 @@
-"""Everything that can be known before training, found out once at the start of a run."""
+"""Checks before training: everything that can be known then is found out once.
+
+`prepare` is for a run in this process, `prepare_mixture` for one whose base model a host trains,
+and `inspect` for jobs on other machines. What they find out is passed on as `Prepared`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +32,13 @@ from nemo_chameleon.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the start of a run has found out; later steps are given it and look nothing up again.
+    """What the start of a run has found out; later steps use it and look nothing up again.
 
     Attributes:
         config: the whole configuration.
-        domains: opened, by name, in the configuration's order.
-        plan: what embeds the domains; None where data.mixture is not chameleon.
-        stored: the mixture, where it need not be computed; None where it must.
+        domains: the opened domains by name, in the configuration's order.
+        plan: how the domains are embedded; None where data.mixture is not chameleon.
+        stored: the mixture, before bounds; None where it has to be computed.
     """
 
     config: Config
@@ -44,10 +48,17 @@ class Prepared:
 
     @classmethod
     def of(cls, config: Config, domains: Mapping[str, Domain]) -> "Prepared":
-        """Look for the mixture and plan the embedding; every rank must call it if they have met.
+        """Plan the embedding and look for the mixture; once ranks have met, each must call it.
+
+        Args:
+            config: the whole configuration.
+            domains: the opened domains, by name.
+
+        Returns:
+            What was found out; all ranks get what the first rank found.
 
         Raises:
-            UserError: naming the culprit and the next step.
+            UserError: a proxy or a mixture file that cannot be used.
         """
         plan = plan_embedding(config, domains) if config.data.mixture == "chameleon" else None
 
@@ -62,10 +73,16 @@ class Prepared:
 def prepare(config: Config) -> Prepared:
     """Check everything that can be known before training, the data's files included.
 
-    Every rank must call it if they have met, and is told what the first one finds.
+    Once the ranks have met, every rank must call it; each gets what the first rank finds.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        What was found out, for `resolve_mixture`.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the run cannot start; the message names the culprit and the next step.
     """
     check(config, world_size())
     require_device(config)
@@ -85,10 +102,16 @@ def prepare(config: Config) -> Prepared:
 
 
 def prepare_mixture(config: Config) -> Prepared:
-    """Do the part of `prepare` that is not about the base model's run.
+    """Check what `prepare` checks, except the base model's run.
+
+    Args:
+        config: the whole configuration; settings of the base model are not used.
+
+    Returns:
+        What was found out, for `compute_mixture` and for hosts.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
     """
     check_mixture(config)
     prepared = Prepared.of(config, _opened(config))
@@ -98,15 +121,18 @@ def prepare_mixture(config: Config) -> Prepared:
 
 
 def inspect(config: Config, processes: int, proxy_processes: int) -> Prepared:
-    """Do what `prepare` can do for jobs on other machines, before they are submitted.
+    """Check what `prepare` can check for jobs on other machines, before they are submitted.
 
     Args:
         config: the whole configuration.
-        processes: that train the base model.
-        proxy_processes: that train the proxy.
+        processes: number of processes that train the base model.
+        proxy_processes: number of processes that train the proxy.
+
+    Returns:
+        What was found out.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: a job could not run; the message names the culprit and the next step.
     """
     check(config, processes)
     prepared = Prepared.of(config, _opened(config))
@@ -125,7 +151,7 @@ def _opened(config: Config) -> dict[str, Domain]:
 def _checked_base_run(prepared: Prepared) -> TrainingRun:
     config, domains = prepared.config, prepared.domains
     _require_samples(base_run(config, domains, Mixture.uniform(domains)), "model.")
-    # Bounds that uniform weights cannot keep, no weights can.
+    # Bounds that uniform weights cannot keep cannot be kept by any weights.
     mixture = prepared.stored or Mixture.uniform(domains)
     return base_run(config, domains, within_bounds(config, domains, mixture))
 
@@ -145,9 +171,9 @@ def _require_proxy(prepared: Prepared) -> None:
 
 
 def _check_proxy(prepared: Prepared, processes: int) -> None:
-    """Refuse a proxy that cannot run, whatever machine it will run on."""
+    """Refuse a proxy that could not run on any machine."""
     config, plan = prepared.config, prepared.plan
-    assert plan is not None, "a mixture that is not stored is computed"
+    assert plan is not None, "a mixture that is not stored has a plan"
     if plan.proxy is None:
         check_proxy(config, processes)
         _require_samples(proxy_run(config, prepared.domains), "proxy.model.")
@@ -162,8 +188,8 @@ def _refuse_a_run_without_its_mixture(run: TrainingRun) -> None:
     if checkpoint.newest(folder) is not None:
         copy = folder / "mixture.json"
         whole = copy.is_file() and "bound" not in Mixture.load(copy).method
-        remedy = f"put it back from {copy}, " if whole else ""
+        remedy = f"copy {copy} there, " if whole else ""
         raise UserError(
-            f"{folder} holds a run whose mixture, {file}, is gone: {remedy}remove "
-            "the run, or set another output"
+            f"{folder} holds a run whose mixture, {file}, is gone: {remedy}remove {folder}, or set "
+            "another output"
         )

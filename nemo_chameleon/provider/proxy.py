@@ -1,7 +1,7 @@
-"""The mixture computed: a proxy trained or loaded, domains embedded, weights written.
+"""How a mixture is computed: train or load the proxy, embed the domains, write the weights.
 
-The proxy is not special: it is `trainer.train` with a small model and a uniform mixture. It can be
-killed and started again at any point; what is finished is not done twice.
+The proxy is not special: `trainer.train` trains a small model on a uniform mixture. A run can be
+killed and started again at any point, and what is finished is not done twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,16 +38,21 @@ logger = package_logger(__package__)
 def compute_mixture(prepared: Prepared) -> Mixture:
     """Train the proxy, embed the domains and compute their weights; every rank must call it.
 
-    Writes the mixture file, and the embeddings beside it as safetensors.
+    Call it within `process_group`. The first rank writes the mixture file, and the embeddings
+    beside it as safetensors.
 
     Args:
-        prepared: what `prepare` gave, of a configuration with data.mixture=chameleon.
+        prepared: what `prepare` found out, for a configuration with data.mixture=chameleon.
 
     Returns:
-        The mixture, equal to the last bit on every rank.
+        The mixture before bounds, equal to the last bit on every rank.
+
+    Raises:
+        UserError: the training or the embedding fails for a reason that the user can mend, or the
+            mixture file cannot be written.
     """
     config, domains, plan = prepared.config, prepared.domains, prepared.plan
-    assert plan is not None, "a mixture that is computed has a plan"
+    assert plan is not None, "a computed mixture has a plan"
     proxy = plan.proxy
     facts: dict[str, Any] = {}
     if proxy is None:
@@ -88,8 +93,8 @@ def compute_mixture(prepared: Prepared) -> Mixture:
     logger.info("weights written to %s", config.chameleon.file)
     if mixture.method["tempering"] < 1:
         logger.warning(
-            "the weights were tempered, for they would have been less spread out than "
-            "chameleon.min_effective"
+            "the weights were tempered to keep the effective number of domains that "
+            "chameleon.min_effective asks for"
         )
     for caveat in mixture.method["caveats"]:
         logger.warning("%s", caveat)
@@ -99,12 +104,20 @@ def compute_mixture(prepared: Prepared) -> Mixture:
 
 
 def train_proxy(prepared: Prepared) -> None:
-    """Do the part of `compute_mixture` that may take the longest, if it has to be done."""
+    """Train the proxy and stop, if a proxy has to be trained; every rank must call it.
+
+    This is the part of `compute_mixture` that may take the longest.
+
+    Args:
+        prepared: what `prepare` found out.
+    """
     config, plan = prepared.config, prepared.plan
     if prepared.stored is not None:
-        logger.info("%s: the mixture is there, and no proxy is needed", config.data.mixture)
+        logger.info(
+            "data.mixture=%s: the mixture exists, so no proxy is needed", config.data.mixture
+        )
     elif plan is not None and plan.proxy is not None:
-        logger.info("no proxy to train: a model that exists embeds the domains")
+        logger.info("no proxy is trained, because an existing model embeds the domains")
     else:
         trainer.train(proxy_run(config, prepared.domains))
 
@@ -112,7 +125,7 @@ def train_proxy(prepared: Prepared) -> None:
 def _weights_by_layer(
     config: Config, plan: EmbeddingPlan, by_layer: Sequence[Mapping[str, ShardedEmbedding]]
 ) -> dict[str, dict[str, float]]:
-    """Return what the weights would be after each layer."""
+    """Return the weights that the embeddings after each layer would give."""
     wanted, weights = config.chameleon, {}
     for layer, embeddings in zip(plan.windows.layers, by_layer, strict=True):
         x = np.stack([shards.embedding for shards in embeddings.values()])
@@ -122,7 +135,7 @@ def _weights_by_layer(
 
 
 def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Proxy, dict[str, Any]]:
-    """Train the proxy, or continue with it; return it and facts about its training."""
+    """Train the proxy, or continue its training; return it, and facts about the training."""
     run = proxy_run(config, domains)
     result = trainer.train(run)
     path = on_first_rank(lambda: checkpoint.newest(run.directory))
@@ -134,7 +147,7 @@ def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Proxy, dict
 def _embed(
     config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan, proxy: Proxy
 ) -> tuple[Sampler, list[dict[str, ShardedEmbedding]], dict[str, int]]:
-    """Return the sampler; embeddings for each wanted layer; and windows drawn, by domain."""
+    """Return the sampler, the embeddings for each wanted layer, and windows drawn by domain."""
     wanted = config.chameleon
     with proxy.opened() as extractor:
         sampler = Sampler(

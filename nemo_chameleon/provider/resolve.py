@@ -1,4 +1,8 @@
-"""From a configuration to the weights that a run draws by: the only place that decides them."""
+"""The weights that a run draws by; this is the only place that decides them.
+
+`resolve_mixture` gives the weights of a run, and `unbounded_mixture` those before data.max_epochs,
+data.pin and data.floor are applied.
+"""
 
 from collections.abc import Mapping
 
@@ -16,17 +20,27 @@ logger = package_logger(__package__)
 def resolve_mixture(
     config: Config, domains: Mapping[str, Domain] | Prepared | None = None
 ) -> Mixture:
-    """Return the mixture that `data.mixture` asks for, within its bounds; compute it if need be.
+    """Return the mixture that data.mixture names, within the run's bounds; compute it if needed.
 
-    For data.mixture=chameleon the mixture file is used if it is there. If not, the proxy is
-    trained; every rank must take part in that, within `distributed.processes.process_group`.
+    For data.mixture=chameleon the mixture file is used if it exists. Otherwise the proxy is trained
+    or loaded, and every rank must take part, within `distributed.processes.process_group`.
 
     Args:
         config: the whole configuration.
-        domains: what `prepare` gave, or opened domains by name; None prepares here.
+        domains: what `prepare` found out, or the opened domains by name; None calls `prepare`.
+
+    Returns:
+        The weights that the run draws by, the same on every rank.
 
     Raises:
-        UserError: naming the culprit and the next step.
+        UserError: the mixture cannot be read or computed; the message says what to do.
+
+    Example:
+        >>> import nemo_chameleon as nc
+        >>> config = nc.load_config("config.yaml", ["data.mixture=uniform"])
+        >>> mixture = nc.resolve_mixture(config)
+        >>> {name: round(weight, 3) for name, weight in mixture.weights.items()}
+        {'code': 0.333, 'prose': 0.333, 'legal': 0.333}
     """
     if domains is None:
         domains = prepare(config)
@@ -35,7 +49,16 @@ def resolve_mixture(
 
 
 def unbounded_mixture(prepared: Prepared) -> Mixture:
-    """Do what `resolve_mixture` does, but return the weights as they were given or computed."""
+    """Return the weights as they were given or computed, before the bounds of a run.
+
+    Where the mixture has to be computed, every rank must call it, within `process_group`.
+
+    Args:
+        prepared: what `prepare` or `prepare_mixture` found out.
+
+    Returns:
+        The mixture, the same on every rank.
+    """
     if prepared.stored is None:
         return compute_mixture(prepared)
     if prepared.plan is not None:

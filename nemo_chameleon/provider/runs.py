@@ -1,4 +1,7 @@
-"""The two training runs of a configuration: the base model's and the proxy's."""
+"""The two training runs of a configuration, and the bounds on the base model's weights.
+
+The proxy's run is a run like the base model's, with a small model and uniform weights.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,22 +18,48 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def base_run(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> TrainingRun:
-    """Return the base model's training, in a folder under `output` named after its mixture."""
+    """Return the base model's run; its folder under `output` is named after the mixture.
+
+    Args:
+        config: the whole configuration.
+        domains: the opened domains, by name.
+        mixture: the weights that the run draws by.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: the name that a mixture file gives to the folder has another use.
+    """
     return TrainingRun(run_name(config), config, config, domains, mixture)
 
 
 def proxy_run(config: Config, domains: Mapping[str, Domain]) -> TrainingRun:
-    """Return the proxy's training: its part of the configuration on a uniform mixture."""
+    """Return the proxy's run, which draws by uniform weights.
+
+    Args:
+        config: the whole configuration.
+        domains: the opened domains, by name.
+
+    Returns:
+        The run, in the folder `proxy` under `output`.
+    """
     data, domains = kind_of(config.data).for_proxy(config.data, domains)
     config = replace(config, data=data)
     return TrainingRun("proxy", config.proxy, config, domains, Mixture.uniform(domains))
 
 
 def run_name(config: Config) -> str:
-    """Return the name of the base model's run, after its mixture.
+    """Return the name of the base model's run.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        The value of data.mixture or, for a mixture file, its name without the ending.
 
     Raises:
-        UserError: the name that a mixture file gives has another use.
+        UserError: the name that a mixture file gives to the run's folder has another use.
     """
     wanted = config.data.mixture
     name = wanted if wanted in MIXTURES else Path(wanted).stem
@@ -51,17 +80,20 @@ def within_bounds(
 ) -> Mixture:
     """Return a mixture within data.max_epochs, data.pin and data.floor for the base model's run.
 
-    The mixture file keeps the weights as they were computed: the bounds belong to the run.
+    The bounds belong to the run; the mixture file keeps the weights as they were computed.
 
     Args:
-        config: with the bounds.
-        domains: opened, by name.
+        config: the whole configuration, with the bounds.
+        domains: the opened domains, by name.
         mixture: the weights before the bounds.
-        samples: that the run draws; None for those of the configured base model's run.
+        samples: samples that the run draws; None for those of the configured base model's run.
         seq_length: tokens of each sample; None for those of the configured base model.
 
+    Returns:
+        The nearest mixture that keeps the bounds.
+
     Raises:
-        UserError: bounds that no weights can keep, naming the key.
+        UserError: no weights can keep the bounds; the message begins with the key.
     """
     data, length = config.data, seq_length or config.model.seq_length
     drawn = config.train.samples if samples is None else samples
@@ -79,5 +111,8 @@ def within_bounds(
             )
         tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
         return mixture.within_bounds(tokens, drawn * length, data.max_epochs, **bounds)
-    except UserError as error:  # it begins with the name of the setting
+    except UserError as error:
+        # An error about a bound begins with its name; any other error is not about a key of `data`.
+        if not str(error).startswith(("max_epochs", "pin", "floor")):
+            raise
         raise UserError(f"data.{error}") from error

@@ -1,4 +1,7 @@
-"""The mixture that a configuration asks for, where it need not be computed."""
+"""Mixtures that need not be computed: uniform, proportional and static ones, and mixture files.
+
+A mixture file is used only for the domains, the data and the settings that it was made with.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +17,18 @@ from nemo_chameleon.utils.errors import UserError
 def stored_mixture(
     config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan | None
 ) -> Mixture | None:
-    """Return the mixture that data.mixture asks for; None where a proxy has to compute it first.
+    """Return the mixture that data.mixture names, if it need not be computed.
 
     Args:
         config: the whole configuration.
-        domains: opened, by name.
-        plan: how domains are embedded, for data.mixture=chameleon.
+        domains: the opened domains, by name.
+        plan: how the domains are embedded; None where data.mixture is not chameleon.
+
+    Returns:
+        The mixture before bounds; None where it has to be computed.
 
     Raises:
-        UserError: a mixture file that cannot be read, or is for other domains, data or settings.
+        UserError: a mixture file that cannot be read, or one for other domains, data or settings.
     """
     wanted = config.data.mixture
     if wanted == "uniform":
@@ -42,13 +48,16 @@ def stored_mixture(
     if computed and not path.is_file():
         return None
     mixture = Mixture.load(path)
-    remedy = "remove the file to compute it anew, or set chameleon.file"
+    remedy = "remove the file to compute the mixture again, or set chameleon.file to another path"
     try:
         try:
             mixture.require_domains(domains)
         except UserError as error:
-            change = "`nemo-chameleon mixture add | remove` changes it without training a proxy"
-            raise UserError(f"{error}{'; ' + change if computed else ''}") from error
+            change = (
+                f"; `nemo-chameleon mixture add {path} NAME=PATH` and `nemo-chameleon mixture "
+                f"remove {path} NAME` change its domains without training a proxy"
+            )
+            raise UserError(f"{error}{change if computed else ''}") from error
         _require_data(mixture, domains)
         if computed:
             _require_settings(config, mixture, plan)
@@ -60,7 +69,16 @@ def stored_mixture(
 def saved_mixture(
     config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan | None, file: Path
 ) -> Mixture:
-    """Return what a run saved of a computed mixture, within that run's bounds.
+    """Return the computed mixture that a run saved, with weights within that run's bounds.
+
+    Args:
+        config: the whole configuration, with data.mixture=chameleon.
+        domains: the opened domains, by name.
+        plan: how the domains are embedded.
+        file: the mixture file in the run's folder.
+
+    Returns:
+        The mixture.
 
     Raises:
         UserError: it is not the mixture that the configuration asks for.
@@ -68,11 +86,13 @@ def saved_mixture(
     mixture = Mixture.load(file)
     try:
         if mixture.name != "chameleon":
-            raise UserError(f"its weights are {mixture.name}, not computed")
+            raise UserError(f"its weights are named {mixture.name!r} and were not computed")
         _require_data(mixture, domains)
         _require_settings(config, mixture, plan, bounded=True)
     except UserError as error:
-        raise UserError(f"{config.chameleon.file} is gone, and {file}: {error}") from error
+        raise UserError(
+            f"{config.chameleon.file} is gone, and {file} cannot replace it: {error}"
+        ) from error
     return mixture
 
 
@@ -80,7 +100,7 @@ def _require_data(mixture: Mixture, domains: Mapping[str, Domain]) -> None:
     mixture.require_domains(domains)
     for name, facts in mixture.domains.items():
         if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
-            raise UserError(f"the data of domain {name!r} has changed since it was written")
+            raise UserError(f"the data of domain {name!r} has changed since the file was written")
 
 
 def _require_settings(
@@ -88,20 +108,23 @@ def _require_settings(
 ) -> None:
     assert plan is not None, "a computed mixture has a plan"
     if "bound" in mixture.method and not bounded:
-        raise UserError("it holds a run's weights within bounds, not the weights as computed")
+        raise UserError("it holds a run's weights within bounds, not those that were computed")
     scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
     recorded = {"objective": mixture.objective, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
         if recorded.get(key) != value:
-            anew = "; `nemo-chameleon mixture rescore` weighs it anew from its embeddings"
+            command = f"nemo-chameleon mixture rescore {config.chameleon.file}"
+            again = f"; `{command} --{key.replace('_', '-')} {value}` changes that"
             raise UserError(
-                f"it was made with {key}={recorded.get(key)}, the run asks for {value}"
-                f"{anew if key in scoring else ''}"
+                f"it was made with {key}={recorded.get(key)}, but the run asks for {value}"
+                f"{again if key in scoring and not bounded else ''}"
             )
     if "averaged" in mixture.proxy:
-        raise UserError(f"it is of several proxies: use it as data.mixture={config.chameleon.file}")
+        raise UserError(
+            f"it comes from several proxies: use it as data.mixture={config.chameleon.file}"
+        )
     if mixture.proxy.get("settings") != plan.settings:
         raise UserError(
-            "it was made through another proxy: proxy.*, the seed, data.split or the tokenizer "
-            "differ"
+            "it was made through another proxy, because proxy.*, the seed, data.split or the "
+            "tokenizer was different"
         )

@@ -1,8 +1,8 @@
-"""Training on megatron-core: the proxy's, and the default engine for the base model's.
+"""Training on megatron-core: of the proxy, and by default of the base model.
 
-run.py          what is trained on what, and what it may continue from
-trainer.py      the loop that does it
-step.py         the forward step, and loss by domain
+run.py          a run: model, data, files, and the checkpoint that it may continue from
+trainer.py      the training loop
+step.py         the forward step, and the loss by domain
 evaluation.py   validation loss by domain
-report.py       finished runs side by side
+report.py       a table that compares finished runs
 """

@@ -1,4 +1,8 @@
-"""Validation loss of every domain."""
+"""Validation loss and perplexity of every domain.
+
+Each validation sample counts once in any layout: the last micro-batches are filled up with samples
+whose loss is masked.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,16 +20,17 @@ from nemo_chameleon.train.step import Batch, DomainLoss, forward_step, needs_dat
 def evaluate(
     run: RunConfig, model: torch.nn.Module, datasets: Mapping[str, Any], packed: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Validation loss and perplexity of every domain; every rank must call it.
+    """Compute the validation loss and perplexity of every domain; every rank must call it.
 
     Args:
-        run: batch sizes, and how much of a validation set is used.
-        model: this rank's part, wrapped or not.
-        datasets: by domain; each sample counts once, whatever the layout.
-        packed: as `schedule` has it.
+        run: the run's settings, with batch sizes and with how much of a validation set is used.
+        model: this rank's part of the model, with or without wrappers.
+        datasets: validation sets by name; each sample counts once, in any layout.
+        packed: whether a sample holds several sequences.
 
     Returns:
-        {domain: {"loss": nats per token, "perplexity": its exponential}}.
+        For each set, by name, its "loss" in nats per token and its "perplexity", which is the
+        exponential of the loss. They are the same on every rank.
     """
     if not datasets:
         return {}
@@ -54,7 +59,7 @@ def evaluate(
 
 
 def _micro_batches(dataset: Any, samples: int, position: int, run: RunConfig) -> Iterator[Batch]:
-    """This data parallel rank's share of the first samples, filled up with masked ones."""
+    """Yield this data parallel rank's share of the first samples, filled up with masked ones."""
     rank = parallel_state.get_data_parallel_rank()
     ranks = parallel_state.get_data_parallel_world_size()
     size = run.train.micro_batch_size

@@ -1,4 +1,4 @@
-"""Finished runs side by side, as a table for people."""
+"""A table of finished runs side by side, read from the result.json that each run leaves."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,32 +12,48 @@ Result = dict[str, Any]
 
 
 def read_result(directory: str | Path) -> Result:
-    """What a finished run left in its folder.
+    """Read the result.json of a finished run.
+
+    Args:
+        directory: the folder of the run.
+
+    Returns:
+        The contents of the file; `compare` finds in it everything that a table needs.
 
     Raises:
-        UserError: there is none, or it is not whole.
+        UserError: the file cannot be read, or it lacks something.
     """
     path = Path(directory) / "result.json"
     try:
         result: Result = json.loads(path.read_text())
-        compare([result])  # what a table of it needs is all there
+        compare([result])  # this fails if the result lacks something that a table needs
     except OSError as error:
-        raise UserError(f"{path}: no finished run there") from error
+        raise UserError(f"{directory} holds no finished run: {path.name} cannot be read") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the result of a run: {error}") from error
+        raise UserError(f"{path} is not the result of a run: {error}") from error
     return result
 
 
 def compare(results: Sequence[Result]) -> str:
-    """A table of one or more runs over the same domains, and what it says in words.
+    """Compare one or more runs over the same domains, in a table and in words.
+
+    Args:
+        results: results of runs, as `read_result` gives them.
+
+    Returns:
+        A table with a row for each domain and for each mean; a line about each run; and for two
+        runs a comparison in words.
 
     Raises:
-        UserError: the runs are over other domains.
+        UserError: the runs are over different domains.
     """
     first = results[0]
     for result in results[1:]:
         if set(result["domains"]) != set(first["domains"]):
-            raise UserError(f"{result['run']} and {first['run']} are runs over other domains")
+            raise UserError(
+                f"the runs {first['run']} and {result['run']} are over different domains: compare "
+                "runs over the same domains"
+            )
     header = ["domain", "tokens"]
     columns: dict[str, Callable[..., str]] = {"weight": "{:.3f}".format, "samples": "{:,d}".format}
     if all("answer_tokens" in facts for run in results for facts in run["domains"].values()):
@@ -64,7 +80,7 @@ def compare(results: Sequence[Result]) -> str:
             rows.append([title, *blank, *figures])
 
     means("macro")
-    # Only what every run was evaluated on can be compared.
+    # Only sets that every run was evaluated on can be compared.
     apart = [run.get("validation", {}) for run in results]
     if common := [name for name in apart[0] if all(name in scores for scores in apart)]:
         rows.append(["not drawn from:", *blank, *[""] * len(results)])
@@ -87,7 +103,7 @@ def _run_line(run: Result) -> str:
 
 
 def _verdict(before: Result, after: Result) -> str:
-    """What two runs show, whichever way it goes."""
+    """Say which of two runs has the lower perplexity, and by how much."""
     names = list(after["domains"])
     better = [
         name for name in names if after["domains"][name]["loss"] < before["domains"][name]["loss"]
@@ -97,9 +113,5 @@ def _verdict(before: Result, after: Result) -> str:
     return (
         f"Against {before['run']}, {after['run']} has the lower perplexity in {len(better)} of "
         f"{len(names)} domains; macro perplexity {change:+.1%}, mean loss {difference:+.4f} nats.\n"
-        "One seed: what another seed would change is not in these figures."
+        "Each run has one seed, so the figures do not show how much another seed would change."
     )
-
-
-def _short(run: Result) -> str:
-    return str(run["run"])

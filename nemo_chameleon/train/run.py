@@ -1,4 +1,7 @@
-"""A training run before it runs: what is trained on what, and what it may continue from."""
+"""A training run before it starts: its model, its data and the checkpoint that it continues from.
+
+The base model's run and the proxy's are both a `TrainingRun`, and the same loop trains them.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,12 +26,12 @@ class TrainingRun:
     """One training run: what is trained, on what, and where its files go.
 
     Attributes:
-        name: in reports, and of the folder under `config.output`.
-        settings: the model and its training: `config` itself for the base model, `config.proxy`
-            for the proxy.
-        config: data, checkpoints and logging, which both share.
-        domains: opened, in the order of a sample's `dataset_id`.
-        mixture: what they are drawn by.
+        name: the name of the run in reports, and of its folder under `config.output`.
+        settings: the model and its training: `config` itself for the base model, and
+            `config.proxy` for the proxy.
+        config: the whole configuration; both runs share its data, checkpoints and logging.
+        domains: the opened domains by name, in the order of a sample's `dataset_id`.
+        mixture: the weights that the samples are drawn by.
     """
 
     name: str
@@ -53,10 +56,13 @@ class TrainingRun:
         return Vocabulary.of(self.config.data).vocab_size
 
     def pretrained(self) -> PretrainedCheckpoint | None:
-        """The checkpoint whose weights it starts from; the proxy starts from none.
+        """Find the checkpoint whose weights the run starts from.
+
+        Returns:
+            The checkpoint; None for the proxy, and where the configuration names none.
 
         Raises:
-            UserError: it is not there, or another model's.
+            UserError: there is no such checkpoint, or it is one of another model.
         """
         place = self.config.checkpoint.pretrained_checkpoint
         if place is None or self.settings is not self.config:
@@ -67,15 +73,17 @@ class TrainingRun:
         for name, value in its.items():
             if own[name] != value:
                 raise UserError(
-                    f"{key}={source.path} has model.{name}={value}, the run has {own[name]}: set "
-                    f"model.{name}={value}"
+                    f"{key}={source.path} has model.{name}={value}, but the run has {own[name]}: "
+                    f"set model.{name}={value}"
                 )
         return source
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with a run that goes on from it, by key.
+        """Collect what a checkpoint must have in common with a run that continues from it.
 
-        The model, its optimizer, and all that the order of the samples follows from.
+        Returns:
+            The settings of the model and its optimizer, and everything that decides the order of
+            the samples, by key; the values are such as JSON can hold.
         """
         run = self.settings
         sections: dict[str, Any] = {"model": run.model, "optimizer": run.optimizer}
@@ -83,7 +91,7 @@ class TrainingRun:
             f"{section}.{key}": value
             for section, settings in sections.items()
             for key, value in dataclasses.asdict(settings).items()
-            if key != "use_cpu_initialization"  # of weights that a checkpoint replaces
+            if key != "use_cpu_initialization"  # a checkpoint replaces the initial weights
         }
         same["train.precision"] = str(dtype_of(run.train.precision))
         for key in ("train_iters", "global_batch_size", "seed"):
@@ -94,7 +102,7 @@ class TrainingRun:
         data = self.config.data
         same["data.split"] = data.split
         same |= {f"data.{key}": getattr(data, key) for key in self.kind.order_settings}
-        # Lists of pairs, for the order of domains counts too.
+        # These are lists of pairs because the order of the domains counts too.
         same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
         same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
         if self.settings is self.config:
@@ -103,10 +111,13 @@ class TrainingRun:
         return same
 
     def resumable(self) -> tuple[Path, dict[str, Any]] | None:
-        """The checkpoint that it goes on from and its state, if there is one.
+        """Find the checkpoint that the run continues from.
+
+        Returns:
+            The folder of the checkpoint and its state; None where there is no checkpoint.
 
         Raises:
-            UserError: it is another run's, or must not be used.
+            UserError: the checkpoint is another run's, or checkpoint.resume=never forbids its use.
         """
         identity = self.identity()
         if self.config.data.on_mixture_change == "accept":

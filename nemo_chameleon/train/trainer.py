@@ -1,4 +1,8 @@
-"""The training loop on megatron-core: the proxy's, and the default engine for the base model's."""
+"""The training loop on megatron-core: it trains the proxy, and by default the base model.
+
+It logs losses and samples by domain, saves checkpoints, evaluates, and continues from the newest
+checkpoint. At the end it leaves a result.json, which train/report.py reads.
+"""
 
 import json
 import math
@@ -38,17 +42,21 @@ RESULT = "result.json"
 
 
 def train(run: TrainingRun) -> dict[str, Any]:
-    """Train, or go on with, a model; every rank must call it, outside of any layout.
+    """Train a model, or continue its training; every rank must call it, outside of any layout.
 
-    Leaves in the run's folder: checkpoints, TensorBoard scalars, the mixture it used and
+    The run's folder then holds checkpoints, TensorBoard scalars, the mixture that the run used, and
     result.json.
 
+    Args:
+        run: the run.
+
     Returns:
-        What result.json holds.
+        The contents of result.json.
 
     Raises:
-        UserError: a checkpoint is there that this run cannot go on from, or not every node sees its
-            folders.
+        UserError: there is a checkpoint that this run cannot continue from, some node does not see
+            the run's folders, or the loss is not finite.
+        StoppedError: the run was asked to stop, and has saved its state.
     """
     require_shared(run.config)
     with model_parallel(run.settings.parallel, run.settings.train.seed):
@@ -59,6 +67,13 @@ class Trainer:
     """The state of a run, and the steps that change it."""
 
     def __init__(self, run: TrainingRun) -> None:
+        """Build the model and its data, and load the checkpoint that the run continues from.
+
+        Every rank must call it, within the run's layout.
+
+        Args:
+            run: the run.
+        """
         self.run = run
         settings, names = run.settings, list(run.domains)
         self.iteration = 0
@@ -71,7 +86,7 @@ class Trainer:
         self.model: Any = build_gpt(settings, run.vocab_size)
         resumed = on_first_rank(run.resumable)
         if resumed is None and (start := run.pretrained()) is not None:
-            start.fill(self.model, whole=True)  # before the optimizer copies its weights
+            start.fill(self.model, whole=True)  # the optimizer, built below, copies the weights
         self.optimizer = build_optimizer(settings, self.model)
         self.scheduler = build_scheduler(settings, self.optimizer)
         if resumed is not None:
@@ -87,11 +102,16 @@ class Trainer:
         self.writer = _tensorboard(run, self.iteration)
 
     def complete(self) -> dict[str, Any]:
-        """All remaining iterations, a last checkpoint and evaluation, and result.json.
+        """Train the remaining iterations, save, evaluate, and write result.json.
+
+        Every rank must call it.
+
+        Returns:
+            The contents of result.json.
 
         Raises:
-            StoppedError: it was asked to stop; it has saved where it was, a log interval later at
-                most.
+            StoppedError: the run was asked to stop, and has saved its state. It does so at the
+                next log interval at the latest.
         """
         run, train = self.run, self.run.settings.train
         if is_first_rank():
@@ -110,8 +130,8 @@ class Trainer:
                         self._save()
                     if stop and not last:
                         raise preemption.StoppedError(
-                            f"{run.name}: stopped at iteration {self.iteration}, as it was asked "
-                            "to; the same command goes on from there"
+                            f"{run.name}: stopped at iteration {self.iteration}, as requested; the "
+                            "same command continues from there"
                         )
                 if not last and self.validation and _due(self.iteration, train.eval_interval):
                     self._evaluate()
@@ -125,7 +145,14 @@ class Trainer:
         return result
 
     def step(self, batches: Iterator[Batch] | None) -> float | None:
-        """One iteration; returns the gradients' norm, None where nothing is clipped by it."""
+        """Train one iteration; every rank must call it.
+
+        Args:
+            batches: iterator over micro-batches; None on a pipeline stage that reads none.
+
+        Returns:
+            The norm of the gradients; None where the optimizer does not compute it.
+        """
         train = self.run.settings.train
         micro_batches = train.global_batch_size // (
             train.micro_batch_size * parallel_state.get_data_parallel_world_size()
@@ -148,7 +175,7 @@ class Trainer:
         return float(grad_norm) if grad_norm else None
 
     def _log(self, bar: Any, grad_norm: float | None, seconds: float, asked: bool) -> bool:
-        """Tell of the iterations since the last time; whether any rank was asked to stop."""
+        """Log the iterations since the last call; return whether any rank was asked to stop."""
         run = self.run
         losses, samples, answers = self.meter.reduce()
         for name, count in samples.items():
@@ -161,8 +188,7 @@ class Trainer:
             prefix = "" if run.settings is run.config else f"{run.name}."
             raise UserError(
                 f"{run.name}: the loss is {self.loss} at iteration {self.iteration}; lower "
-                f"{prefix}optimizer.lr, lengthen {prefix}optimizer.lr_warmup_iters or look at the "
-                "data"
+                f"{prefix}optimizer.lr, raise {prefix}optimizer.lr_warmup_iters, or check the data"
             )
         bar.update(self.iteration - bar.n)
         bar.set_postfix_str(f"loss {self.loss:.3f}, {tokens / seconds:,.0f} tokens/s")
@@ -237,7 +263,7 @@ class Trainer:
         self.answers = state.get("answer_tokens", self.answers)
         self.loss = state["loss"]
         self.seconds = state["seconds"]
-        logger.info("%s: going on from %s", self.run.name, path)
+        logger.info("%s: resuming from %s", self.run.name, path)
 
     def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
         run = self.run
@@ -271,7 +297,7 @@ class Trainer:
 
 
 def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Of every figure over domains, each counting the same; empty where there is none."""
+    """Return the mean of each figure over the domains; empty where there are no domains."""
     return {
         what: sum(score[what] for score in scores.values()) / len(scores)
         for what in ("loss", "perplexity")
@@ -280,7 +306,7 @@ def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:
-    """The last iteration's loss, a mean over its tokens; whether any rank was asked to stop."""
+    """Return the last iteration's mean loss per token, and whether any rank was asked to stop."""
     total = torch.zeros(3, dtype=torch.float64, device=current_device())
     if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
         total[:2] += torch.stack(losses).double().sum(0)
@@ -310,8 +336,11 @@ def _tensorboard(run: TrainingRun, iteration: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logger.info("TensorBoard is not installed: no scalars; pip install nemo_chameleon[plots]")
+        logger.info(
+            "no scalars are written, because TensorBoard is not installed: "
+            "pip install nemo_chameleon[plots]"
+        )
         return None
-    # What a killed run wrote after its last checkpoint is written again.
+    # A killed run may have written scalars after its last checkpoint; they will be written again.
     purge = iteration + 1 if iteration else None
     return SummaryWriter(str(run.directory / "tensorboard"), purge_step=purge)

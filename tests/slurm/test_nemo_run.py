@@ -19,7 +19,7 @@ if missing() or not PYTHON.exists():
 SUBMIT = """\
 import json, sys
 import nemo_run
-from nemo_chameleon.experiment import chain
+from nemo_chameleon.launch.nemo_run import chain
 
 config, folder, action = sys.argv[1:]
 executor = nemo_run.SlurmExecutor(
@@ -80,5 +80,5 @@ def test_the_experiment_runs(slurm: Cluster, config_file: Path) -> None:
     logs = "".join(path.read_text() for path in config_file.parent.glob("runs/**/*.out"))
     assert [fact["JobState"] for fact in facts] == ["COMPLETED"] * 3, logs
     assert [fact["Restarts"] for fact in facts] == ["1", "0", "0"]
-    assert "proxy: going on from" in logs
+    assert "proxy: resuming from" in logs
     assert json.loads((out / "chameleon" / "result.json").read_text())["iterations"] == 6

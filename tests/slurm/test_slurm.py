@@ -149,16 +149,16 @@ import sys
 sys.path.insert(0, {recipes!r})
 import torch.distributed as dist
 from pretrain_chameleon import main
-from nemo_chameleon import training
+from nemo_chameleon.train import trainer
 
-step = training.Training.step
+step = trainer.Trainer.step
 
 def dies(self, batches):
     if self.iteration == 8 and dist.get_rank() == 1:
         raise RuntimeError("the dog ate it")
     return step(self, batches)
 
-training.Training.step = dies
+trainer.Trainer.step = dies
 if __name__ == "__main__":
     main()
 """
@@ -205,7 +205,7 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     assert [fact["Restarts"] for fact in facts] == ["1", "0", "0"]
     ends = [fact["EndTime"] for fact in facts]
     assert ends == sorted(ends)
-    assert "proxy: going on from" in said(config_file, jobs[0])
+    assert "proxy: resuming from" in said(config_file, jobs[0])
     assert "weights written to" in said(config_file, jobs[1])
     assert "weights from" in said(config_file, jobs[2])
     assert result(out / "chameleon")["iterations"] == 6

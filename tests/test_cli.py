@@ -1,0 +1,149 @@
+"""cli.py: the help of every command, and examples in it that work as they are."""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from test_report import UNIFORM, other
+
+from conftest import write_config
+from nemo_chameleon import Mixture, cli
+from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.method.weights import choose_preset
+from nemo_chameleon.mixture.compute import mixture_from_embeddings
+from nemo_chameleon.mixture.edit import ComputedMixture
+from sft_data import write_sft_config
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from commands(command)
+
+
+PARSERS = {parser.prog: parser for parser in commands(cli._parser())}
+# All but `mixture add`, which needs a proxy: tests/test_changes.py runs it.
+EXAMPLES = [
+    example
+    for parser in PARSERS.values()
+    if (example := (parser.epilog or "").split("example:\n  ")[-1]) and "mixture add" not in example
+]
+
+
+@pytest.mark.parametrize("parser", PARSERS.values(), ids=PARSERS)
+def test_help_has_defaults_and_an_example(parser: argparse.ArgumentParser) -> None:
+    """Every argument is explained, an option says its default, and the example can be parsed."""
+    for action in parser._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction)
+        optional = action.option_strings and not action.required
+        if optional and not isinstance(action, argparse._HelpAction | argparse._VersionAction):
+            assert "(default: " in (action.help or ""), action.option_strings
+    assert parser.epilog is not None
+    program, *arguments = shlex.split(parser.epilog.removeprefix("example:\n  "))
+    assert program == "nemo-chameleon"
+    parsed = cli._parser().parse_args(arguments)
+    assert callable(parsed.command)
+    assert parser.format_help().endswith(f"{parser.epilog}\n")
+
+
+def computed(seed: int) -> ComputedMixture:
+    """Four domains whose embeddings follow a seed."""
+    generator = np.random.default_rng(seed)
+    tokens = np.full(8, 100)
+    shards = {
+        name: ShardedEmbedding(generator.normal(size=(8, 16)).astype(np.float32), tokens)
+        for name in ("law", "wiki", "code", "web")
+    }
+    facts = {
+        name: {"path": f"/data/{name}", "tokens": 10_000, "samples": 64, "fingerprint": name}
+        for name in shards
+    }
+    method = {"layer": 2, "samples": 64, "sample_length": 32, "seed": 1, "cross_documents": False}
+    mixture = mixture_from_embeddings(
+        [shards], facts, objective="pretrain", preset=choose_preset(), method=method
+    )
+    return ComputedMixture(mixture, [shards])
+
+
+@pytest.fixture
+def folder(corpus: Path, tmp_path: Path) -> Path:
+    """A folder with every file that an example names."""
+    shutil.copy(corpus / "tokenizer.json", tmp_path)
+    (tmp_path / "wiki.jsonl").write_text(json.dumps({"text": "a document"}) + "\n")
+    write_sft_config(corpus, tmp_path).rename(tmp_path / "sft.yaml")
+    settings = yaml.safe_load((tmp_path / "sft.yaml").read_text())
+    settings["data"]["on_too_long"] = "truncate"
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    mine = write_config(corpus, tmp_path).rename(tmp_path / "mine.yaml")
+    mine.write_text(mine.read_text().replace("micro_batch_size: 2", "micro_batch_size: 1"))
+    mine.write_text(mine.read_text().replace("global_batch_size: 8", "global_batch_size: 32"))
+    for seed, name in enumerate(("mixture", "one", "two", "before", "after")):
+        computed(seed).save(tmp_path / f"{name}.json")
+    (tmp_path / "blend.txt").write_text("0.25 /data/wiki 0.75 /data/code\n")
+    for run in (UNIFORM, other(1.9, 1.3)):
+        result = tmp_path / "runs" / "mine" / run["run"] / "result.json"
+        result.parent.mkdir(parents=True)
+        result.write_text(json.dumps(run))
+    return tmp_path
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_work(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    example: str,
+) -> None:
+    """The line in a command's help does what it says, in a folder with the files that it names."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", shlex.split(example))
+    cli.main()
+    said = capsys.readouterr()
+    assert said.out or "--output" in example
+    if "--output" in example:
+        output = Path(example.split("--output ")[1].split()[0])
+        assert output.is_file() or output.with_suffix(".idx").is_file()
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """`nemo-chameleon mixture show FILE | head` ends without a traceback."""
+    domains = [f"domain {number}" for number in range(3000)]  # more than a pipe holds
+    Mixture.uniform(domains).save(tmp_path / "mixture.json")
+    command = [sys.executable, "-m", "nemo_chameleon", "mixture", "show", "mixture.json"]
+    shown = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    assert shown.stdout is not None
+    assert shown.stderr is not None
+    assert shown.stdout.readline()
+    shown.stdout.close()
+    assert shown.stderr.read() == b""
+    assert shown.wait(timeout=60) == 1
+    shown.stderr.close()
+
+
+def test_a_checkout_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands work from PYTHONPATH too, where there is no version to print."""
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "version", missing)
+    monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "doctor"])
+    cli.main()
+    assert "megatron-core" in capsys.readouterr().out
