@@ -68,8 +68,9 @@ demo-sft: .venv/installed
 	@echo "  1. copy conf/sft_chameleon.yaml and name your .jsonl files in it"
 	@echo "  2. torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config YOURS.yaml"
 
-# A file's tests share what is made once a file, so each file is one worker's.
-TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm
+# A file's tests share what is made once a file, so each file is one worker's. In their own order
+# files of a few long tests are not the last.
+TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
 
 test: .venv/installed
 	$(TEST) -m "not gpu and not slow"
