@@ -52,7 +52,7 @@ def test_bounds_hold_for_the_run_and_not_in_the_file(config: Config) -> None:
 def test_errors_about_no_bound_are_passed_on(config: Config) -> None:
     """Only an error about a bound gets the prefix of its key."""
     domains = provider.prepare(config).domains
-    with pytest.raises(UserError, match=r"^the mixture is for other domains"):
+    with pytest.raises(UserError, match=r"^the domains differ from the mixture's"):
         runs.within_bounds(config, domains, Mixture.uniform(["code", "prose"]))
     config.data.pin = {"code": 0.5, "prose": 0.5}
     with pytest.raises(UserError, match=r"^data\.pin"):

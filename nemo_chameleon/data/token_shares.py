@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import BoundError
 
 # Each round brings the counts nearer to those of the samples that are drawn. Three rounds are
 # enough for a domain of many samples; a domain of few can come no nearer than one whole sample.
@@ -103,7 +103,7 @@ def within_token_bounds(
         middle = (low + high) // 2
         try:
             enough = draws(capped(middle).weights) <= middle
-        except UserError:  # fixed shares above so low a cap
+        except BoundError:  # fixed shares above so low a cap
             enough = True
         low, high = (low, middle) if enough else (middle, high)
     return capped(high)

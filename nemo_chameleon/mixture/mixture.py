@@ -18,7 +18,7 @@ from typing import Any
 
 from nemo_chameleon.method.bounds import bounded_weights
 from nemo_chameleon.mixture.parsing import parse_mixture
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import BoundError, UserError
 from nemo_chameleon.utils.files import write_atomically
 
 FORMAT = 1
@@ -177,24 +177,25 @@ class Mixture:
             the bounds and, as `bound`, the domains that are at one.
 
         Raises:
-            UserError: a name is not a domain, no weights are within the bounds, or there is too
-                little data; then the error has the number of missing tokens. The message begins
-                with the name of the argument that is wrong.
+            BoundError: a bound is for a name that is not a domain, no weights are within the
+                bounds, or there is too little data; then the error has the number of missing
+                tokens. The message begins with the name of the argument that is wrong.
+            UserError: `tokens` has other domains than the mixture.
         """
         self.require_domains(tokens)
         pin, floor = dict(pin or {}), dict(floor or {})
         for what, shares in (("pin", pin), ("floor", floor)):
             for name, share in shares.items():
                 if name not in self.weights:
-                    raise UserError(f"{what}.{name}: {name!r} is not one of the domains")
+                    raise BoundError(f"{what}.{name}: {name!r} is not one of the domains")
                 if not 0 < share < 1:
-                    raise UserError(f"{what}.{name}={share} must be a share between 0 and 1")
+                    raise BoundError(f"{what}.{name}={share} must be a share between 0 and 1")
         caps = dict.fromkeys(self.weights, math.inf)
         if max_epochs is not None:
             caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
             # A rounding error is not a lack of data; bounds.py has the same tolerance.
             if (bearable := math.fsum(caps.values())) < 1 - 1e-12:
-                raise UserError(
+                raise BoundError(
                     f"max_epochs={max_epochs} allows {round(bearable * budget):,} tokens in all, "
                     f"but the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
                 )
@@ -202,17 +203,17 @@ class Mixture:
         high = {name: pin.get(name, caps[name]) for name in self.weights}
         for name in self.weights:
             if floor.get(name, 0.0) > pin.get(name, 1.0):
-                raise UserError(f"pin.{name}={pin[name]} is below floor.{name}={floor[name]}")
+                raise BoundError(f"pin.{name}={pin[name]} is below floor.{name}={floor[name]}")
             if low[name] > caps[name]:
                 what = "pin" if name in pin else "floor"
-                raise UserError(
+                raise BoundError(
                     f"{what}.{name}={low[name]} takes {low[name] * budget / tokens[name]:.2f} "
                     f"epochs of {name!r}, more than max_epochs={max_epochs}"
                 )
         weights = self._bounded(low, high)
         for name, weight in weights.items():
             if not weight > 0:
-                raise UserError(f"pin and floor leave no weight for domain {name!r}")
+                raise BoundError(f"pin and floor leave no weight for domain {name!r}")
         held = [
             name
             for name, weight in weights.items()
@@ -236,7 +237,7 @@ class Mixture:
                 [high[name] for name in names],
             )
         except ValueError as error:
-            raise UserError(f"pin and floor cannot be kept: {error}") from error
+            raise BoundError(f"pin and floor cannot be kept: {error}") from error
         return dict(zip(names, weights.tolist(), strict=True))
 
     def require_domains(self, names: Iterable[str]) -> None:

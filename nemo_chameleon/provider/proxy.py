@@ -138,10 +138,16 @@ def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Proxy, dict
     """Train the proxy, or continue its training; return it, and facts about the training."""
     run = proxy_run(config, domains)
     result = trainer.train(run)
-    path = on_first_rank(lambda: checkpoint.newest(run.directory))
-    assert path is not None, "trainer.train leaves a checkpoint"
+
+    def find() -> MegatronProxy:
+        path = checkpoint.newest(run.directory)
+        assert path is not None, "trainer.train leaves a checkpoint"
+        found = PretrainedCheckpoint(path, config.proxy, run.vocab_size)
+        _ = found.identity  # the other ranks get it with the rest, and read no file for it
+        return MegatronProxy(found)
+
     facts = {key: result[key] for key in ("loss", "parameters", "tokens")}
-    return MegatronProxy(PretrainedCheckpoint(path, config.proxy, run.vocab_size)), facts
+    return on_first_rank(find), facts
 
 
 def _embed(

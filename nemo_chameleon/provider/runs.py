@@ -14,7 +14,7 @@ from nemo_chameleon.data.kind import kind_of
 from nemo_chameleon.data.token_shares import within_token_bounds
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.train.run import TrainingRun
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import BoundError, UserError
 
 
 def base_run(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> TrainingRun:
@@ -111,8 +111,5 @@ def within_bounds(
             )
         tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
         return mixture.within_bounds(tokens, drawn * length, data.max_epochs, **bounds)
-    except UserError as error:
-        # An error about a bound begins with its name; any other error is not about a key of `data`.
-        if not str(error).startswith(("max_epochs", "pin", "floor")):
-            raise
+    except BoundError as error:
         raise UserError(f"data.{error}") from error
