@@ -66,7 +66,7 @@ class SFTDataset(MegatronDataset):
 
     @staticmethod
     def numel_low_level_dataset(low_level_dataset: Index) -> int:
-        """Return the number of examples, which is what Megatron's split divides.
+        """Return the number of examples, which Megatron's split divides.
 
         Args:
             low_level_dataset: the index.
