@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import collections
 import configparser
+import contextlib
 import csv
 import decimal
 import difflib
@@ -25,7 +26,7 @@ import tokenize
 import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -55,9 +56,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session, and its workers, servers that fork ranks."""
-    servers = ranks.session()
-    servers.__enter__()
-    config.add_cleanup(lambda: servers.__exit__(None, None, None))
+    servers = contextlib.ExitStack()
+    servers.enter_context(ranks.session())
+    config.add_cleanup(servers.close)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -116,7 +117,7 @@ def config_file(corpus: Path, tmp_path: Path) -> Path:
 
 def write_config(corpus: Path, folder: Path) -> Path:
     """`config_file` in a folder, with `out` in it for what the run makes."""
-    small = {
+    small: dict[str, dict[str, Any]] = {
         "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 32},
         "train": {
             "train_iters": 6,

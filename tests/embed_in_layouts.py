@@ -23,6 +23,7 @@ from nemo_chameleon.utils.ranks import is_first_rank
 
 LAYERS = (2, 4)
 TORCH_ATTENTION = layers.TorchAttention
+all_gather: Any = dist_functional.all_gather  # which torch does not annotate
 
 
 class ContextAttention(TorchAttention):
@@ -33,13 +34,13 @@ class ContextAttention(TorchAttention):
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-    ):
+    ) -> torch.Tensor:
         group = parallel_state.get_context_parallel_group()
         ranks, rank = dist.get_world_size(group), dist.get_rank(group)
         half = len(query) // 2
 
         def whole(part: torch.Tensor) -> torch.Tensor:
-            parts = dist_functional.all_gather(part.contiguous(), group=group)
+            parts = all_gather(part.contiguous(), group=group)
             first = [p[:half] for p in parts]
             return torch.cat([*first, *[p[half:] for p in reversed(parts)]])
 

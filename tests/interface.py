@@ -35,7 +35,8 @@ def _keys(node: Any, kind: Any, prefix: str) -> Iterator[str]:
         if isinstance(item.type, type) and is_dataclass(item.type):
             yield from _keys(node[item.name], item.type, f"{key}.")
             continue
-        default = OmegaConf.to_container(node, resolve=False)[item.name]
+        values: Any = OmegaConf.to_container(node, resolve=False)
+        default = values[item.name]
         constraint = constraint_of(item)
         limits = [
             f"{name} {value}" for name, value in vars(constraint).items() if value not in (None, ())

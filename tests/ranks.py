@@ -141,7 +141,7 @@ class Ranks:
 
     def _of_torchrun(self, count: int) -> dict[str, str]:
         """What torchrun tells every rank, with a store of these ranks' own."""
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         return {
@@ -304,7 +304,7 @@ def _import_everything() -> None:
             importlib.import_module(module.name)
 
 
-def _serve(folder: Path, number: int) -> Callable[[], None]:
+def _serve(folder: Path, number: int) -> Callable[[], object]:
     """Fork a process for each request; returns in that process only, what it is to do."""
     life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
     _import_everything()
@@ -316,8 +316,9 @@ def _serve(folder: Path, number: int) -> Callable[[], None]:
     listener.bind(str(folder / f"{number}.socket"))
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    waited_for: list[Any] = [listener, life]
     while True:
-        ready, _, _ = select.select([listener, life], [], [])
+        ready, _, _ = select.select(waited_for, [], [])
         if life in ready:
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(0)
@@ -330,7 +331,7 @@ def _serve(folder: Path, number: int) -> Callable[[], None]:
         link.close()
 
 
-def _keep(link: connection.Connection) -> Callable[[], None]:
+def _keep(link: connection.Connection) -> Callable[[], object]:
     """Start a rank, pass signals on to it, and say how it ended; returns in the rank only."""
     try:
         request = link.recv()
@@ -341,8 +342,9 @@ def _keep(link: connection.Connection) -> Callable[[], None]:
         link.close()
         return _become(*request)
     ended = os.pidfd_open(child)
+    waited_for: list[Any] = [ended, link]
     while True:
-        ready, _, _ = select.select([ended, link], [], [])
+        ready, _, _ = select.select(waited_for, [], [])
         if ended in ready:
             break
         try:
@@ -363,7 +365,7 @@ def _keep(link: connection.Connection) -> Callable[[], None]:
 
 def _become(
     work: tuple[Any, ...], env: dict[str, str], path: list[str], files: str
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Make this process a new one in all but its imports."""
     os.setsid()
     for stream, name in ((1, "stdout"), (2, "stderr")):
@@ -378,17 +380,18 @@ def _become(
     np.random.seed()  # as it is in a process that has just started; Python's own does so itself
     # Megatron's checkpoint writer has a queue in a process that it spawns, for which a new Python
     # reads the script again; forked, it is the same queue.
-    context.SpawnContext.Manager = context.ForkContext().Manager
+    forking: Any = context.ForkContext()
+    context.SpawnContext.Manager = forking.Manager  # type: ignore[method-assign]
     if work[0] == "script":
         _, script, arguments = work
         sys.argv = [script, *arguments]
         sys.path[0] = str(Path(script).parent)
-        return lambda: runpy.run_path(script, run_name="__main__") and None
+        return lambda: runpy.run_path(script, run_name="__main__")
     sys.path[:] = path
     return lambda: _return(work[1], f"{files}.result")
 
 
-def _finish(work: Callable[[], None]) -> NoReturn:
+def _finish(work: Callable[[], object]) -> NoReturn:
     """Do it, and end as Python ends, without its last step of freeing all memory page by page."""
     code: Any = 0
     try:
@@ -400,7 +403,7 @@ def _finish(work: Callable[[], None]) -> NoReturn:
         code = 1
     if isinstance(code, str):
         print(code, file=sys.stderr)
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,7 +14,7 @@ TEMPLATE = (
 )
 
 
-def write_jsonl(path: Path, examples: list[dict]) -> Path:
+def write_jsonl(path: Path, examples: list[dict[str, Any]]) -> Path:
     """One example a line."""
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
@@ -33,7 +34,7 @@ def write_sft_config(corpus: Path, folder: Path) -> Path:
         ]
         for a, b in sums
     ]
-    examples: dict[str, list[dict]] = {
+    examples: dict[str, list[dict[str, Any]]] = {
         "pairs": [{"prompt": line[:12], "completion": line[12:40]} for line in lines],
         "chats": [{"messages": messages} for messages in chats],
         "text": [{"text": line} for line in lines[:90]],

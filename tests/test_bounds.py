@@ -34,7 +34,9 @@ INF = np.inf
         ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1, 1, 1], [0.1, 0.1, 0.8]),
     ],
 )
-def test_by_hand(weights, lower, upper, expected) -> None:
+def test_by_hand(
+    weights: list[float], lower: list[float], upper: list[float], expected: list[float]
+) -> None:
     """Freed weight goes to the domains that no bound holds, in proportion."""
     np.testing.assert_allclose(bounded_weights(weights, lower, upper), expected, atol=1e-15)
 
@@ -49,7 +51,9 @@ SHARE = st.floats(1e-6, 1.0)
         max_size=40,
     )
 )
-def test_bounds_are_kept_and_free_weights_keep_their_ratios(domains) -> None:
+def test_bounds_are_kept_and_free_weights_keep_their_ratios(
+    domains: list[tuple[float, float, float, float]],
+) -> None:
     """About any weights that could be: the sum is 1, bounds hold, free weights share one scale."""
     weights, feasible, below, above = np.array(domains).T
     feasible = feasible / feasible.sum()
@@ -71,7 +75,7 @@ def test_bounds_are_kept_and_free_weights_keep_their_ratios(domains) -> None:
 @pytest.mark.parametrize(
     ("lower", "upper"), [([0.6, 0.6], [1, 1]), ([0, 0], [0.4, 0.4]), ([0.5, 0], [0.4, 1])]
 )
-def test_impossible_bounds(lower, upper) -> None:
+def test_impossible_bounds(lower: list[float], upper: list[float]) -> None:
     """Floors above 1 in all, caps below, and bounds that cross are refused."""
     with pytest.raises(ValueError, match="bound"):
         bounded_weights([0.5, 0.5], lower, upper)

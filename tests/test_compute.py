@@ -27,7 +27,7 @@ def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, Sh
 
 def mixture(embeddings: Any, names: list[str] = NAMES, **changes: Any) -> Mixture:
     """The mixture of these domains."""
-    settings = {"objective": "pretrain", "preset": choose_preset()} | changes
+    settings: dict[str, Any] = {"objective": "pretrain", "preset": choose_preset()} | changes
     return compute.mixture_from_embeddings(
         embeddings, {name: {"samples": 100} for name in names}, **settings
     )

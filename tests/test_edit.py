@@ -210,7 +210,12 @@ def test_average(
     ],
 )
 def test_wrong_changes(
-    computed: Path, command: Command, corpus: Path, tmp_path: Path, arguments: tuple, says: str
+    computed: Path,
+    command: Command,
+    corpus: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    says: str,
 ) -> None:
     """What cannot be done is said in one line, and leaves the file as it was."""
     before = computed.read_bytes()

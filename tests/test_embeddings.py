@@ -68,7 +68,9 @@ def test_file_round_trip_is_exact(tmp_path: Path) -> None:
         ({"1/means/a": np.ones((2, 3)), "1/tokens/a": np.ones(2)}, "holds no domain embeddings"),
     ],
 )
-def test_files_that_are_none(tmp_path: Path, tensors: dict | None, says: str) -> None:
+def test_files_that_are_none(
+    tmp_path: Path, tensors: dict[str, np.ndarray] | None, says: str
+) -> None:
     """A file that is missing or holds something else is named."""
     path = tmp_path / "e.safetensors"
     if tensors is not None:

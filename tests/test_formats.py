@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -138,7 +139,7 @@ def test_text_of_another_form(form: str, text: str, says: str) -> None:
         ("hf", {"a": {"tokens": 5}, "b": {"tokens": 5}}, "the documents of domain 'a'"),
     ],
 )
-def test_facts_that_are_missing(form: str, domains: dict, says: str) -> None:
+def test_facts_that_are_missing(form: str, domains: dict[str, dict[str, Any]], says: str) -> None:
     """A form that needs paths or lengths says whose are not known."""
     with pytest.raises(UserError, match=says):
         export_mixture(Mixture({"a": 0.5, "b": 0.5}, domains=domains), form)

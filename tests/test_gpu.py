@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_packed_examples_do_not_see_each_other(config: Config, alone: None, posi
         ends = packed_sequences(position_ids)
         tokens = torch.cat(examples)[None].cuda()
         with torch.no_grad():
-            return gpt(tokens, position_ids.cuda(), None, packed_seq_params=ends)[0].float()
+            rows: torch.Tensor = gpt(tokens, position_ids.cuda(), None, packed_seq_params=ends)[0]
+        return rows.float()
 
     with model_parallel(config.parallel, seed=1):
         gpt = build_gpt(config, 512, for_training=False)
@@ -103,7 +105,8 @@ def test_embeddings_in_bf16_are_those_in_fp32(config: Config, alone: None) -> No
         config.proxy.train.precision = precision
         with model_parallel(config.proxy.parallel, seed=3):
             gpt = build_gpt(config.proxy, 512, for_training=False)
-            settings = {"layers": (2,), "samples": 64, "sample_length": 32, "seed": 1}
+            settings: dict[str, Any] = {"layers": (2,), "samples": 64}
+            settings |= {"sample_length": 32, "seed": 1}
             with megatron_extractor(gpt) as extractor:
                 (embeddings[precision],) = embed(
                     extractor, domains, micro_batch_size=16, **settings

@@ -99,7 +99,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
     first.kept(run)
     (run / "latest_checkpointed_iteration.txt").write_text("4")
     host.resolve(run / "mixture.json").kept(run)
-    other, turned = uniform, host.Draw(mixture, dict(reversed(first.paths.items())))
+    other, turned = uniform, host.Draw(mixture, dict(reversed([*first.paths.items()])))
     with pytest.raises(UserError, match="another mixture is asked"):
         turned.kept(run)  # the same weights in another order: other samples
     with pytest.raises(UserError, match=r"no mixture is asked for: ask for mixture=.*run/mixture"):

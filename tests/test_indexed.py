@@ -121,7 +121,8 @@ def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
 
 def test_empty_domain(tmp_path: Path) -> None:
     """No documents, or only empty ones, are refused by name."""
-    for number, documents in enumerate(([[]], [[], []])):
+    empty: list[list[list[int]]] = [[[]], [[], []]]
+    for number, documents in enumerate(empty):
         with pytest.raises(UserError, match=r"wiki.*empty"):
             IndexedDomain.open("wiki", write(tmp_path / f"empty{number}", documents))
 

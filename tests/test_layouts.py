@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ Embeddings = list[dict[str, ShardedEmbedding]]
 def embedded(trained: list[Path]) -> dict[str, Embeddings]:
     """Embeddings after two layers, by layout."""
     folder = trained[0].parent
-    by_ranks: dict[int, dict[str, dict]] = {}
+    by_ranks: dict[int, dict[str, dict[str, Any]]] = {}
     for name, layout in LAYOUTS.items():
         ranks = math.prod(layout.get(way, 1) for way in ("tensor", "pipeline", "context", "data"))
         own = {way: size for way, size in layout.items() if way != "data"}
@@ -73,7 +74,7 @@ def test_embeddings_and_weights_in_any_layout(embedded: dict[str, Embeddings], n
             chameleon_weights(np.stack([shards.embedding for shards in part.values()]))
             for part in (one, other)
         ]
-        np.testing.assert_allclose(*weights, atol=1e-6)
+        np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
 
 
 def test_one_layout_gives_the_same_bytes(embedded: dict[str, Embeddings]) -> None:

@@ -68,7 +68,8 @@ def provider(sizes: list[int], vp_stage: int | None = None) -> Any:
 
 def drawn(dataset: Any) -> list[int]:
     """Samples of each dataset among the first hundred."""
-    return np.bincount(dataset.dataset_index[:SAMPLES]).tolist()
+    counts: list[int] = np.bincount(dataset.dataset_index[:SAMPLES]).tolist()
+    return counts
 
 
 def build() -> Any:

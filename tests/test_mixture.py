@@ -4,6 +4,8 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +32,7 @@ def test_blend_goes_by_name_not_by_position() -> None:
         mixture.blend({"a": "/data/a", "c": "/data/c"})
 
 
-def test_file_round_trip_is_exact(tmp_path) -> None:
+def test_file_round_trip_is_exact(tmp_path: Path) -> None:
     """Weights that no decimal short of 17 digits holds read back to the same bits."""
     third = 1 / 3
     mixture = Mixture(
@@ -54,7 +56,7 @@ def test_file_round_trip_is_exact(tmp_path) -> None:
         st.text(st.characters(exclude_categories=["Cs"])), st.floats(-1, 1) | st.text()
     ),
 )
-def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
+def test_any_mixture_reads_back(amounts: dict[str, float], method: dict[str, Any]) -> None:
     """Names of any characters, weights of any size, whatever else the file says."""
     method.pop("caveats", None)
     weights = Mixture.static(amounts).weights
@@ -94,7 +96,7 @@ def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
         ('{"format": 1, "weights": {"a": 1' + "0" * 400 + "}}", "m.json"),
     ],
 )
-def test_reading_is_strict(tmp_path, text: str, says: str) -> None:
+def test_reading_is_strict(tmp_path: Path, text: str, says: str) -> None:
     """A file that is not a mixture is refused, and the error names the file and the fault."""
     path = tmp_path / "m.json"
     path.write_text(text)
@@ -162,20 +164,20 @@ def test_bounds_that_leave_no_choice() -> None:
         ),
     ],
 )
-def test_bounds_that_cannot_be_kept(bounds: dict, says: str) -> None:
+def test_bounds_that_cannot_be_kept(bounds: dict[str, Any], says: str) -> None:
     """Too little data says how many tokens are missing; the rest names the domain."""
     with pytest.raises(UserError) as error:
         Mixture({"a": 0.5, "b": 0.3, "c": 0.2}).within_bounds(TOKENS, 10_000, **bounds)
     assert says in str(error.value)
 
 
-def test_missing_file(tmp_path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     """A file that is not there is a UserError, not a traceback of the file system's."""
     with pytest.raises(UserError, match=r"nothing\.json"):
         Mixture.load(tmp_path / "nothing.json")
 
 
-def test_file_starts_with_what_a_person_looks_for(tmp_path) -> None:
+def test_file_starts_with_what_a_person_looks_for(tmp_path: Path) -> None:
     """Format and weights come first, whatever else there is to tell."""
     Mixture({"a": 1.0}, method={"name": "static"}).save(tmp_path / "m.json")
     assert list(json.loads((tmp_path / "m.json").read_text()))[:2] == ["format", "weights"]

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -31,8 +32,9 @@ def weights_text(mixture: Path) -> str:
     return text[text.index('"weights"') : text.index("}")]
 
 
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def result(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return facts
 
 
 class Torchrun:
@@ -270,8 +272,8 @@ def test_a_run_of_several_stops_when_one_is_asked_to(
     launch: Launch, begin: Begin, tmp_path: Path
 ) -> None:
     """SIGUSR1 to one of two processes: both save and end, and the same command goes on."""
-    settings = ("data.mixture=uniform", "train.train_iters=150", "logging.log_interval=5")
-    settings += ("checkpoint.save_interval=40",)
+    often = ("logging.log_interval=5", "checkpoint.save_interval=40")
+    settings = ("data.mixture=uniform", "train.train_iters=150", *often)
     folder = tmp_path / "out" / "uniform"
     tracker = folder / "latest_checkpointed_iteration.txt"
     begun = begin(*settings, until=tracker.exists)
@@ -325,7 +327,13 @@ def break_files(corpus: Path, tmp_path: Path, fault: str) -> str:
     ],
 )
 def test_damaged_data_is_refused_before_anything_runs(
-    corpus: Path, config_file: Path, tmp_path: Path, monkeypatch, capsys, fault: str, says: str
+    corpus: Path,
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    says: str,
 ) -> None:
     """A domain's missing, truncated or empty files end in one line, exit code 2 and no output."""
     prefix = break_files(corpus, tmp_path, fault)
@@ -350,7 +358,12 @@ def test_damaged_data_is_refused_before_anything_runs(
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(
-    config_file: Path, tmp_path: Path, monkeypatch, capsys, override: str, says: str
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    says: str,
 ) -> None:
     """A setting that cannot run ends in one line, exit code 2 and no output."""
     if "CUDA" in says:
@@ -362,7 +375,11 @@ def test_wrong_settings_are_refused_before_anything_runs(
 
 @pytest.mark.parametrize("given", ["uniform", "chameleon"])
 def test_one_domain_is_refused(
-    config_file: Path, tmp_path: Path, monkeypatch, capsys, given: str
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
 ) -> None:
     """A mixture of one domain is none."""
     config = yaml.safe_load(config_file.read_text())
@@ -373,7 +390,10 @@ def test_one_domain_is_refused(
 
 
 def test_mixture_for_other_domains_is_refused(
-    config_file: Path, tmp_path: Path, monkeypatch, capsys
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Both by path and as the chameleon file, with the names that do not match."""
     path = tmp_path / "other.json"

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +44,8 @@ def gpt2(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     lm.save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(corpus / "tokenizer.json")
-    ).save_pretrained(folder)
+    tokenizers: Any = transformers.PreTrainedTokenizerFast  # which they do not annotate
+    tokenizers(tokenizer_file=str(corpus / "tokenizer.json")).save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from nemo_chameleon import Mixture, cli
 from nemo_chameleon.train.report import compare, read_result
 from nemo_chameleon.utils.errors import UserError
 
-UNIFORM = {
+UNIFORM: dict[str, Any] = {
     "run": "uniform",
     "parameters": 1_500_000,
     "iterations": 100,
@@ -39,7 +40,7 @@ UNIFORM = {
 }
 
 
-def other(wiki: float, code: float) -> dict:
+def other(wiki: float, code: float) -> dict[str, Any]:
     """A second run with these losses."""
     run = copy.deepcopy(UNIFORM)
     run["run"] = "chameleon"
@@ -83,7 +84,9 @@ def test_other_domains_are_refused() -> None:
         compare([UNIFORM, run])
 
 
-def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`nemo-chameleon report` reads folders; one without a result ends with exit code 2."""
     (tmp_path / "result.json").write_text(json.dumps(UNIFORM))
     monkeypatch.setattr("sys.argv", ["nemo-chameleon", "report", str(tmp_path)])
@@ -118,7 +121,9 @@ def nemo_chameleon(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     cli.main()
 
 
-def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_show_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`mixture show` lists the heaviest domain first, with what is known of it."""
     OLD.save(tmp_path / "old.json")
     nemo_chameleon(monkeypatch, "mixture", "show", str(tmp_path / "old.json"))
@@ -129,7 +134,9 @@ def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
     assert lines[7] == "method: name chameleon, ridge 0.3"
 
 
-def test_diff_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_diff_mixtures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`mixture diff` has the largest change first, domains that came and went, and settings."""
     OLD.save(tmp_path / "old.json")
     NEW.save(tmp_path / "new.json")
@@ -142,7 +149,9 @@ def test_diff_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
     assert lines[7] == "method ridge: 0.3 -> 1.0"
 
 
-def test_validate_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_validate_mixtures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`mixture validate` names every bad file and ends with exit code 2."""
     OLD.save(tmp_path / "good.json")
     (tmp_path / "bad.json").write_text('{"format": 1, "weights": {"a": 0.5}}')

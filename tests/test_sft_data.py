@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def open_domains(data: DataConfig, seq_length: int) -> dict[str, Any]:
     return kind_of(data).open_domains(data, seq_length)
 
 
-def check(data: DataConfig, domains: dict[str, Domain], run: RunConfig, prefix: str) -> None:
+def check(data: DataConfig, domains: Mapping[str, Domain], run: RunConfig, prefix: str) -> None:
     """Refuse samples that a run cannot train on."""
     evaluated = bool(run.train.eval_iters)
     length = run.model.seq_length
@@ -48,7 +49,9 @@ def sft(corpus: Path, tmp_path: Path) -> Config:
     return load_config(write_sft_config(corpus, tmp_path))
 
 
-def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) -> SFTDomain:
+def opened(
+    sft: Config, *examples: dict[str, Any], name: str = "mine", **settings: str
+) -> SFTDomain:
     """A domain of these examples."""
     for key, value in settings.items():
         setattr(sft.data, key, value)
@@ -134,7 +137,8 @@ def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -
         seq_length=length,
         seed=1,
     )
-    return blended.datasets[0]
+    dataset: SFTDataset = blended.datasets[0]
+    return dataset
 
 
 def test_every_answer_once_a_pass(sft: Config) -> None:
@@ -363,6 +367,7 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
     assert changed.fingerprint != domain.fingerprint
     copy = opened(sft, {"text": "ab"}, {"text": "ce"}, name="copy")
     assert copy.fingerprint == changed.fingerprint
+    assert sft.data.tokenizer is not None
     other = json.loads(Path(sft.data.tokenizer).read_text())
     other["model"]["merges"] = other["model"]["merges"][:-1]
     Path(sft.output).parent.joinpath("tokenizer.json").write_text(json.dumps(other))
@@ -375,7 +380,7 @@ def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch)
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", [{"text": "ab"}]))
     reader, cache, write = ExampleTokenizer(sft.data), Path(sft.data.cache), indices._write
 
-    def slowly(*arguments: object) -> None:
+    def slowly(*arguments: Any) -> None:
         monkeypatch.undo()
         indices.build(path, reader, cache, "mine")
         write(*arguments)
@@ -449,7 +454,9 @@ def test_a_proxys_samples_may_be_shorter(sft: Config) -> None:
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"})
     job = proxy_run(sft, {"mine": domain})
     check(job.config.data, job.domains, sft.proxy, "proxy.")
-    assert len(job.domains["mine"].packs(16).pieces) == 2
+    mine = job.domains["mine"]
+    assert isinstance(mine, SFTDomain)
+    assert len(mine.packs(16).pieces) == 2
     assert sft.data.on_too_long == "refuse"
 
 
@@ -539,7 +546,7 @@ class OfAnswers:
 def test_max_epochs_in_answers(samples: int, share: float) -> None:
     """However unlike the domains' samples are, none is passed over more often than the cap."""
     domains: Any = {"short": OfAnswers(5_000, 50), "long": OfAnswers(5_000, 4_000)}
-    sizes = {"samples": samples, "seq_length": 4_096, "seed": 1}
+    sizes: dict[str, Any] = {"samples": samples, "seq_length": 4_096, "seed": 1}
     mixture = Mixture({"short": share, "long": 1 - share})
     free = sample_shares(mixture.weights, domains, **sizes)
     bounded = within_token_bounds(mixture, domains, **sizes, max_epochs=1.0)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_a_template_may_refuse_a_chat() -> None:
         ("{# {% generation %} #}{{ messages[0].content }}", {}, "marks 0 of 1 answers"),
     ],
 )
-def test_what_a_template_makes_of_a_line(template: str, line: dict, says: str) -> None:
+def test_what_a_template_makes_of_a_line(template: str, line: dict[str, Any], says: str) -> None:
     """Whatever goes wrong there is that line's fault, and says so."""
     turn = {"role": "assistant", "content": "a", **line}
     with pytest.raises(MalformedError, match=says):
@@ -174,18 +175,23 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
     """From the file that is given, chat_template.jinja, or the tokenizer's settings, in turn."""
     tokenizer = str(tmp_path / "tokenizer.json")
     assert read_template(None, tokenizer) is None
+
+    def read(path: str | None = None) -> ChatTemplate:
+        template = read_template(path, tokenizer)
+        assert template is not None
+        return template
+
     settings = {"chat_template": "settings {{ eos_token }}", "eos_token": {"content": "</s>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    found = read_template(None, tokenizer)
-    assert found is not None
+    found = read()
     assert found.source == "settings {{ eos_token }}"
     assert found.special_tokens == {"eos_token": "</s>"}
     (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<s>", "eos_token": "no"}')
-    found = read_template(None, tokenizer)
+    found = read()
     assert found.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     (tmp_path / "chat_template.jinja").write_text("beside")
-    assert read_template(None, tokenizer).source == "beside"
+    assert read().source == "beside"
     (tmp_path / "mine.jinja").write_text("mine")
-    assert read_template(str(tmp_path / "mine.jinja"), tokenizer).source == "mine"
+    assert read(str(tmp_path / "mine.jinja")).source == "mine"
     with pytest.raises(UserError, match=r"data\.chat_template=.*none\.jinja cannot be read"):
         read_template(str(tmp_path / "none.jinja"), tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ SFT = ROOT / "recipes" / "sft_chameleon.py"
 NAMES = ("pairs", "chats", "text")
 
 
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def result(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return facts
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +49,13 @@ def test_packed_examples_do_not_see_each_other(
     def logits(*examples: torch.Tensor) -> torch.Tensor:
         position_ids = torch.cat([torch.arange(len(example)) for example in examples])[None]
         with torch.no_grad():
-            return gpt(
+            rows: torch.Tensor = gpt(
                 torch.cat(examples)[None],
                 position_ids,
                 None,
                 packed_seq_params=packed_sequences(position_ids),
             )[0]
+        return rows
 
     with model_parallel(config.parallel, seed=1):
         gpt = build_gpt(config, 512, for_training=False)

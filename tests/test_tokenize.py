@@ -50,7 +50,12 @@ def test_jsonl_faults_name_file_and_line(tmp_path: Path) -> None:
             list(read_jsonl([path]))
 
 
-def test_command_line(tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_command_line(
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`nemo-chameleon prepare` tokenises JSONL files into one dataset."""
     tokenizer.save(str(tmp_path / "t.json"))
     lines = [json.dumps({"body": text}) for text in TEXTS]

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,7 @@ def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Pat
         provider.prepare(job.config)
     job.settings.model.num_query_groups = None
     mine = job.config.data.tokenizer
+    assert mine is not None
     other = json.loads(Path(mine).read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(other).replace("<|endoftext|>", "<|end|>"))
     job.config.data.tokenizer = str(tmp_path / "tokenizer.json")
@@ -150,7 +152,7 @@ def test_stopped_and_resumed_equals_never_stopped(
     whole = trainer.train(elsewhere(job, tmp_path / "whole"))
     save = checkpoint.save
 
-    def die_after_four(directory: Path, iteration: int, *rest: object) -> Path:
+    def die_after_four(directory: Path, iteration: int, *rest: Any) -> Path:
         path = save(directory, iteration, *rest)
         if iteration == 4:
             raise KeyboardInterrupt
@@ -176,7 +178,7 @@ def test_a_run_that_is_asked_to_stop(
     whole = trainer.train(elsewhere(job, tmp_path / "whole"))
     step, before = trainer.Trainer.step, signal.getsignal(signal.SIGUSR1)
 
-    def asked_in_the_third(self: trainer.Trainer, batches: object) -> float | None:
+    def asked_in_the_third(self: trainer.Trainer, batches: Any) -> float | None:
         if self.iteration == 2:
             os.kill(os.getpid(), signal.SIGUSR1)
         return step(self, batches)
@@ -236,7 +238,7 @@ def test_other_model_or_optimizer_is_refused(job: TrainingRun) -> None:
 def test_domains_in_another_order_are_refused(job: TrainingRun) -> None:
     """The same domains and weights in another order are other samples."""
     trainer.train(job)
-    turned = dict(reversed(job.domains.items()))
+    turned = dict(reversed([*job.domains.items()]))
     with pytest.raises(UserError, match=r"data\.domains"):
         trainer.train(dataclasses.replace(job, domains=turned))
 
@@ -290,7 +292,7 @@ def cudas_types(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         own = torch.Tensor.type
 
-        def cudas(tensor: torch.Tensor, *to: object) -> object:
+        def cudas(tensor: torch.Tensor, *to: Any) -> object:
             name = own(tensor, *to)
             return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
 

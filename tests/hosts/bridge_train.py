@@ -6,6 +6,7 @@ Started as `python bridge_train.py SETTINGS.json [dataset.mixture=... ...]`.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -28,9 +29,10 @@ def main() -> None:
     from nemo_chameleon.engines.bridge import MixtureDatasetConfig, MixtureSFTConfig, apply_mixture
 
     settings = json.loads(Path(sys.argv[1]).read_text())
-    builder, seen = utils.BlendedMegatronDatasetBuilder, []
+    builder: Any = utils.BlendedMegatronDatasetBuilder
+    seen: list[Any] = []
 
-    class Watched(builder):  # type: ignore[misc, valid-type]
+    class Watched(builder):
         def build(self) -> object:
             seen[:] = super().build()
             return seen
@@ -39,12 +41,12 @@ def main() -> None:
     fp32 = {"bf16": False, "fp16": False}
     layers, size = get_gpt_layer_local_spec(normalization="LayerNorm"), tiny.BATCH
     if settings["finetune"]:
-        import nemo_chameleon.model
         from nemo_chameleon.engines import bridge as engine
+        from nemo_chameleon.models.layers import layer_spec
 
         # Packed samples need Transformer Engine's attention, or this package's.
-        layers, size = nemo_chameleon.model.layers, 1
-        engine.BlendedMegatronDatasetBuilder = Watched
+        layers, size = layer_spec, 1
+        engine.BlendedMegatronDatasetBuilder = Watched  # type: ignore[attr-defined]
         dataset = MixtureSFTConfig(num_workers=0, seq_length=32, **settings["dataset"])
     else:
         dataset = MixtureDatasetConfig(

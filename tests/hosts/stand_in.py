@@ -68,7 +68,8 @@ def install() -> None:
     from megatron.core.datasets import utils
 
     utils.compile_helpers = lambda: None
-    _ToCPU().__enter__()
+    mode: Any = _ToCPU()
+    mode.__enter__()
     properties = types.SimpleNamespace(
         name="CPU", total_memory=1 << 34, major=8, minor=0, multi_processor_count=1, warp_size=32
     )
@@ -103,10 +104,11 @@ def install() -> None:
         setattr(torch.cuda, name, value)
     torch.cuda.random.get_rng_state = claims["get_rng_state"]
     torch.cuda.random.set_rng_state = claims["set_rng_state"]
-    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None
+    for name in ("range_push", "range_pop"):
+        setattr(torch.cuda.nvtx, name, lambda *_: None)
     for name in ("init_process_group", "new_group"):
         setattr(torch.distributed, name, _over_gloo(getattr(torch.distributed, name)))
-    torch.nn.Module.cuda = lambda module, *_, **__: module  # type: ignore[assignment]
+    torch.nn.Module.cuda = lambda module, *_, **__: module  # type: ignore[method-assign]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
 
 
@@ -123,7 +125,8 @@ def _over_gloo(begin: Any) -> Any:
 def _maker(dtype: torch.dtype) -> Any:
     def make(*given: Any) -> torch.Tensor:
         if given and isinstance(given[0], list | tuple):
-            return torch.tensor(*given, dtype=dtype)
+            (values,) = given
+            return torch.tensor(values, dtype=dtype)
         return torch.empty(*given, dtype=dtype)
 
     return make

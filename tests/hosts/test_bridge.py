@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -141,7 +142,11 @@ def test_finetuning(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path])
     mixture, config = finetuning
     config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
     save = str(tmp_path / "run")
-    given = {"mixture": str(mixture), "mixture_config": str(config), "finetune": True}
+    given: dict[str, Any] = {
+        "mixture": str(mixture),
+        "mixture_config": str(config),
+        "finetune": True,
+    }
     assert printed(bridge(corpus, tmp_path, save=save, **given), "DRAWN") == [20, 12, 8]
     assert Mixture.load(tmp_path / "run" / "mixture.json").weights == Mixture.load(mixture).weights
     written = yaml.safe_load((tmp_path / "run" / "iter_0000010" / "run_config.yaml").read_text())

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from running import printed, started
 if importlib.util.find_spec("nemo") is None:
     pytest.skip("make test-nemo runs these", allow_module_level=True)
 HERE = Path(__file__).parent
-GOES_ON = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True}
+GOES_ON: dict[str, object] = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True}
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
     other.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
     last = next(folder for folder in checkpoints.iterdir() if folder.name.endswith("-last"))
     # The run's own folder, and a new one from the same checkpoint.
-    elsewhere = {"resume": {"resume_from_path": str(last)}, "log_dir": "another"}
+    elsewhere: dict[str, Any] = {"resume": {"resume_from_path": str(last)}, "log_dir": "another"}
     for where in ({}, elsewhere):
         refused = nemo(tmp_path, max_steps=20, paths=paths, mixture=other, **where)
         assert refused.returncode != 0
@@ -123,7 +124,7 @@ def test_finetuning(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
     """`llm.finetune` draws packed chats, pairs and text by the mixture, and validates on each."""
     mixture, config = finetuning
     config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
-    given = {"mixture": mixture, "mixture_config": config, "finetune": True}
+    given: dict[str, Any] = {"mixture": mixture, "mixture_config": config, "finetune": True}
     run = nemo(tmp_path, eval_iters=2, **given)
     assert printed(run, "DRAWN") == [20, 12, 8]
     configured = printed(run, "CONFIGURED")
@@ -201,6 +202,7 @@ def test_nemo_writes_the_data_module_and_reads_it(
     data.io_dump(tmp_path / "context", yaml_attrs=[])
     mixture.unlink()
     read = io.load(tmp_path / "context", MixtureDataModule)
+    assert data.draw is not None
     assert type(read) is MixtureDataModule
     assert read.build_kwargs["blend"] == data.build_kwargs["blend"] == list(data.draw.blend)
     assert fiddle.ordered_arguments(read.__io__)["seq_length"] == 32

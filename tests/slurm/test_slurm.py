@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -39,8 +40,9 @@ def submit(slurm: Cluster, config: Path, *settings: str) -> str:
     return slurm.submit("--gpus-per-node=1", f"--output={log}", script, str(config), *settings)
 
 
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def result(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return facts
 
 
 def said(config: Path, job: str) -> str:
@@ -62,7 +64,8 @@ def undisturbed(slurm: Cluster, corpus: Path, tmp_path_factory: pytest.TempPathF
     facts = slurm.ended(job := submit(slurm, config, *LONG))
     assert facts["JobState"] == "COMPLETED", said(config, job)
     assert facts["NumNodes"] == "2"
-    return result(config.parent / "out" / "uniform")["loss"]
+    loss: float = result(config.parent / "out" / "uniform")["loss"]
+    return loss
 
 
 def test_proxy_mixture_and_base_in_one_job(slurm: Cluster, config_file: Path) -> None:
