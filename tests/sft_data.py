@@ -1,4 +1,4 @@
-"""Three small finetuning domains: pairs, chats and text, of this project's licence and of sums."""
+"""Three small finetuning domains, `pairs`, `chats` and `text`, made of a licence and of sums."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ TEMPLATE = (
 
 
 def write_jsonl(path: Path, examples: list[dict[str, Any]]) -> Path:
-    """One example a line."""
+    """Write one example per line and return the path."""
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
 def write_sft_config(corpus: Path, folder: Path) -> Path:
-    """`write_config`, to finetune on three domains whose lengths and answers differ."""
+    """Write a configuration that finetunes on three domains of different lengths and answers."""
     path = write_config(corpus, folder)
     lines = [line for line in (ROOT / "LICENSE").read_text().splitlines() if len(line) > 20]
     sums = [(a, b) for a in range(12) for b in range(12)]

@@ -1,4 +1,4 @@
-"""embedding/pooling.py: the mean hidden state of a domain's tokens, and nothing beyond it."""
+"""embedding/pooling.py: an embedding is the mean hidden state of a domain's tokens alone."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,13 +22,14 @@ from nemo_chameleon.utils.errors import UserError
 
 @pytest.fixture
 def gpt(config: Config, alone: None) -> Iterator[GPTModel]:
-    """The configured proxy, untrained, four layers."""
+    """Yield the configured proxy with four untrained layers."""
     with model_parallel(config.proxy.parallel, seed=3):
         yield build_gpt(config.proxy, 512, for_training=False)
 
 
 @pytest.fixture
 def domains(config: Config) -> Mapping[str, Domain]:
+    """Return the domains of the configuration."""
     return open_indexed(config.data.domains, config.data.split)
 
 
@@ -45,7 +46,7 @@ def embed(
 
 
 def test_the_papers_layer() -> None:
-    """Layer 3 of 6 and 6 of 12, counted from 1; the first of one."""
+    """The middle layer is layer 3 of 6 and layer 6 of 12, counted from 1, and the first of one."""
     assert [middle_layer(n) for n in (1, 6, 7, 12)] == [1, 3, 4, 6]
 
 
@@ -53,7 +54,7 @@ def test_the_papers_layer() -> None:
 def test_equals_the_mean_over_an_unbroken_forward_pass(
     gpt: GPTModel, domains: Mapping[str, Domain], layer: int
 ) -> None:
-    """Padded batches that stop at the layer give the mean over windows passed whole, one by one."""
+    """Padded batches that stop at the layer give the mean over whole passes of single windows."""
     outputs = []
     handle = gpt.decoder.layers[layer - 1].register_forward_hook(
         lambda _module, _arguments, output: outputs.append(output[0][:, 0])
@@ -105,7 +106,7 @@ def test_shards_are_of_every_so_many_windows(
 def test_more_windows_go_on_where_the_first_ended(
     gpt: GPTModel, domains: Mapping[str, Domain]
 ) -> None:
-    """32 windows and 64 after them are the embedding of 96, shard by shard."""
+    """The embeddings of 32 windows and of the 64 after them join to that of 96, shard by shard."""
     together = embed(gpt, domains, samples=96)
     first, after = embed(gpt, domains, samples=32), embed(gpt, domains, samples=64, first=32)
     for name in domains:
@@ -115,14 +116,14 @@ def test_more_windows_go_on_where_the_first_ended(
 
 
 def test_windows_may_cross_documents(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
-    """Asked to, short documents are no longer windows of their own."""
+    """With cross_documents=True short documents are no longer windows of their own."""
     legal = {"legal": domains["legal"]}
     apart, across = embed(gpt, legal), embed(gpt, legal, cross_documents=True)
     assert across["legal"].tokens.sum() == 10 * 32 > apart["legal"].tokens.sum()
 
 
 def test_model_is_left_as_it_was(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
-    """After embedding, the same forward pass goes through to the logits again."""
+    """After embedding, a forward pass through the model gives logits again."""
     gpt.decoder.layers[1].train()
     modes = [module.training for module in gpt.modules()]
     embed(gpt, domains)
@@ -132,7 +133,7 @@ def test_model_is_left_as_it_was(gpt: GPTModel, domains: Mapping[str, Domain]) -
 
 
 def test_hidden_state_that_is_not_finite(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
-    """A NaN in the model is an error naming domain and window, not a NaN weight."""
+    """A NaN in the model is an error that names the domain and the window."""
     with torch.no_grad():
         gpt.decoder.layers[0].mlp.linear_fc1.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="domain 'code': the hidden state of window 0"):
@@ -140,6 +141,6 @@ def test_hidden_state_that_is_not_finite(gpt: GPTModel, domains: Mapping[str, Do
 
 
 def test_layer_that_is_not_there(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
-    """Asking for a layer beyond the last is an error, not the last layer."""
+    """A layer beyond the last one is an error."""
     with pytest.raises(UserError, match="layer 5"):
         embed(gpt, domains, layers=(5,))

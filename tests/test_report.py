@@ -1,4 +1,4 @@
-"""train/report.py, mixture/tables.py: the table says what the runs gave, whichever way it went."""
+"""train/report.py, mixture/tables.py: tables show the results of runs, good or bad."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ UNIFORM: dict[str, Any] = {
 
 
 def other(wiki: float, code: float) -> dict[str, Any]:
-    """A second run with these losses."""
+    """Return the result of a second run with these losses."""
     run = copy.deepcopy(UNIFORM)
     run["run"] = "chameleon"
     run["domains"]["wiki"]["loss"], run["domains"]["code"]["loss"] = wiki, code
@@ -50,7 +50,7 @@ def other(wiki: float, code: float) -> dict[str, Any]:
 
 
 def test_one_run() -> None:
-    """A row a domain, then the means."""
+    """The table has one row per domain, and the means below them."""
     lines = compare([UNIFORM]).splitlines()
     assert lines[0].split() == ["domain", "tokens", "weight", "samples", "epochs", "perplexity"]
     assert lines[2].split() == ["wiki", "1.2M", "0.500", "800", "0.09", "7.39"]
@@ -59,7 +59,7 @@ def test_one_run() -> None:
 
 
 def test_two_runs_say_who_won() -> None:
-    """Better, worse and mixed results are all told as they are."""
+    """The report says in how many domains the second run is better, whether in all or in some."""
     assert "lower perplexity in 2 of 2 domains" in compare([UNIFORM, other(1.9, 0.9)])
     mixed = compare([UNIFORM, other(1.9, 1.3)])
     assert "lower perplexity in 1 of 2 domains" in mixed
@@ -67,7 +67,7 @@ def test_two_runs_say_who_won() -> None:
 
 
 def test_run_without_evaluation() -> None:
-    """A run with eval_iters=0 has no perplexity to show, and still a table."""
+    """A run with eval_iters=0 has a table without perplexities."""
     run = copy.deepcopy(UNIFORM)
     run["macro"] = {}
     for domain in run["domains"].values():
@@ -77,7 +77,7 @@ def test_run_without_evaluation() -> None:
 
 
 def test_other_domains_are_refused() -> None:
-    """Two runs over other domains have no common table."""
+    """Two runs over different domains have no common table."""
     run = other(1.0, 1.0)
     run["domains"]["books"] = run["domains"].pop("code")
     with pytest.raises(UserError, match="other domains"):
@@ -137,7 +137,7 @@ def test_show_mixture(
 def test_diff_mixtures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`mixture diff` has the largest change first, domains that came and went, and settings."""
+    """`mixture diff` lists the largest change first, domains that came or went, and settings."""
     OLD.save(tmp_path / "old.json")
     NEW.save(tmp_path / "new.json")
     files = [str(tmp_path / f"{name}.json") for name in ("old", "new")]

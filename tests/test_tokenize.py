@@ -1,4 +1,4 @@
-"""data/tokenize.py: text to Megatron datasets that Megatron reads back."""
+"""data/tokenize.py: text becomes Megatron datasets that Megatron reads back."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_documents_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Each document is a sequence of its own, ended by the end token, and decodes to its text."""
+    """Each document is a sequence of its own, ends with the end token, and decodes to its text."""
     count = write_dataset(TEXTS, tokenizer, tmp_path / "d")
     dataset = IndexedDataset(str(tmp_path / "d"))
     end = tokenizer.token_to_id(END_OF_DOCUMENT)

@@ -1,6 +1,6 @@
-"""For tests alone: CPUs that claim to be one CUDA device, for hosts that know nothing else.
+"""Let CPUs claim to be one CUDA device, for hosts that run on nothing else; for tests alone.
 
-What runs on it shows which data a host draws, and nothing about numerics or speed.
+What runs on it shows which data a host draws. It shows nothing about numerics or speed.
 """
 
 import builtins
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class _Nothing:
-    """A stream or an event: every method does nothing."""
+    """A stream or an event whose methods do nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -40,7 +40,7 @@ class _Nothing:
 
 
 class _ToCPU(TorchFunctionMode):
-    """Calls of torch with a CUDA device in them, on the CPU."""
+    """A mode in which calls of torch that name a CUDA device run on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -64,7 +64,7 @@ def _on_cpu(device: Any) -> Any:
 
 def install() -> None:
     """Claim CUDA from here on, in the whole process."""
-    # Before a host imports it by name: the wheel brings the helpers compiled, and no makefile.
+    # This comes before a host imports it by name. The wheel has compiled helpers and no makefile.
     from megatron.core.datasets import utils
 
     utils.compile_helpers = lambda: None
@@ -135,7 +135,7 @@ def _maker(dtype: torch.dtype) -> Any:
 def without_transformer_engine() -> None:
     """Let megatron.bridge.peft import Transformer Engine's names, which it does unguarded.
 
-    Everyone else still finds that it is not there.
+    All other modules still find that Transformer Engine is not installed.
     """
     real = builtins.__import__
 
