@@ -19,9 +19,12 @@ from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.mixture.embeddings_file import load_embeddings
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import checkpoint, pretrained
 from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.provider import plan
 from nemo_chameleon.provider.new_domains import embed_new
+from nemo_chameleon.train import run
+from nemo_chameleon.utils import files
 from nemo_chameleon.utils.errors import UserError
 
 HIDDEN, HEADS, LAYERS, LENGTH = 32, 4, 4, 32
@@ -111,6 +114,40 @@ def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> 
     assert theirs.proxy["hf"] == str(gpt2)
     assert ours.proxy["checkpoint"] == str(converted)
     assert not (Path(config.output) / "proxy").exists(), "nothing was trained"
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_start_looks_at_its_proxy_once(
+    config: Config, converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start finds the checkpoint of proxy.load once, and reads no file twice to recognise it.
+
+    This holds for a start that computes the mixture and for one that uses the file.
+    """
+    digested: list[Path] = []
+    found: list[str] = []
+    digest, find = files.sampled_digest, pretrained.find_checkpoint
+
+    def counted_digest(path: Path) -> str:
+        digested.append(path)
+        return digest(path)
+
+    def counted_find(key: str, *arguments: Any, **named: Any) -> pretrained.PretrainedCheckpoint:
+        found.append(key)
+        return find(key, *arguments, **named)
+
+    monkeypatch.setattr(files, "sampled_digest", counted_digest)
+    for module in (plan, run):
+        monkeypatch.setattr(module, "find_checkpoint", counted_find)
+    config.proxy.load = str(converted)
+    weights = []
+    for _ in range(2):
+        weights.append(provider.resolve_mixture(config, provider.prepare(config)).weights)
+        assert sorted(digested) == sorted(path for path in converted.iterdir() if path.is_file())
+        assert found == ["proxy.load"]
+        digested.clear()
+        found.clear()
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.usefixtures("alone")
