@@ -1,9 +1,10 @@
-"""Small real datasets, and runs of the recipe in processes of their own."""
+"""Fixtures: small real datasets, and runs of the recipe in processes of their own."""
 
 import argparse
 import asyncio
 import collections
 import configparser
+import contextlib
 import csv
 import decimal
 import difflib
@@ -26,7 +27,7 @@ import tokenize
 import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -43,11 +44,11 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
 CONSOLE = Path(sys.executable).with_name("nemo-chameleon")
 
-# The same examples in every run, and no clock.
+# Every run tries the same examples, and no example has a deadline.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("repeatable")
 
-# As commands and recipes do: tests read what is logged from stdout.
+# Commands and recipes do the same. Tests read from stdout what is logged.
 show_on_stdout()
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -56,13 +57,13 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session, and its workers, servers that fork ranks."""
-    servers = ranks.session()
-    servers.__enter__()
-    config.add_cleanup(lambda: servers.__exit__(None, None, None))
+    servers = contextlib.ExitStack()
+    servers.enter_context(ranks.session())
+    config.add_cleanup(servers.close)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let the servers import what they need while other tests run, where a test needs them."""
+    """Let the servers start their imports while other tests run, if a test needs the servers."""
     used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if used & {"launch", "start"} and not session.config.option.collectonly:
         ranks.start_servers()
@@ -73,17 +74,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def drawn_alike(k: int, d: int = 64, seed: int = 0) -> np.ndarray:
-    """Domains whose embeddings follow one distribution; norms are 0.7 to 1.3 of their mean."""
+    """Return embeddings (k, d) that follow one distribution; norms are 0.7 to 1.3 of their mean."""
     generator = np.random.default_rng(seed)
     return generator.normal(size=(k, d)) * generator.uniform(0.7, 1.3, size=(k, 1))
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tokenizer.json and three domains: `code`, `prose` and `legal`.
+    """Return a folder with tokenizer.json and three domains: `code`, `prose` and `legal`.
 
-    Of the standard library and of what does not change: this project's own source would make the
-    tests' figures those of the day.
+    Their texts are the standard library's and a licence's, which do not change. This project's own
+    source would change the figures of the tests from day to day.
     """
     from nemo_chameleon.data.tokenize import write_dataset
     from nemo_chameleon.data.tokenizer import train_tokenizer
@@ -93,9 +94,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     licence = (ROOT / "LICENSE").read_text()
     texts = {
         "code": [inspect.getsource(module) for module in modules],
-        # Prose that every installation brings.
+        # Every installation has these docstrings.
         "prose": [module.__doc__ for module in _documented() if module.__doc__],
-        # A document a line: most are shorter than a window.
+        # Each line is a document, and most lines are shorter than a window.
         "legal": [line for line in licence.splitlines() if len(line) > 20],
     }
     tokenizer = train_tokenizer((text for part in texts.values() for text in part), 512)
@@ -115,13 +116,13 @@ def _documented() -> list[object]:
 
 @pytest.fixture
 def config_file(corpus: Path, tmp_path: Path) -> Path:
-    """A configuration that trains a proxy and a base model on `corpus` in seconds."""
+    """Return a configuration that trains a proxy and a base model on `corpus` in seconds."""
     return write_config(corpus, tmp_path)
 
 
 def write_config(corpus: Path, folder: Path) -> Path:
-    """`config_file` in a folder, with `out` in it for what the run makes."""
-    small = {
+    """Write the configuration of `config_file` to a folder; a run writes to `out` in it."""
+    small: dict[str, dict[str, Any]] = {
         "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 32},
         "train": {
             "train_iters": 6,
@@ -155,7 +156,7 @@ def write_config(corpus: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def mixture(corpus: Path, tmp_path: Path) -> Path:
-    """A mixture file of .25 and .75, with where its domains lie."""
+    """Return a mixture file with weights 0.25 and 0.75 and the paths of its domains."""
     from nemo_chameleon import Mixture
 
     facts = {name: {"path": str(corpus / name)} for name in ("code", "prose")}
@@ -165,7 +166,7 @@ def mixture(corpus: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def finetuning(corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A mixture file of .5, .3 and .2, and a configuration of its domains to finetune on."""
+    """Return a mixture file with weights 0.5, 0.3 and 0.2, and a configuration to finetune with."""
     from nemo_chameleon import Mixture
     from sft_data import write_sft_config
 
@@ -182,7 +183,10 @@ Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def launch(config_file: Path) -> Launch:
-    """Run the recipe on `config_file`: alone, or on `processes` ranks, as torchrun would."""
+    """Return a function that runs the recipe on `config_file`.
+
+    It starts one process or, for `processes` ranks, what torchrun would start.
+    """
 
     def run(
         *overrides: str, processes: int = 1, check: bool = True, recipe: Path = RECIPE
@@ -195,7 +199,7 @@ def launch(config_file: Path) -> Launch:
 
 @pytest.fixture
 def torchrun(config_file: Path) -> Launch:
-    """What `launch` does, by real starts of python and of torchrun, for tests marked `slow`."""
+    """Return a function like `launch` that really starts python or torchrun; for `slow` tests."""
 
     def run(
         *overrides: str, processes: int = 1, check: bool = True, recipe: Path = RECIPE
@@ -215,7 +219,7 @@ def torchrun(config_file: Path) -> Launch:
 
 @pytest.fixture(params=["launch", pytest.param("torchrun", marks=pytest.mark.slow)])
 def start(request: pytest.FixtureRequest) -> Launch:
-    """`launch`, and in the slow tests `torchrun` too: the same test by forks and by real starts."""
+    """Return `launch`, and in slow tests also `torchrun`: one test with forks and real starts."""
     run: Launch = request.getfixturevalue(request.param)
     return run
 
@@ -225,7 +229,10 @@ Console = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def console(request: pytest.FixtureRequest) -> Console:
-    """Run `nemo-chameleon` as `launch` does; for real where a test starts all for real."""
+    """Return a function that runs `nemo-chameleon` as `launch` does.
+
+    In tests that use `torchrun` as their `start`, it really starts the command.
+    """
     real = getattr(getattr(request.node, "callspec", None), "params", {}).get("start") == "torchrun"
 
     def run(*arguments: str, processes: int = 1) -> "subprocess.CompletedProcess[str]":
@@ -243,7 +250,7 @@ def console(request: pytest.FixtureRequest) -> Console:
 
 @pytest.fixture(scope="session")
 def alone() -> Iterator[None]:
-    """This process as a job of one, for what needs Megatron's parallel state."""
+    """Make this process a job of one rank, for code that needs Megatron's parallel state."""
     from nemo_chameleon.distributed.processes import process_group
 
     with process_group():
@@ -252,7 +259,7 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture
 def config(config_file: Path) -> "Config":
-    """`config_file`, read."""
+    """Return the configuration that `config_file` holds."""
     from nemo_chameleon.config import load_config
 
     return load_config(config_file)

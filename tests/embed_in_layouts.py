@@ -1,4 +1,4 @@
-"""What test_layouts.py does on each rank: embed `corpus` with a checkpoint in several layouts."""
+"""What test_layouts.py runs on each rank: it embeds `corpus` in several layouts."""
 
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,24 @@ from nemo_chameleon.utils.ranks import is_first_rank
 
 LAYERS = (2, 4)
 TORCH_ATTENTION = layers.TorchAttention
+all_gather: Any = dist_functional.all_gather  # torch gives it no types
 
 
 class ContextAttention(TorchAttention):
-    """What Transformer Engine's attention is under context parallelism, on gloo.
+    """Attention under context parallelism on gloo, where Transformer Engine's is not available.
 
-    Keys and values of all ranks are gathered and put in order; the queries stay where they are.
+    The keys and values of all ranks are gathered and put in order; each rank keeps its queries.
     """
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-    ):
+    ) -> torch.Tensor:
         group = parallel_state.get_context_parallel_group()
         ranks, rank = dist.get_world_size(group), dist.get_rank(group)
         half = len(query) // 2
 
         def whole(part: torch.Tensor) -> torch.Tensor:
-            parts = dist_functional.all_gather(part.contiguous(), group=group)
+            parts = all_gather(part.contiguous(), group=group)
             first = [p[:half] for p in parts]
             return torch.cat([*first, *[p[half:] for p in reversed(parts)]])
 
@@ -52,7 +53,7 @@ class ContextAttention(TorchAttention):
 
 
 def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) -> None:
-    """Build the proxy in a layout, load it, embed, save."""
+    """Build the proxy in a layout, load its checkpoint, embed the domains, and save the result."""
     wanted = {"tensor": 1, "sequence": False, "pipeline": 1, "virtual": None, "context": 1} | layout
     run = config.proxy
     run.parallel.tensor_model_parallel_size = wanted["tensor"]
@@ -115,7 +116,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
 def embed_in_each(
     layouts: dict[str, dict[str, Any]], config_file: str, checkpoint: str, folder: Path
 ) -> None:
-    """One layout after the other; `folder` gets the first rank's embeddings, by layout's name."""
+    """Embed in one layout after the other; the first rank writes LAYOUT.safetensors to `folder`."""
     config = load_config(config_file)
     with process_group():
         for name, layout in layouts.items():

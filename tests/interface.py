@@ -1,4 +1,4 @@
-"""The public interface, a line each; `python tests/interface.py` prints it."""
+"""The public interface, one line per item; `python tests/interface.py` prints it."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from nemo_chameleon.utils.preemption import StoppedError
 
 
 def described() -> str:
-    """Everything that users build on, a line each."""
+    """Return everything that users build on, one line per item."""
     return "\n".join([*_names(), *_settings(), *_commands(), *_exit_codes()]) + "\n"
 
 
@@ -25,7 +25,7 @@ def _names() -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    """Every key of the configuration: its type, its default and what it may be."""
+    """Yield every key of the configuration with its type, its default and its limits."""
     yield from _keys(OmegaConf.structured(Config), Config, "")
 
 
@@ -35,7 +35,8 @@ def _keys(node: Any, kind: Any, prefix: str) -> Iterator[str]:
         if isinstance(item.type, type) and is_dataclass(item.type):
             yield from _keys(node[item.name], item.type, f"{key}.")
             continue
-        default = OmegaConf.to_container(node, resolve=False)[item.name]
+        values: Any = OmegaConf.to_container(node, resolve=False)
+        default = values[item.name]
         constraint = constraint_of(item)
         limits = [
             f"{name} {value}" for name, value in vars(constraint).items() if value not in (None, ())

@@ -1,18 +1,18 @@
-"""Ranks for the tests: they fork from a process that has imported torch and megatron-core.
+"""Ranks for the tests: they are forked from a process that has imported torch and megatron-core.
 
-A test runs a script or a function on ranks as torchrun would, without its seconds of imports:
+A test runs a script or a function on ranks as torchrun would, without the seconds of imports:
 
-    done = ranks.run(script, arguments, processes=2)   # exit code, and what the ranks said
-    results = ranks.on_ranks(2, function, argument)    # what the function returned on each rank
+    done = ranks.run(script, arguments, processes=2)   # exit code and output of the ranks
+    results = ranks.on_ranks(2, function, argument)    # the function's return value on each rank
 
-Two servers import everything once in a test session and fork a process for each rank. All of what
-one server forks has one seed for the hashes of strings, and so one order of every set. Hence there
-are two: neighbouring ranks come from different ones, and so does a rank in one run and in the
-next. What depends on such an order differs between ranks, and from run to run, as it would
-otherwise.
+Two servers import everything once per test session and fork a process for each rank. All processes
+that one server forks hash strings with the same seed, and therefore order sets alike. That is why
+there are two servers: neighbouring ranks come from different servers, and so does the same rank in
+two successive runs. Whatever depends on the order of a set differs between ranks and between runs,
+as it does when processes really start.
 
-What only a real start can show (torchrun's own words, the console scripts, imports that are
-missing, processes that import the recipe again) is for tests that are marked `slow`.
+Some things show only when processes really start: torchrun's own messages, the console scripts,
+missing imports, and processes that import the recipe again. Tests of these are marked `slow`.
 """
 
 import atexit
@@ -40,29 +40,29 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 
-_FOLDER = "CHAMELEON_RANK_SERVERS"  # environment variable: where the session's servers are
+_FOLDER = "CHAMELEON_RANK_SERVERS"  # environment variable with the folder of the session's servers
 _SERVERS = 2
-_TO_START = 300  # seconds for a server to import everything
+_TO_START = 300  # seconds that a server may take to import everything
 _TO_END = 10  # seconds between SIGTERM and SIGKILL
 _calls = 0
 
 
 class RankError(AssertionError):
-    """A rank failed where none should, or took too long; with what all of them said."""
+    """A rank failed that should not have failed, or took too long; the text has all output."""
 
 
-# The tests' side.
+# What tests use.
 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Within, this process and those that it starts share the servers, which end with it."""
+    """Make servers available to this process and its children; end the servers on exit."""
     if _FOLDER in os.environ:
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="ranks-"))
     os.environ[_FOLDER] = str(folder)
-    # A server sees the end of this file once this process is gone, whichever way it went.
+    # A server reads the end of this file when this process ends, in whatever way it ends.
     os.mkfifo(folder / "life")
     life = os.open(folder / "life", os.O_RDWR)
     try:
@@ -74,7 +74,7 @@ def session() -> Iterator[None]:
 
 
 def start_servers() -> None:
-    """Have the session's servers start to import, if nobody has; this waits for nothing."""
+    """Start the session's servers, unless they have been started; do not wait for them."""
     folder = Path(os.environ[_FOLDER])
     for number in range(_SERVERS):
         try:
@@ -93,7 +93,7 @@ def start_servers() -> None:
 
 
 def _connect(number: int) -> connection.Connection:
-    """To a new process's keeper, at a server."""
+    """Return a connection to a new process that a server has forked to look after one rank."""
     folder = Path(os.environ[_FOLDER])
     deadline = time.monotonic() + _TO_START
     while True:
@@ -111,10 +111,10 @@ def _connect(number: int) -> connection.Connection:
 
 
 class Ranks:
-    """Processes at work: those of one torchrun on one node, or one that is started alone.
+    """Running processes: the ranks of one torchrun on one node, or one process that runs alone.
 
     Attributes:
-        codes: exit codes by rank, negative for a signal; None of one that still runs.
+        codes: exit codes by rank, negative for a signal; None for a rank that is still running.
     """
 
     def __init__(self, work: tuple[Any, ...], processes: int | None) -> None:
@@ -122,7 +122,7 @@ class Ranks:
 
         Args:
             work: ("script", path, arguments), or ("function", function and arguments, pickled).
-            processes: how many ranks; None for one alone, with nothing of torchrun's.
+            processes: number of ranks; None for one process without torchrun's variables.
         """
         global _calls
         _calls += 1
@@ -140,8 +140,8 @@ class Ranks:
             link.send((work, own, sys.path, str(self._folder / str(rank))))
 
     def _of_torchrun(self, count: int) -> dict[str, str]:
-        """What torchrun tells every rank, with a store of these ranks' own."""
-        from torch.distributed import TCPStore
+        """Return the variables that torchrun sets on every rank, with a store of their own."""
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         return {
@@ -167,18 +167,18 @@ class Ranks:
         return {name: str(rank) for name in names} | error
 
     def said(self, stream: str) -> str:
-        """What the ranks have written to "stdout" or "stderr", one rank after the other."""
+        """Return what the ranks have written to "stdout" or "stderr", one rank after the other."""
         files = [self._folder / f"{rank}.{stream}" for rank in range(len(self.codes))]
         return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
     def returned(self) -> list[Any]:
-        """What the function returned, by rank."""
+        """Return the function's return value on each rank."""
         files = [self._folder / f"{rank}.result" for rank in range(len(self.codes))]
         return [pickle.loads(file.read_bytes()) for file in files]
 
     def send(self, rank: int, number: int) -> None:
         """Send a signal to a rank."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended
+        with contextlib.suppress(BrokenPipeError):  # the rank has ended
             self._links[rank].send(int(number))
 
     def kill(self) -> None:
@@ -188,10 +188,10 @@ class Ranks:
         self._close()
 
     def poll(self, timeout: float = 0) -> bool:
-        """Whether all have ended, when one has or the time is over; one that fails ends the rest.
+        """Wait for one rank to end, and end the others if it failed; return whether all have ended.
 
         Args:
-            timeout: seconds to wait for one to end.
+            timeout: seconds to wait for one rank to end.
         """
         self._gather(timeout, first=True)
         if any(self.codes):
@@ -204,10 +204,10 @@ class Ranks:
         return True
 
     def wait(self, timeout: float = 300) -> int:
-        """The exit code of torchrun, or of the one alone, when they have ended.
+        """Wait for all ranks; return the exit code of torchrun, or of the one process without it.
 
         Raises:
-            RankError: they took longer.
+            RankError: they took longer than `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while not self.poll(max(0, deadline - time.monotonic())):
@@ -217,7 +217,7 @@ class Ranks:
         return int(any(self.codes)) if len(self.codes) > 1 else self.codes[0] or 0
 
     def require_success(self, what: str) -> None:
-        """Raise a RankError with all that was said, unless they all ended well."""
+        """Raise a RankError with all output, unless every rank ended with exit code 0."""
         if any(self.codes):
             raise RankError(self._everything(what))
 
@@ -229,7 +229,7 @@ class Ranks:
             self.send(rank, number)
 
     def _gather(self, timeout: float, first: bool = False) -> None:
-        """Exit codes, until all have ended, or the `first` of them."""
+        """Receive exit codes until all ranks have ended, or the `first` of them has."""
         deadline = time.monotonic() + timeout
         while running := self._running():
             ended = connection.wait(list(running), max(0, deadline - time.monotonic()))
@@ -254,7 +254,7 @@ class Ranks:
 def start_script(
     script: Path | str, arguments: Sequence[str] = (), processes: int | None = None
 ) -> Ranks:
-    """A script in ranks, at work; None for one process alone."""
+    """Start a script on ranks, or as one process without torchrun if `processes` is None."""
     return Ranks(("script", str(script), list(arguments)), processes)
 
 
@@ -265,10 +265,10 @@ def run(
     check: bool = True,
     timeout: float = 300,
 ) -> "subprocess.CompletedProcess[str]":
-    """A script as it is started: `python script`, or on so many ranks under torchrun.
+    """Run a script as `python script`, or on a number of ranks as torchrun would; wait for its end.
 
     Raises:
-        RankError: it failed, unless it may (`check=False`); or it took longer than `timeout`.
+        RankError: it failed although `check` is true, or it took longer than `timeout` seconds.
     """
     ranks = start_script(script, arguments, processes)
     code = ranks.wait(timeout)
@@ -279,10 +279,10 @@ def run(
 
 
 def on_ranks(processes: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function of a module returns on each of so many ranks.
+    """Return what a function of a module returns on each of a number of ranks.
 
     Raises:
-        RankError: it failed on one, with the traceback.
+        RankError: it failed on a rank; the text has the traceback.
     """
     ranks = Ranks(("function", pickle.dumps((function, arguments))), processes)
     ranks.wait()
@@ -290,34 +290,35 @@ def on_ranks(processes: int, function: Callable[..., Any], *arguments: Any) -> l
     return ranks.returned()
 
 
-# The servers' side.
+# What runs in the servers and in the processes that they fork.
 
 
 def _import_everything() -> None:
-    """All modules of this package that are not for a host, with what they need."""
+    """Import all modules of this package that can be imported here, with their dependencies."""
     for name in ("tokenizers", "torch.distributed.elastic.multiprocessing.errors"):
         importlib.import_module(name)
     package = importlib.import_module("nemo_chameleon")
-    # A host that is not installed is none's fault here, and what a test misses it will say.
+    # A module of a host that is not installed is skipped. A test that needs it will say so.
     for module in pkgutil.walk_packages(package.__path__, "nemo_chameleon.", lambda _: None):
         with contextlib.suppress(ImportError):
             importlib.import_module(module.name)
 
 
-def _serve(folder: Path, number: int) -> Callable[[], None]:
-    """Fork a process for each request; returns in that process only, what it is to do."""
+def _serve(folder: Path, number: int) -> Callable[[], object]:
+    """Fork a process for each request; return what to do, in the forked process only."""
     life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
     _import_everything()
     threads = len([*Path("/proc/self/task").iterdir()])
     assert threads == 1, f"{threads} threads, which a fork would not have"
     gc.collect()
-    gc.freeze()  # or every fork's first collection would copy all of it
+    gc.freeze()  # without this the first collection in every fork would copy all memory
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / f"{number}.socket"))
     listener.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for those forked below
+    waited_for: list[Any] = [listener, life]
     while True:
-        ready, _, _ = select.select([listener, life], [], [])
+        ready, _, _ = select.select(waited_for, [], [])
         if life in ready:
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(0)
@@ -330,8 +331,8 @@ def _serve(folder: Path, number: int) -> Callable[[], None]:
         link.close()
 
 
-def _keep(link: connection.Connection) -> Callable[[], None]:
-    """Start a rank, pass signals on to it, and say how it ended; returns in the rank only."""
+def _keep(link: connection.Connection) -> Callable[[], object]:
+    """Start a rank, forward signals to it and report its exit code; return in the rank only."""
     try:
         request = link.recv()
     except EOFError:
@@ -341,19 +342,20 @@ def _keep(link: connection.Connection) -> Callable[[], None]:
         link.close()
         return _become(*request)
     ended = os.pidfd_open(child)
+    waited_for: list[Any] = [ended, link]
     while True:
-        ready, _, _ = select.select([ended, link], [], [])
+        ready, _, _ = select.select(waited_for, [], [])
         if ended in ready:
             break
         try:
             number = link.recv()
-        except EOFError:  # nobody is interested any more
+        except EOFError:  # the test no longer waits for the rank
             number = signal.SIGKILL
         os.kill(child, number)
         if number == signal.SIGKILL:
             break
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    # What helpers it has left would otherwise stay for ever.
+    # Helper processes that the rank leaves behind would otherwise run for ever.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     with contextlib.suppress(BrokenPipeError):
@@ -363,8 +365,8 @@ def _keep(link: connection.Connection) -> Callable[[], None]:
 
 def _become(
     work: tuple[Any, ...], env: dict[str, str], path: list[str], files: str
-) -> Callable[[], None]:
-    """Make this process a new one in all but its imports."""
+) -> Callable[[], object]:
+    """Give this process everything but the imports of a newly started process."""
     os.setsid()
     for stream, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(f"{files}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -375,21 +377,22 @@ def _become(
     os.chdir(ROOT)
     import numpy as np
 
-    np.random.seed()  # as it is in a process that has just started; Python's own does so itself
-    # Megatron's checkpoint writer has a queue in a process that it spawns, for which a new Python
-    # reads the script again; forked, it is the same queue.
-    context.SpawnContext.Manager = context.ForkContext().Manager
+    np.random.seed()  # as in a new process; Python's own generator does so after a fork by itself
+    # Megatron's checkpoint writer spawns a process for its queue, and the new Python would read the
+    # script again. A forked process has the same queue.
+    forking: Any = context.ForkContext()
+    context.SpawnContext.Manager = forking.Manager  # type: ignore[method-assign]
     if work[0] == "script":
         _, script, arguments = work
         sys.argv = [script, *arguments]
         sys.path[0] = str(Path(script).parent)
-        return lambda: runpy.run_path(script, run_name="__main__") and None
+        return lambda: runpy.run_path(script, run_name="__main__")
     sys.path[:] = path
     return lambda: _return(work[1], f"{files}.result")
 
 
-def _finish(work: Callable[[], None]) -> NoReturn:
-    """Do it, and end as Python ends, without its last step of freeing all memory page by page."""
+def _finish(work: Callable[[], object]) -> NoReturn:
+    """Do the work and end as Python ends, but without freeing all memory page by page."""
     code: Any = 0
     try:
         work()
@@ -400,7 +403,7 @@ def _finish(work: Callable[[], None]) -> NoReturn:
         code = 1
     if isinstance(code, str):
         print(code, file=sys.stderr)
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

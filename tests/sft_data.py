@@ -1,7 +1,8 @@
-"""Three small finetuning domains: pairs, chats and text, of this project's licence and of sums."""
+"""Three small finetuning domains, `pairs`, `chats` and `text`, made of a licence and of sums."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,14 +14,14 @@ TEMPLATE = (
 )
 
 
-def write_jsonl(path: Path, examples: list[dict]) -> Path:
-    """One example a line."""
+def write_jsonl(path: Path, examples: list[dict[str, Any]]) -> Path:
+    """Write one example per line and return the path."""
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
 def write_sft_config(corpus: Path, folder: Path) -> Path:
-    """`write_config`, to finetune on three domains whose lengths and answers differ."""
+    """Write a configuration that finetunes on three domains of different lengths and answers."""
     path = write_config(corpus, folder)
     lines = [line for line in (ROOT / "LICENSE").read_text().splitlines() if len(line) > 20]
     sums = [(a, b) for a in range(12) for b in range(12)]
@@ -33,7 +34,7 @@ def write_sft_config(corpus: Path, folder: Path) -> Path:
         ]
         for a, b in sums
     ]
-    examples: dict[str, list[dict]] = {
+    examples: dict[str, list[dict[str, Any]]] = {
         "pairs": [{"prompt": line[:12], "completion": line[12:40]} for line in lines],
         "chats": [{"messages": messages} for messages in chats],
         "text": [{"text": line} for line in lines[:90]],

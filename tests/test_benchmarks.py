@@ -1,8 +1,9 @@
-"""benchmarks/mixtures: the other methods do what their papers say, in numbers made by hand."""
+"""benchmarks/mixtures: the other methods do what their papers say, checked on small numbers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from nemo_chameleon.train.run import TrainingRun
 
 @pytest.fixture
 def job(config: Config, alone: None) -> TrainingRun:
-    """Six iterations of nine samples, three of each domain, in one batch."""
+    """Return a run of six iterations, each one batch of nine samples, three of each domain."""
     train = config.train
     train.train_iters, train.global_batch_size, train.micro_batch_size = 6, 9, 9
     train.eval_iters = 0
@@ -44,18 +45,24 @@ def job(config: Config, alone: None) -> TrainingRun:
     return TrainingRun("online", config, config, domains, Mixture.uniform(domains))
 
 
-def finished(job: TrainingRun, make: type) -> online.Online:
-    """A run to its end."""
+Run = TypeVar("Run", bound=online.Online)
+
+
+def finished(job: TrainingRun, make: Callable[[TrainingRun], Run]) -> Run:
+    """Run it to its end."""
     from nemo_chameleon.distributed.layout import model_parallel
 
     with model_parallel(job.settings.parallel, job.settings.train.seed):
-        state: online.Online = make(job)
+        state = make(job)
         state.complete()
     return state
 
 
 def test_operations() -> None:
-    """Six a weight and token, three of them in vain without a backward pass, and attention's."""
+    """A forward pass takes two operations per weight and token and those of attention.
+
+    Training takes three times as many.
+    """
     gpt = ModelConfig(num_layers=2, hidden_size=8, num_attention_heads=2, seq_length=16)
     gpt.gated_linear_unit = False
     weights = 4 * 8 * 8 + 2 * 8 * 32
@@ -66,7 +73,7 @@ def test_operations() -> None:
 
 
 def test_every_domain_has_its_part_of_every_batch(job: TrainingRun) -> None:
-    """Three samples of each domain at each step, none of them twice in a run."""
+    """Every step has three samples of each domain, and no sample comes twice in a run."""
 
     class Counting(online.Online):
         def gradients(self) -> torch.Tensor:
@@ -87,14 +94,14 @@ def test_doremi_moves_to_what_the_reference_does_better(job: TrainingRun) -> Non
     """Weights grow with exp(excess loss), sum to 1 and are smoothed; no excess is below 0."""
 
     class Knows(torch.nn.Module):
-        """A reference with a loss of nought on the second domain, and no idea of the others."""
+        """A reference whose loss is 0 on the second domain and very high on the others."""
 
         def forward(self, tokens: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
             losses = torch.full(tokens.shape, 100.0)
             losses[3:6] = 0.0
             return losses
 
-    state = finished(job, lambda job: online.DoReMi(job, Knows()))  # type: ignore[arg-type]
+    state = finished(job, lambda job: online.DoReMi(job, Knows()))
     first = state.excess[0]
     assert first[0] == first[2] == 0.0
     assert first[1] == pytest.approx(np.log(512), abs=0.5)
@@ -104,7 +111,10 @@ def test_doremi_moves_to_what_the_reference_does_better(job: TrainingRun) -> Non
 
 
 def test_doge_mixes_gradients_by_alignment(job: TrainingRun) -> None:
-    """Weights grow by alignment with the others, and the gradient is their sum over g_i."""
+    """Weights grow with the alignment of a domain's gradient with the others'.
+
+    The gradient of the step is the sum of the domains' gradients by these weights.
+    """
     seen = []
 
     class Watched(online.DoGE):
@@ -117,7 +127,7 @@ def test_doge_mixes_gradients_by_alignment(job: TrainingRun) -> None:
             return loss
 
     state = finished(job, Watched)
-    lr = job.settings.optimizer.lr  # of the first step, without a warm-up
+    lr = job.settings.optimizer.lr  # the rate of the first step, as there is no warm-up
     before, gradients, after, mixed = seen[0]
     products = (gradients @ gradients.T).double().numpy()
     np.fill_diagonal(products, 0)
@@ -131,7 +141,10 @@ def test_doge_mixes_gradients_by_alignment(job: TrainingRun) -> None:
 
 
 def test_regmix_finds_the_domains_that_help() -> None:
-    """Where losses fall with the third domain, it is chosen, and held-out ranks are right."""
+    """RegMix chooses the domain whose weight lowers the losses.
+
+    Its regression ranks held-out mixtures correctly.
+    """
     tokens, generator = np.array([1.0, 4.0, 1.0, 2.0]), np.random.default_rng(0)
     x = regmix.mixtures(tokens, 40, generator)
     np.testing.assert_allclose(x.sum(1), 1)
@@ -143,7 +156,10 @@ def test_regmix_finds_the_domains_that_help() -> None:
 
 
 def test_elasticities_are_those_that_the_losses_were_made_of() -> None:
-    """Found again from forty mixtures; the best mixture's shares are as the domains' worths."""
+    """A fit to forty mixtures finds the worths that the losses were made of.
+
+    The shares of the best mixture are proportional to the worths of the domains.
+    """
     generator = np.random.default_rng(0)
     worth = np.array([[0.4, 0.0, 0.1, 0.0], [0.0, 0.2, 0.0, 0.3]])
     weights = generator.dirichlet(np.ones(4), 40)
@@ -158,7 +174,7 @@ def test_elasticities_are_those_that_the_losses_were_made_of() -> None:
 
 
 def test_a_method_is_predicted_from_all_others() -> None:
-    """Runs that follow another law are predicted by the others' law, and they by theirs."""
+    """The losses of each method are predicted by a fit to all other methods."""
     weights = np.random.default_rng(0).dirichlet(np.ones(3), 20)
     features = elasticity.features(weights)
     one, other = np.array([[0.4, 0.0, 0.1]]), np.array([[0.0, 0.5, 0.0]])
@@ -169,12 +185,15 @@ def test_a_method_is_predicted_from_all_others() -> None:
 
 
 def test_a_forecast_goes_on_from_the_curves_that_it_was_fitted_to() -> None:
-    """Curves come back from their points; the best weights equalise what a token more saves."""
+    """A fit to points of loss curves gives those curves again.
+
+    At the best weights one more token lowers the mean loss equally in every domain.
+    """
     made = forecasts.Forecast(
         np.array([[2.0, 1.0, 0.3], [3.0, 0.5, 0.5], [1.0, 2.0, 0.2]]),
         forecasts.transfer(np.array([[1.0, 0.5, -1.0], [0.5, 4.0, 0.0], [-1.0, 0.0, 1.0]])),
     )
-    np.testing.assert_allclose(made.passed, [[1, 0.25, 0], [0.25, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(made.passed, [[1, 0.25, 0], [0.25, 1, 0], [0.0, 0, 1]])
     tokens = np.linspace(1e5, 3e6, 40)
     points = np.array([made.losses(np.full(3, 1 / 3), n) for n in tokens])
     fitted = forecasts.Forecast.fit(tokens, points, made.passed)
@@ -188,7 +207,10 @@ def test_a_forecast_goes_on_from_the_curves_that_it_was_fitted_to() -> None:
 
 
 def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
-    """Shares stay above 0 and sum to 1; where none is worth anything they are equal."""
+    """No share is below 0 and the shares sum to 1.
+
+    They are equal where no domain is worth anything.
+    """
     assert elasticity.Elasticities(np.zeros((2, 4))).best().tolist() == [0.25] * 4
     best = elasticity.Elasticities(np.array([[1.0, 0.5, 0.0, 1e-3]])).best()
     assert best[2] == best[3] == 0
@@ -196,26 +218,28 @@ def test_a_domain_that_is_worth_nothing_gets_nothing() -> None:
 
 
 def test_chameleon_with_other_settings(job: TrainingRun, tmp_path: Path) -> None:
-    """Settings of scores need no model, others embed anew, a proxy's train another one."""
+    """Settings of the scores need no model, settings of the embedding embed again, and settings of
+    the proxy train another proxy.
+    """
     config = job.config
     provider.resolve_mixture(config)
     computed = ComputedMixture.load(config.chameleon.file)
 
     class Here(Size):
-        """A size in a folder of the test's."""
+        """A size whose folder is a temporary one."""
 
         folder = tmp_path / "size"
 
-        def configured(self, seed: int, name: str, *_: object) -> Config:
-            """`config`, with the last argument's overrides."""
-            overrides = [*_[-1], f"output={tmp_path / name}"]
+        def configured(self, seed: int, name: str, *given: Any) -> Config:
+            """Return the configuration of the run, with the overrides of the last argument."""
+            overrides = [*given[-1], f"output={tmp_path / name}"]
             return load_config(tmp_path / "config.yaml", overrides)
 
     size = Here("test", "", [*job.domains], [], 1, [1], [], {})
     (tmp_path / "size" / "seed1").mkdir(parents=True)
     (tmp_path / "size" / "seed1" / "chameleon").symlink_to(config.output)
     (tmp_path / "chameleon").symlink_to(config.output)
-    setting = methods.Setting(size, 1, config, job.domains)
+    setting = methods.Setting(size, 1, config, dict(job.domains))
 
     def weights(name: str) -> dict[str, Any]:
         return methods.method_called(f"chameleon:{name}")(setting)
@@ -239,7 +263,7 @@ def test_chameleon_with_other_settings(job: TrainingRun, tmp_path: Path) -> None
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Records of SIZE=smoke with losses made of known worths; written on `save`."""
+    """Return records of SIZE=smoke whose losses are made of known worths."""
     size = Size.load("smoke")
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     worth = np.array([[0.3, 0, 0, 0.1], [0, 0.3, 0, 0], [0, 0, 0.2, 0], [0, 0, 0, 0.2]])
@@ -265,14 +289,14 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def written(records: dict[str, Any], tmp_path: Path) -> measured.Measured:
-    """Records as a size that was measured."""
+    """Write records as the results of a size, and read them."""
     facts = {"records": records, "data": {"unseen": {}}}
     (tmp_path / "smoke.json").write_text(json.dumps(facts))
     return measured.Measured("smoke")
 
 
 def test_findings(records: dict[str, Any], tmp_path: Path) -> None:
-    """Worths are those that the losses were made of; a page names methods, costs and domains."""
+    """Worths are those that the losses were made of. The page names methods, costs and domains."""
     for stage in ("weights", "base"):
         records[f"{stage}/chameleon-forecast/1"] = dict(records[f"{stage}/chameleon/1"])
     curves = {"curves": [[4.0, 1.0, 0.3]] * 4, "passed": np.eye(4).tolist()}
@@ -286,14 +310,17 @@ def test_findings(records: dict[str, Any], tmp_path: Path) -> None:
     assert "| python | 0.100 |" in page
     assert "| worth to itself |" in page
     assert "A mixture of python, docs; then cpp, shakespeare come" in page
-    assert "| DoReMi anew | 0.4 |" in page  # 7 operations for 16
+    assert "| DoReMi anew | 0.4 |" in page  # it takes 7 operations, and Chameleon takes 16
     assert "base\nmodels: seed 1: +0." in page
     pictures.write(size, tmp_path / "picture.svg")
     assert "doremi" in (tmp_path / "picture.svg").read_text()
 
 
 def test_findings_of_a_benchmark_that_was_stopped(records: dict[str, Any], tmp_path: Path) -> None:
-    """Too few methods say nothing of worths, and one without a base model yet is left out."""
+    """The page says nothing of worths when there are too few methods.
+
+    It leaves out a method whose base models are not trained yet.
+    """
     few = {key: record for key, record in records.items() if "uniform" in key or "/chamel" in key}
     del few["base/chameleon-added/1"], few["base/chameleon-added/2"], few["base/chameleon-added/3"]
     page = report.section(written(few, tmp_path))
@@ -303,7 +330,9 @@ def test_findings_of_a_benchmark_that_was_stopped(records: dict[str, Any], tmp_p
 
 
 def test_report_says_where_a_difference_exceeds_its_spread() -> None:
-    """Mean and Student's t over seeds; one seed tells nothing."""
+    """A difference has an interval of Student's t over seeds, and is called better if it exceeds
+    that. One seed gives no interval.
+    """
     assert tables.verdict(np.array([-0.10, -0.11, -0.12])) == "-0.110 ± 0.025 **better**"
     assert tables.verdict(np.array([-0.10, 0.11, -0.12])).endswith("0.317")
     assert tables.verdict(np.array([0.1])) == "+0.100 (one seed)"

@@ -1,4 +1,4 @@
-"""config/: what is refused before anything runs, and in which words."""
+"""config/: wrong settings are refused before anything runs, in words that name them."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,10 @@ START = ["checkpoint.pretrained_checkpoint=base"]
 
 
 def test_order_of_precedence(tmp_path: Path) -> None:
-    """Defaults, then the file, then the command line; the proxy follows the base run's seed."""
+    """The command line overrides the file, and the file overrides the defaults.
+
+    The proxy's seed follows that of the base run.
+    """
     (tmp_path / "c.yaml").write_text("model: {num_layers: 3, hidden_size: 96}\ntrain: {seed: 7}")
     config = load_config(tmp_path / "c.yaml", [*COMPLETE, "model.num_layers=4"])
     assert (config.model.num_layers, config.model.hidden_size) == (4, 96)
@@ -56,7 +59,7 @@ def test_proxy_fits_the_base_models_layout() -> None:
 
 
 def test_domain_names_are_the_users(tmp_path: Path) -> None:
-    """A name may have dots, spaces and capitals; only what stands under it is checked."""
+    """A domain's name may have dots, spaces and capitals; only the keys below it are checked."""
     (tmp_path / "c.yaml").write_text('data: {domains: {"Wiki 2.0/en": {path: x}}}')
     config = load_config(tmp_path / "c.yaml", COMPLETE)
     assert config.data.domains["Wiki 2.0/en"].path == "x"
@@ -111,7 +114,9 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
     ],
 )
 def test_refused(override: str, says: str) -> None:
-    """A wrong key or value is one line that names it and, where there is one, the right one."""
+    """A wrong key or value is refused in one line that names it and, if there is one, the right
+    one.
+    """
     with pytest.raises(UserError) as error:
         config = load_config(None, [*COMPLETE, override])
         check(config, world_size=1)
@@ -128,7 +133,7 @@ def test_one_domain_is_no_mixture() -> None:
 
 
 def test_more_domains_than_megatron_can_number() -> None:
-    """Its blend has 16 bits for them; refused before a proxy is trained on more."""
+    """More domains than the 16 bits of Megatron's blend can number are refused before training."""
     config = load_config(None, COMPLETE)
     config.data.domains = {f"d{i}": DomainConfig(path="p") for i in range(2**15 - 1)}
     with pytest.raises(
@@ -138,7 +143,7 @@ def test_more_domains_than_megatron_can_number() -> None:
 
 
 def test_what_has_no_default_must_be_set() -> None:
-    """A missing value is named with the way to set it."""
+    """A missing value is named together with the way to set it."""
     without = [item for item in COMPLETE if "train_iters" not in item]
     with pytest.raises(
         UserError, match=r"train\.train_iters is not set.*train\.train_iters=\.\.\."
@@ -149,7 +154,9 @@ def test_what_has_no_default_must_be_set() -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    """No file, no YAML and no mapping are told apart, each naming the file."""
+    """A missing file, a file that is no YAML and one that is no mapping are errors that name the
+    file.
+    """
     (tmp_path / "list.yaml").write_text("[1, 2]")
     (tmp_path / "broken.yaml").write_text("a: [1")
     for name in ("absent", "broken", "list"):
@@ -159,7 +166,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "demo_sft", "pretrain_chameleon", "sft_chameleon"])
 def test_shipped_configurations_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file in conf/ passes the checks on a world it is meant for."""
+    """Every file in conf/ passes the checks for a number of processes that it is meant for."""
     monkeypatch.setenv("DATA", "/data")
     config = load_config(ROOT / "conf" / f"{name}.yaml")
     world_size = 2 if name.startswith("demo") else 16
@@ -184,14 +191,14 @@ def test_shipped_configurations_are_valid(name: str, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_settings_of_finetuning(overrides: list[str], says: str) -> None:
-    """What finetuning needs, and what is for it alone."""
+    """A setting that finetuning needs is asked for, and its own settings are refused elsewhere."""
     config = load_config(ROOT / "conf" / "demo.yaml", overrides)
     with pytest.raises(UserError, match=re.escape(says)):
         check(config, 2)
 
 
 def test_finetuning_weighs_otherwise() -> None:
-    """What data is decides the objective and what embeds, unless they are said."""
+    """The kind of data decides the objective and what embeds, unless they are set."""
     for given, objective, source in (
         ([], "pretrain", "proxy"),
         (["data.dataset=sft"], "finetune", "model"),

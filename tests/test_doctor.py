@@ -1,4 +1,4 @@
-"""nemo-chameleon doctor: one line for all that matters, and no other project taken for apex."""
+"""nemo-chameleon doctor: each dependency has a line, and no other project is taken for apex."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from nemo_chameleon.launch import doctor
 
 
 def lines() -> dict[str, str]:
-    """What it says, by what it looked for."""
+    """Return what is found and what is advised, by what was looked for."""
     return {f.what: f"{f.found}: {f.advice}" for f in doctor.examine()}
 
 
 def test_all_that_matters_has_a_line() -> None:
-    """What is there has its version, what is not has the command that installs it."""
+    """What is installed has its version, and what is missing has the command that installs it."""
     found = lines()
     looked_for = "torch CUDA NCCL gloo megatron-core transformer_engine apex nemo_toolkit"
     assert list(found) == [*looked_for.split(), "megatron-bridge", "SLURM"]
@@ -22,7 +22,7 @@ def test_all_that_matters_has_a_line() -> None:
 
 
 def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Untested versions are named, and a megatron-core that NeMo does not train on."""
+    """Untested versions are named, and so is a megatron-core that NeMo does not train on."""
     versions = {"megatron-core": "0.16.1", "nemo_toolkit": "2.7.3", "megatron-bridge": "0.2.0"}
     monkeypatch.setattr(doctor, "_version", versions.get)
     found = lines()

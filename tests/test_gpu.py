@@ -1,7 +1,8 @@
-"""What CUDA changes: bf16, NCCL, Megatron's mixed-precision optimizer. Run with `make test-gpu`."""
+"""What CUDA changes: bf16, NCCL, Megatron's mixed-precision optimizer. Run `make test-gpu`."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_recipe_in_bf16(torchrun: Launch, tmp_path: Path, distributed: str) -> N
 
 @pytest.mark.parametrize("distributed", [pytest.param("true", marks=needs_fused_adam), "false"])
 def test_resumed_run_in_bf16(torchrun: Launch, tmp_path: Path, distributed: str) -> None:
-    """From the checkpoint at iteration 3 a run ends at the loss of the one that went through."""
+    """A run that continues from iteration 3 ends at the loss of an uninterrupted run."""
     optimizer = f"optimizer.use_distributed_optimizer={distributed}"
     uniform = ("data.mixture=uniform", "checkpoint.save_interval=3", optimizer)
     torchrun(*uniform)
@@ -55,8 +56,8 @@ def test_resumed_run_in_bf16(torchrun: Launch, tmp_path: Path, distributed: str)
 
 
 def test_the_proxys_memory_is_freed(config: Config, alone: None) -> None:
-    """Weights, gradients and optimizer are gone when the base model is about to be made."""
-    proxy.compute_mixture(provider.prepare(config))  # once, for what is made once
+    """The proxy's weights, gradients and optimizer are freed before the base model is built."""
+    proxy.compute_mixture(provider.prepare(config))  # the first time makes what is made only once
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     proxy.compute_mixture(provider.prepare(config))
@@ -65,7 +66,7 @@ def test_the_proxys_memory_is_freed(config: Config, alone: None) -> None:
 
 
 def test_finetuning_in_bf16(corpus: Path, torchrun: Launch, tmp_path: Path) -> None:
-    """From a checkpoint, which embeds its answers, packed samples train, in bf16."""
+    """The checkpoint embeds the answers, and packed samples then train from it, in bf16."""
     torchrun("data.mixture=uniform", "model.seq_length=64", f"output={tmp_path / 'base'}")
     write_sft_config(corpus, tmp_path)
     start = f"checkpoint.pretrained_checkpoint={tmp_path / 'base' / 'uniform'}"
@@ -77,7 +78,7 @@ def test_finetuning_in_bf16(corpus: Path, torchrun: Launch, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("positions", ["rope", "learned_absolute"])
 def test_packed_examples_do_not_see_each_other(config: Config, alone: None, positions: str) -> None:
-    """With whatever attention there is, an example's logits are those of it alone, in bf16."""
+    """An example in a packed sample has the logits that it has alone, in bf16."""
     config.model.position_embedding_type = positions
     generator = torch.Generator().manual_seed(0)
     one, other, mine = torch.randint(512, (3, 16), generator=generator)
@@ -87,7 +88,8 @@ def test_packed_examples_do_not_see_each_other(config: Config, alone: None, posi
         ends = packed_sequences(position_ids)
         tokens = torch.cat(examples)[None].cuda()
         with torch.no_grad():
-            return gpt(tokens, position_ids.cuda(), None, packed_seq_params=ends)[0].float()
+            rows: torch.Tensor = gpt(tokens, position_ids.cuda(), None, packed_seq_params=ends)[0]
+        return rows.float()
 
     with model_parallel(config.parallel, seed=1):
         gpt = build_gpt(config, 512, for_training=False)
@@ -96,14 +98,15 @@ def test_packed_examples_do_not_see_each_other(config: Config, alone: None, posi
 
 
 def test_embeddings_in_bf16_are_those_in_fp32(config: Config, alone: None) -> None:
-    """The proxy's embeddings in bf16 are within bf16's rounding of the same weights' in fp32."""
+    """Embeddings in bf16 differ from those in fp32 by no more than bf16's rounding."""
     domains = open_indexed(config.data.domains, config.data.split)
     embeddings = {}
     for precision in ("fp32", "bf16"):
         config.proxy.train.precision = precision
         with model_parallel(config.proxy.parallel, seed=3):
             gpt = build_gpt(config.proxy, 512, for_training=False)
-            settings = {"layers": (2,), "samples": 64, "sample_length": 32, "seed": 1}
+            settings: dict[str, Any] = {"layers": (2,), "samples": 64}
+            settings |= {"sample_length": 32, "seed": 1}
             with megatron_extractor(gpt) as extractor:
                 (embeddings[precision],) = embed(
                     extractor, domains, micro_batch_size=16, **settings

@@ -20,13 +20,16 @@ NAMES = ("code", "prose", "legal")
 
 @pytest.fixture
 def mixture(corpus: Path) -> Mixture:
-    """Weights over `corpus`, with where its domains lie."""
+    """Return weights over `corpus`, with the paths of the domains."""
     facts = {name: {"path": str(corpus / name)} for name in NAMES}
     return Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, domains=facts)
 
 
 def test_a_hosts_datasets_are_found_by_where_they_lie(corpus: Path, mixture: Mixture) -> None:
-    """However a path is written; weights come in the host's order, prefixes as it wrote them."""
+    """Datasets are matched by path, however the path is written.
+
+    The blend has the host's own order and prefixes.
+    """
     relative = os.path.relpath(corpus / "code")
     paths = [str(corpus / "legal"), relative, str(corpus / ".." / corpus.name / "prose")]
     assert host.resolve(mixture, paths).blend == (paths, [0.2, 0.5, 0.3])
@@ -35,7 +38,7 @@ def test_a_hosts_datasets_are_found_by_where_they_lie(corpus: Path, mixture: Mix
 
 
 def test_a_hosts_datasets_by_name(mixture: Mixture, tmp_path: Path) -> None:
-    """Where the data lies elsewhere, names say which is which."""
+    """Where the data lies elsewhere, the host gives each domain's name."""
     mixture.save(tmp_path / "mine.json")
     elsewhere = {"legal": "/data/l", "prose": "/data/p", "code": "/data/c"}
     draw = host.resolve(tmp_path / "mine.json", elsewhere)
@@ -54,13 +57,16 @@ def test_a_hosts_datasets_by_name(mixture: Mixture, tmp_path: Path) -> None:
     ],
 )
 def test_other_datasets_than_the_mixtures(mixture: Mixture, paths: Any, message: str) -> None:
-    """None is left out, and none made up."""
+    """Datasets that are not exactly those of the mixture are refused."""
     with pytest.raises(UserError, match=message):
         host.resolve(mixture, paths)
 
 
 def test_mixtures_of_no_file() -> None:
-    """Static is the host's own weights, uniform needs none; what takes more says so."""
+    """The mixture static takes the host's own weights, and uniform needs none.
+
+    A mixture that needs more is refused with what it needs.
+    """
     assert host.resolve("static", ["a", "b"], [3, 1]).blend == (["a", "b"], [0.75, 0.25])
     assert host.resolve("uniform", ["a", "b"]).blend == (["a", "b"], [0.5, 0.5])
     with pytest.raises(UserError, match="static takes the host's own weights"):
@@ -87,7 +93,10 @@ def test_bounds_are_kept_for_what_the_host_draws(corpus: Path, config_file: Path
 
 
 def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_path: Path) -> None:
-    """It is saved with the checkpoints; another one is refused with both shown, or accepted."""
+    """The mixture is saved with the checkpoints.
+
+    A continued run refuses another mixture and shows both, unless on_mixture_change=accept.
+    """
     run, copy = tmp_path / "run", tmp_path / "copy"
     run.mkdir()
     first = host.resolve(mixture)
@@ -95,13 +104,13 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
     first.kept(run)
     assert host.saved_in(None, run) == run / "mixture.json"
     uniform = host.Draw(Mixture.uniform(NAMES), first.paths)
-    uniform.kept(run)  # no checkpoint yet: nothing was drawn
+    uniform.kept(run)  # there is no checkpoint yet, so nothing was drawn
     first.kept(run)
     (run / "latest_checkpointed_iteration.txt").write_text("4")
     host.resolve(run / "mixture.json").kept(run)
-    other, turned = uniform, host.Draw(mixture, dict(reversed(first.paths.items())))
+    other, turned = uniform, host.Draw(mixture, dict(reversed([*first.paths.items()])))
     with pytest.raises(UserError, match="another mixture is asked"):
-        turned.kept(run)  # the same weights in another order: other samples
+        turned.kept(run)  # the same weights in another order draw other samples
     with pytest.raises(UserError, match=r"no mixture is asked for: ask for mixture=.*run/mixture"):
         host.refuse_unasked(run, None, "refuse")
     host.refuse_unasked(run, None, "accept")
@@ -120,7 +129,10 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
 def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     config: Config, mixture: Mixture, tmp_path: Path
 ) -> None:
-    """A run that goes on computes nothing again; what was not computed so does not pass for it."""
+    """A run that continues uses its saved mixture and computes nothing again.
+
+    A saved mixture of other settings, or one that was not computed, is refused.
+    """
     written(config)
     computed = Mixture.load(config.chameleon.file)
     Path(config.chameleon.file).unlink()
@@ -138,7 +150,7 @@ def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
 
 
 def test_an_engine_that_is_not_there(config: Config) -> None:
-    """One line says which package it takes."""
+    """An engine that is not installed is refused in one line that names the package."""
     if importlib.util.find_spec("nemo") is None:
         config.engine = "nemo"
         with pytest.raises(UserError, match="engine=nemo needs NeMo 2, which is not installed"):
@@ -149,7 +161,7 @@ def test_an_engine_that_is_not_there(config: Config) -> None:
 
 
 def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None) -> None:
-    """Where they have met already, the mixture has to be there."""
+    """When the host's processes have met, the mixture must have been computed before."""
     with pytest.raises(UserError, match=r"compute it first, with torchrun .*compute_mixture\.py"):
         host.resolve("chameleon", config=config)
     assert set(open_indexed(config.data.domains, config.data.split)) == set(NAMES)
@@ -157,7 +169,10 @@ def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None)
 
 @pytest.mark.usefixtures("alone")
 def test_finetuning_goes_on_as_it_began(finetuning: tuple[Path, Path], tmp_path: Path) -> None:
-    """Another unit, packing or length of samples is refused; shares of tokens become samples'."""
+    """A continued run refuses another unit, packing or sample length.
+
+    Shares of tokens are converted to shares of samples.
+    """
     mixture, config = finetuning
 
     def drawn(**data: object) -> host.Draw:

@@ -1,7 +1,8 @@
-"""One checkpoint gives one answer, however the proxy lies over the ranks."""
+"""One checkpoint gives the same embeddings and weights in every layout of the proxy."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +34,10 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None) -> list[Path]:
-    """A configuration, and a checkpoint of its proxy's four layers."""
+    """Return a configuration, and a checkpoint of its proxy of four layers."""
     folder = tmp_path_factory.mktemp("layouts")
     config_file = write_config(corpus, folder)
-    # Untied, for on CPUs the stages of a pipeline cannot share a table.
+    # On CPUs the stages of a pipeline cannot share one embedding table.
     config = load_config(config_file, ["proxy.model.share_embeddings_and_output_weights=false"])
     with model_parallel(config.proxy.parallel, seed=3):
         gpt = build_gpt(config.proxy, 512, for_training=False)
@@ -49,9 +50,9 @@ Embeddings = list[dict[str, ShardedEmbedding]]
 
 @pytest.fixture(scope="module")
 def embedded(trained: list[Path]) -> dict[str, Embeddings]:
-    """Embeddings after two layers, by layout."""
+    """Return embeddings after two of the layers, by the name of the layout."""
     folder = trained[0].parent
-    by_ranks: dict[int, dict[str, dict]] = {}
+    by_ranks: dict[int, dict[str, dict[str, Any]]] = {}
     for name, layout in LAYOUTS.items():
         ranks = math.prod(layout.get(way, 1) for way in ("tensor", "pipeline", "context", "data"))
         own = {way: size for way, size in layout.items() if way != "data"}
@@ -63,7 +64,10 @@ def embedded(trained: list[Path]) -> dict[str, Embeddings]:
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "one process"])
 def test_embeddings_and_weights_in_any_layout(embedded: dict[str, Embeddings], name: str) -> None:
-    """Embeddings to 1e-5 and weights to 1e-6 of one process's, after the middle layer and above."""
+    """In every layout embeddings are those of one process to 1e-5, and weights to 1e-6.
+
+    This holds after the middle layer and after the last one.
+    """
     for one, other in zip(embedded["one process"], embedded[name], strict=True):
         scale = max(np.abs(shards.means).max() for shards in one.values())
         for domain, shards in one.items():
@@ -73,7 +77,7 @@ def test_embeddings_and_weights_in_any_layout(embedded: dict[str, Embeddings], n
             chameleon_weights(np.stack([shards.embedding for shards in part.values()]))
             for part in (one, other)
         ]
-        np.testing.assert_allclose(*weights, atol=1e-6)
+        np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
 
 
 def test_one_layout_gives_the_same_bytes(embedded: dict[str, Embeddings]) -> None:

@@ -1,4 +1,4 @@
-"""method/leverage.py: the paper's affinity and scores, whichever way they are computed."""
+"""method/leverage.py: the paper's affinity and scores, in every way to compute them."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ CASES = {case["name"]: case for case in GOLDEN["cases"]}
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_papers_numbers(name: str) -> None:
-    """Affinity and scores equal the published semantics to 1e-10."""
+    """Affinity and scores equal the published ones to 1e-10."""
     case = CASES[name]
     x = np.array(case["embeddings"])
     scores = leverage_scores(x, ridge=case["lambda_reg"])
@@ -33,21 +33,21 @@ def test_the_papers_numbers(name: str) -> None:
 
 
 def test_three_domains_by_hand() -> None:
-    """Embeddings 1, 0, -1 with λk = 2 score 1/4, 0, 1/4."""
+    """Embeddings 1, 0 and -1 have scores 1/4, 0 and 1/4 at λk = 2."""
     # K = x xᵀ has the one eigenvector x/√2 with eigenvalue 2, so S_i = x_i²/2 · 2/(2 + λk).
     scores = leverage_scores([[1.0], [0.0], [-1.0]], ridge=2 / 3)
     np.testing.assert_allclose(scores, [0.25, 0.0, 0.25], atol=1e-15)
 
 
 def test_affinity_by_hand() -> None:
-    """Inner products, of what is left when the mean is taken off."""
+    """The affinity holds inner products of the embeddings, minus their mean if they are centred."""
     assert affinity_matrix([[3.0], [1.0]], center=False).tolist() == [[9, 3], [3, 1]]
     assert affinity_matrix([[3.0], [1.0]]).tolist() == [[1, -1], [-1, 1]]
 
 
 @pytest.mark.parametrize(("k", "d"), [(7, 64), (64, 7), (5, 5)])
 def test_both_gram_matrices_give_the_same_scores(k: int, d: int) -> None:
-    """Through d × d or k × k, whichever is smaller, scores are those of the definition."""
+    """Scores are those of the definition, through a d × d or a k × k matrix."""
     x = drawn_alike(k, d)
     kernel = affinity_matrix(x)
     direct = np.diagonal(kernel @ np.linalg.inv(kernel + k * 2.0 * np.eye(k)))
@@ -56,7 +56,7 @@ def test_both_gram_matrices_give_the_same_scores(k: int, d: int) -> None:
 
 
 def test_embeddings_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a memory map, in blocks of three rows and a rest, scores are those of the array."""
+    """Scores of a memory map that is read in blocks are those of the array in memory."""
     x = drawn_alike(50, 8).astype(np.float32)
     whole = leverage_scores(x, relative_ridge=0.3)
     np.save(tmp_path / "x.npy", x)
@@ -70,7 +70,7 @@ def test_embeddings_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_nothing_overflows(scale: float) -> None:
-    """Embeddings whose squares are no floats have the scores of any other scale."""
+    """Scores do not change where the squares of embeddings overflow or underflow."""
     x = drawn_alike(5)
     np.testing.assert_allclose(
         leverage_scores(x * scale, relative_ridge=0.3),
@@ -81,7 +81,7 @@ def test_nothing_overflows(scale: float) -> None:
 
 @pytest.mark.parametrize("shape", [(7, 64), (64, 7)])
 def test_ridges_of_any_size(shape: tuple[int, int]) -> None:
-    """Scores stay in [0, 1) and near those of an exact solution, down to no ridge at all."""
+    """Scores stay between 0 and 1 and near those of an exact solution at any size of the ridge."""
     x = drawn_alike(*shape)
     centred = x - x.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -109,6 +109,6 @@ def test_ridges_of_any_size(shape: tuple[int, int]) -> None:
     ],
 )
 def test_wrong_input_is_named(call: object, says: str) -> None:
-    """What cannot be computed is a ValueError that says what is wrong."""
+    """Input that has no scores is a ValueError that says what is wrong."""
     with pytest.raises(ValueError, match=says):
         call()  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""utils/logging.py, utils/ranks.py: the library logs, commands print, one rank speaks."""
+"""utils/logging.py, utils/ranks.py: the library logs, commands print, and one rank speaks."""
 
 import os
 import re
@@ -34,7 +34,7 @@ logger.info("everywhere", extra=EVERY_RANK)
 def test_a_host_sees_records_of_its_first_rank(
     variables: dict[str, str], expected: int, logged: list[str]
 ) -> None:
-    """A host's own handler gets the first rank's records, with the rank; nothing is printed."""
+    """A host's own handler gets the records of the first rank, and nothing is printed."""
     launchers = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
     env = {key: value for key, value in os.environ.items() if key not in launchers}
     done = subprocess.run(
@@ -50,7 +50,7 @@ def test_a_host_sees_records_of_its_first_rank(
 
 
 def test_a_command_prints_messages_and_marks_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    """After `show_on_stdout`, as in these tests, the text alone is printed, once."""
+    """After `show_on_stdout` each message is printed once, and a warning begins with a mark."""
     logger = package_logger("nemo_chameleon.train")
     assert package_logger("nemo_chameleon.train") is logger
     logger.info("it %s", "works")
@@ -61,7 +61,7 @@ def test_a_command_prints_messages_and_marks_warnings(capsys: pytest.CaptureFixt
 def test_other_ranks_say_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the processes have met, torchrun's RANK decides which of them speaks."""
+    """Before the processes have met, torchrun's RANK decides which of them logs."""
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: False)
     monkeypatch.setenv("RANK", "1")
     assert rank() == 1
@@ -72,7 +72,7 @@ def test_other_ranks_say_nothing(
 
 
 def test_the_library_prints_nothing() -> None:
-    """Only commands print: no module but cli.py and utils/console.py calls print."""
+    """No module but cli.py and utils/console.py calls print."""
     package = Path(package_logger.__code__.co_filename).parents[1]
     printing = [
         str(path.relative_to(package))

@@ -1,4 +1,4 @@
-"""engines/megatron_lm.py: Megatron-LM's provider draws by a mixture, and is otherwise itself."""
+"""engines/megatron_lm.py: Megatron-LM's provider draws by a mixture, and is else unchanged."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ SAMPLES = 100
 
 @pytest.fixture
 def args(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Parsed arguments as Megatron-LM has them, in place of its get_args()."""
+    """Return parsed arguments as Megatron-LM has them; its get_args() returns them too."""
     weighed = ["0.7", str(corpus / "code"), "0.3", str(corpus / "prose")]
     own = dict.fromkeys(("train_data_path", "valid_data_path", "test_data_path"))
     own |= dict.fromkeys(("data_args_path", "per_split_data_args_path", "save", "load"))
@@ -45,7 +45,7 @@ def args(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argpa
 
 
 def provider(sizes: list[int], vp_stage: int | None = None) -> Any:
-    """Megatron-LM's, with the settings that are not about weights."""
+    """Build datasets as Megatron-LM's provider does."""
     args = sys.modules["megatron.training"].get_args()
     splits = [args.train_data_path, args.valid_data_path, args.test_data_path]
     per_split = [get_blend_from_list(paths) for paths in splits] if any(splits) else None
@@ -67,12 +67,13 @@ def provider(sizes: list[int], vp_stage: int | None = None) -> Any:
 
 
 def drawn(dataset: Any) -> list[int]:
-    """Samples of each dataset among the first hundred."""
-    return np.bincount(dataset.dataset_index[:SAMPLES]).tolist()
+    """Return the number of samples of each dataset among the first hundred."""
+    counts: list[int] = np.bincount(dataset.dataset_index[:SAMPLES]).tolist()
+    return counts
 
 
 def build() -> Any:
-    """What `pretrain` gets of the provider that is handed to it."""
+    """Return what `pretrain` gets from the provider that is handed to it."""
     provider.is_distributed = True  # type: ignore[attr-defined]
     handed = megatron_lm.with_mixture(provider)
     assert handed.is_distributed  # type: ignore[attr-defined]
@@ -80,7 +81,10 @@ def build() -> Any:
 
 
 def test_weights_and_nothing_else(args: argparse.Namespace, tmp_path: Path, alone: None) -> None:
-    """--data-path's own weights without --mixture, its weights with it; the same samples."""
+    """The weights are those of --data-path without --mixture, and the mixture's with it.
+
+    Nothing else changes, and each dataset's samples are the same.
+    """
     before = dict(vars(args))
     static = build()[0]
     assert vars(args) == before
@@ -95,7 +99,10 @@ def test_weights_and_nothing_else(args: argparse.Namespace, tmp_path: Path, alon
 
 
 def test_where_the_blend_can_stand(args: argparse.Namespace, corpus: Path, tmp_path: Path) -> None:
-    """In a file, for the training split alone, or nowhere: then it is the mixture's own."""
+    """The blend may stand in a file or be that of the training split alone.
+
+    If there is none, the mixture's own paths are used.
+    """
     args.mixture = str(tmp_path / "mine.json")
     wanted = ["0.25", str(corpus / "code"), "0.75", str(corpus / "prose")]
     file, args.data_path = tmp_path / "blend.txt", None
@@ -106,7 +113,7 @@ def test_where_the_blend_can_stand(args: argparse.Namespace, corpus: Path, tmp_p
 
     args.data_path = None
     train = ["1", str(corpus / "prose"), "1", str(corpus / "code")]
-    splits = {"train": train, "valid": "v w", "test": None}  # one string is split
+    splits = {"train": train, "valid": "v w", "test": None}  # a string is split at blanks
     args.per_split_data_args_path = str(tmp_path / "splits.json")
     Path(args.per_split_data_args_path).write_text(json.dumps(splits))
     megatron_lm.apply(args, SAMPLES)
@@ -115,11 +122,14 @@ def test_where_the_blend_can_stand(args: argparse.Namespace, corpus: Path, tmp_p
 
     args.train_data_path = args.valid_data_path = None
     megatron_lm.apply(args, SAMPLES)
-    assert args.data_path == wanted[2:] + wanted[:2]  # as the file has them
+    assert args.data_path == wanted[2:] + wanted[:2]  # in the order of the mixture file
 
 
 def test_a_run_that_goes_on(args: argparse.Namespace, corpus: Path, tmp_path: Path) -> None:
-    """The mixture lies with the checkpoints of --save; --finetune begins anew."""
+    """The mixture is saved with the checkpoints of --save, and a continued run refuses another one.
+
+    --finetune starts anew.
+    """
     args.mixture, args.save = str(tmp_path / "mine.json"), str(tmp_path / "run")
     megatron_lm.apply(args, SAMPLES)
     saved = tmp_path / "run" / "mixture.json"

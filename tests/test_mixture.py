@@ -1,9 +1,11 @@
-"""mixture/mixture.py: weights by name, and a file that reads back as it was written."""
+"""mixture/mixture.py: weights by name, and a file that is read back as it was written."""
 
 import json
 import math
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def test_constructors() -> None:
 
 
 def test_blend_goes_by_name_not_by_position() -> None:
-    """The order is that of the paths; each prefix has its own domain's weight."""
+    """The blend has the order of the paths, and each prefix has the weight of its own domain."""
     mixture = Mixture({"a": 0.75, "b": 0.25})
     assert mixture.blend({"b": "/data/b", "a": "/data/a"}) == (
         ["/data/b", "/data/a"],
@@ -30,8 +32,8 @@ def test_blend_goes_by_name_not_by_position() -> None:
         mixture.blend({"a": "/data/a", "c": "/data/c"})
 
 
-def test_file_round_trip_is_exact(tmp_path) -> None:
-    """Weights that no decimal short of 17 digits holds read back to the same bits."""
+def test_file_round_trip_is_exact(tmp_path: Path) -> None:
+    """Weights that need 17 decimal digits are read back to the same bits."""
     third = 1 / 3
     mixture = Mixture(
         {"ä/b.c": third, "b": 0.1, "c": 1 - third - 0.1},
@@ -54,8 +56,8 @@ def test_file_round_trip_is_exact(tmp_path) -> None:
         st.text(st.characters(exclude_categories=["Cs"])), st.floats(-1, 1) | st.text()
     ),
 )
-def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
-    """Names of any characters, weights of any size, whatever else the file says."""
+def test_any_mixture_reads_back(amounts: dict[str, float], method: dict[str, Any]) -> None:
+    """A mixture with any names, weights and recorded method is read back as it was."""
     for checked in ("caveats", "layers"):
         method.pop(checked, None)
     weights = Mixture.static(amounts).weights
@@ -95,7 +97,7 @@ def test_any_mixture_reads_back(amounts: dict, method: dict) -> None:
         ('{"format": 1, "weights": {"a": 1' + "0" * 400 + "}}", "m.json"),
     ],
 )
-def test_reading_is_strict(tmp_path, text: str, says: str) -> None:
+def test_reading_is_strict(tmp_path: Path, text: str, says: str) -> None:
     """A file that is not a mixture is refused, and the error names the file and the fault."""
     path = tmp_path / "m.json"
     path.write_text(text)
@@ -108,7 +110,7 @@ TOKENS = {"a": 1000, "b": 1000, "c": 10_000}
 
 
 def test_cap_on_epochs() -> None:
-    """At 4 epochs `a` bears .4 of 10,000 tokens; the .1 freed goes to b and c as 3 to 2."""
+    """At 4 epochs `a` fills 0.4 of 10,000 tokens, and the freed 0.1 goes to b and c as 3 to 2."""
     mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2}, method={"name": "chameleon"})
     capped = mixture.within_bounds(TOKENS, 10_000, max_epochs=4)
     assert capped.weights == pytest.approx({"a": 0.4, "b": 0.36, "c": 0.24})
@@ -118,7 +120,7 @@ def test_cap_on_epochs() -> None:
 
 
 def test_caps_that_miss_1_by_a_rounding_are_enough() -> None:
-    """49 times a 49th is less than 1 in floats; no token is missing for that."""
+    """Caps that sum to less than 1 by a rounding error alone are enough."""
     names = [str(i) for i in range(49)]
     assert math.fsum([1 * 1 / 49] * 49) < 1
     capped = Mixture.uniform(names).within_bounds(dict.fromkeys(names, 1), 49, max_epochs=1)
@@ -126,7 +128,7 @@ def test_caps_that_miss_1_by_a_rounding_are_enough() -> None:
 
 
 def test_pins_and_floors() -> None:
-    """A fixed share and a floor in one solve with a cap."""
+    """A fixed share, a floor and a cap are kept together."""
     mixture = Mixture({"a": 0.5, "b": 0.3, "c": 0.2})
     bounded = mixture.within_bounds(TOKENS, 10_000, max_epochs=3, pin={"b": 0.1}, floor={"c": 0.25})
     assert bounded.weights == pytest.approx({"a": 0.3, "b": 0.1, "c": 0.6})
@@ -134,7 +136,7 @@ def test_pins_and_floors() -> None:
 
 
 def test_bounds_that_leave_no_choice() -> None:
-    """Pins of every domain, and caps that just suffice, are the weights; neither is dropped."""
+    """Pins of every domain, and caps that are just enough, become the weights."""
     mixture = Mixture({"a": 0.2, "b": 0.3, "c": 0.5})
     pins = {"a": 0.7, "b": 0.2, "c": 0.1}
     assert mixture.within_bounds(TOKENS, 10_000, pin=pins).weights == pytest.approx(pins)
@@ -163,27 +165,27 @@ def test_bounds_that_leave_no_choice() -> None:
         ),
     ],
 )
-def test_bounds_that_cannot_be_kept(bounds: dict, says: str) -> None:
-    """Too little data says how many tokens are missing; the rest names the domain."""
+def test_bounds_that_cannot_be_kept(bounds: dict[str, Any], says: str) -> None:
+    """When there is too little data, the missing tokens are named; other bounds name the domain."""
     with pytest.raises(UserError) as error:
         Mixture({"a": 0.5, "b": 0.3, "c": 0.2}).within_bounds(TOKENS, 10_000, **bounds)
     assert says in str(error.value)
 
 
-def test_missing_file(tmp_path) -> None:
-    """A file that is not there is a UserError, not a traceback of the file system's."""
+def test_missing_file(tmp_path: Path) -> None:
+    """A file that is not there is a UserError that names it."""
     with pytest.raises(UserError, match=r"nothing\.json"):
         Mixture.load(tmp_path / "nothing.json")
 
 
-def test_file_starts_with_what_a_person_looks_for(tmp_path) -> None:
-    """Format and weights come first, whatever else there is to tell."""
+def test_file_starts_with_what_a_person_looks_for(tmp_path: Path) -> None:
+    """Format and weights come first in the file."""
     Mixture({"a": 1.0}, method={"name": "static"}).save(tmp_path / "m.json")
     assert list(json.loads((tmp_path / "m.json").read_text()))[:2] == ["format", "weights"]
 
 
 def test_import_needs_neither_torch_nor_megatron() -> None:
-    """The mathematics and the file can be used where no training stack is installed."""
+    """The method and the mixture file can be used where torch and megatron are not installed."""
     code = (
         "import sys, nemo_chameleon, nemo_chameleon.method.leverage, nemo_chameleon.mixture; "
         "sys.exit(any(name.split('.')[0] in ('torch', 'megatron') for name in sys.modules))"

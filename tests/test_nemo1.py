@@ -13,7 +13,7 @@ from nemo_chameleon.engines.nemo1 import use_mixture
 def test_data_prefix_follows_the_mixture(
     corpus: Path, tmp_path: Path, mixture: Path, by_split: bool
 ) -> None:
-    """`data_prefix` follows `model.data.mixture`; a run that goes on is held to what it began."""
+    """`data_prefix` follows `model.data.mixture`, and a continued run refuses another mixture."""
     code, prose = str(corpus / "code"), str(corpus / "prose")
     prefixes = [0.7, code, 0.3, prose]
     rest = {"validation": [str(corpus / "legal")], "test": [str(corpus / "legal")]}
@@ -29,7 +29,7 @@ def test_data_prefix_follows_the_mixture(
             },
         }
     )
-    # As Hydra hands it over: a key that is not there is an error.
+    # In a configuration of Hydra's a key that is not there is an error.
     OmegaConf.set_struct(cfg, True)
     assert OmegaConf.to_container(use_mixture(cfg).model.data) == {"data_prefix": given}
     OmegaConf.update(cfg, "model.data.mixture", str(mixture), force_add=True)

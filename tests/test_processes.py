@@ -1,4 +1,4 @@
-"""Several models in one job: what is left of the first, and who writes which file."""
+"""Several models in one job: what is left of the first, and which rank writes which file."""
 
 import gc
 import os
@@ -22,7 +22,7 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def held() -> tuple[int, int, int]:
-    """Process groups, threads, and bytes of tensors that are alive."""
+    """Return the number of process groups, the number of threads, and the bytes of all tensors."""
     gc.collect()
     tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
     storages = {item.untyped_storage().data_ptr(): item.untyped_storage() for item in tensors}
@@ -33,10 +33,10 @@ def held() -> tuple[int, int, int]:
 
 @pytest.mark.usefixtures("alone")
 def test_nothing_is_left_of_the_proxy(config: Config) -> None:
-    """No process group of its layout, no thread of theirs, nothing of its weights and optimizer."""
-    proxy.compute_mixture(provider.prepare(config))  # once, for what is made once
+    """Nothing is left of the proxy: no process group, no thread, no weights and no optimizer."""
+    proxy.compute_mixture(provider.prepare(config))  # the first time makes what is made only once
     groups, threads, size = held()
-    weights = 4 * 2 * 32 * (512 + 4 * 12 * 32)  # fp32, and a little more than half of them
+    weights = 4 * 2 * 32 * (512 + 4 * 12 * 32)  # bytes of a little over half of the weights
     within = []
     one_step = trainer.Trainer.step
 
@@ -79,7 +79,7 @@ if __name__ == "__main__":
 
 
 def test_what_the_first_rank_fails_at_is_what_is_said(tmp_path: Path) -> None:
-    """The rank that waits for the first one, which fails, says nothing and is ended."""
+    """When the first rank fails, the rank that waits for it logs nothing and is ended."""
     (tmp_path / "fails.py").write_text(FAILS)
     both = ranks.start_script(tmp_path / "fails.py", [], 2)
     assert both.wait() == 1
@@ -90,7 +90,10 @@ def test_what_the_first_rank_fails_at_is_what_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_says_what_the_first_rank_failed_at(torchrun: Launch, tmp_path: Path) -> None:
-    """The ranks that wait for it wait for it to say so, too; torchrun's summary has it again."""
+    """The other ranks wait until the first one has printed its error.
+
+    torchrun's summary has the error again.
+    """
     (tmp_path / "fails.py").write_text(FAILS)
     done = torchrun(processes=2, check=False, recipe=tmp_path / "fails.py")
     assert done.returncode == 1
@@ -127,11 +130,14 @@ if "RANK" in os.environ:
 def test_no_file_is_written_by_two_ranks(
     start: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a whole run, its checkpoints' helper processes included, and when it goes on."""
+    """No file is written by two ranks, whether a run starts or continues.
+
+    The helper processes that write checkpoints count as their ranks.
+    """
     (tmp_path / "hook").mkdir()
     log = tmp_path / "written-by-"
     watch = WATCH.format(log=str(log))
-    # A real start reads this, and so do its helpers; a fork's interpreter has long been started.
+    # Newly started processes read this file. A forked one has the same text in its script.
     (tmp_path / "hook" / "sitecustomize.py").write_text(watch)
     watched = tmp_path / "watched.py"
     watched.write_text(watch + RECIPE.read_text())
@@ -155,7 +161,7 @@ def test_no_file_is_written_by_two_ranks(
 
 @pytest.mark.usefixtures("alone")
 def test_output_that_cannot_be_written_to(config: Config) -> None:
-    """Named before anything is trained."""
+    """An output that cannot be written to is refused before anything is trained."""
     Path(config.output).write_text("a file")
     with pytest.raises(UserError, match=f"output={config.output} cannot be written to"):
         shared_storage.require_shared(config)

@@ -1,4 +1,4 @@
-"""provider/: which weights a run uses, and that they are computed once."""
+"""provider/: which weights a run uses, and that they are computed only once."""
 
 import doctest
 import json
@@ -18,13 +18,13 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def resolve(config: Config, mixture: str) -> Mixture:
-    """The mixture for a value of data.mixture."""
+    """Return the mixture for a value of data.mixture."""
     config.data.mixture = mixture
     return provider.resolve_mixture(config)
 
 
 def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
-    """Uniform, proportional, static and a file's weights, none of which needs a process group."""
+    """Uniform, proportional, static and a file's weights need no process group."""
     domains = provider.prepare(config).domains
     assert set(resolve(config, "uniform").weights.values()) == {1 / 3}
     tokens = {name: domain.tokens for name, domain in domains.items()}
@@ -41,7 +41,7 @@ def test_mixtures_that_need_no_proxy(config: Config, tmp_path: Path) -> None:
 
 
 def test_bounds_hold_for_the_run_and_not_in_the_file(config: Config) -> None:
-    """data.max_epochs, pin and floor shape what the run draws; what they need is checked first."""
+    """data.max_epochs, pin and floor bound what the run draws, and are checked before training."""
     config.data.pin = {"code": 0.5}
     assert resolve(config, "uniform").weights == {"code": 0.5, "prose": 0.25, "legal": 0.25}
     config.data.max_epochs = 1e-3
@@ -74,7 +74,7 @@ def test_example_of_resolve_mixture(
 def test_chameleon_is_computed_once(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first run leaves mixture and embeddings; the next reads them and trains no proxy."""
+    """The first run writes mixture and embeddings; the next one reads them and trains no proxy."""
     mixture = resolve(config, "chameleon")
     file = json.loads((tmp_path / "out" / "mixture.json").read_text())
     assert file["weights"] == mixture.weights
@@ -99,7 +99,10 @@ def test_chameleon_is_computed_once(
 def test_samples_are_drawn_until_the_weights_are_known(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """samples=auto draws until the widest interval is narrow enough, but no domain twice over."""
+    """With samples=auto windows are drawn until the widest interval is narrow enough.
+
+    No domain is drawn beyond its tokens.
+    """
 
     def drawn(tolerance: float, name: str) -> tuple[list[float], Mixture]:
         config.chameleon.samples, config.chameleon.tolerance = "auto", tolerance
@@ -124,7 +127,7 @@ def test_samples_are_drawn_until_the_weights_are_known(
 
 @pytest.mark.usefixtures("alone")
 def test_every_layer_is_compared(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """layer=all has the middle layer's weights, and beside them what each layer's would be."""
+    """With layer=all the weights are the middle layer's, and each layer's weights are recorded."""
     config.chameleon.layer = "all"
     mixture = resolve(config, "chameleon")
     assert mixture.method["layer"] == 2
@@ -135,7 +138,7 @@ def test_every_layer_is_compared(config: Config, capsys: pytest.CaptureFixture[s
     table = capsys.readouterr().out.splitlines()[-5:]
     assert table[-1].split()[:5] == ["moved", "from", "layer", "2", table[-1].split()[4]]
     assert table[-1].split()[5] == "0.0000"
-    # A run that asks for this layer alone takes the file for its own.
+    # A run with this layer alone accepts the file.
     config.chameleon.layer = None
     assert resolve(config, "chameleon") == mixture
 
@@ -144,7 +147,7 @@ def test_every_layer_is_compared(config: Config, capsys: pytest.CaptureFixture[s
 def test_killed_while_embedding_keeps_the_proxy(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that dies after the proxy's training embeds with it at the next start, as it is."""
+    """A run that dies after the proxy's training uses the trained proxy at its next start."""
     with monkeypatch.context() as patch:
         patch.setattr(proxy, "_embed", lambda *_: exec("raise KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):
@@ -156,7 +159,7 @@ def test_killed_while_embedding_keeps_the_proxy(
 
 
 def written(config: Config, **method: object) -> None:
-    """A mixture file such as a run with this configuration writes, but for `method`."""
+    """Write a mixture file as a run with this configuration does, except for `method`."""
     prepared = provider.prepare(config)
     domains, plan = prepared.domains, prepared.plan
     assert plan is not None
@@ -187,7 +190,7 @@ def written(config: Config, **method: object) -> None:
     ],
 )
 def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: object) -> None:
-    """A chameleon file that the run's own settings would not have given is not used for it."""
+    """A mixture file that was computed with other settings than the run's is refused."""
     written(config, **{key: value})
     with pytest.raises(UserError, match=f"made with {key}={value}.*remove the file") as caught:
         resolve(config, "chameleon")
@@ -201,7 +204,7 @@ def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: o
 def test_mixture_through_another_proxy_is_refused(
     config: Config, section: str, key: str, value: object
 ) -> None:
-    """So is one through a proxy that the run's settings would not have given."""
+    """A mixture file that was computed through a proxy of other settings is refused."""
     written(config)
     setattr(getattr(config.proxy, section), key, value)
     with pytest.raises(UserError, match="made through another proxy"):
@@ -212,7 +215,7 @@ def test_mixture_through_another_proxy_is_refused(
 def test_mixture_file_whose_folder_has_another_use(
     config: Config, tmp_path: Path, name: str
 ) -> None:
-    """A run from proxy.json would lie in the proxy's folder: refused before it does."""
+    """A mixture file called proxy.json is refused: its run would lie in the proxy's folder."""
     path = tmp_path / f"{name}.json"
     Mixture.uniform(config.data.domains).save(path)
     config.data.mixture = str(path)
@@ -221,7 +224,7 @@ def test_mixture_file_whose_folder_has_another_use(
 
 
 def test_other_runs_in_the_folder_are_found_before_the_proxy_is_trained(config: Config) -> None:
-    """Checkpoints of another base run or proxy are refused while nothing has been computed yet."""
+    """Checkpoints of another base run or proxy are refused before anything is computed."""
     folder = Path(config.output) / "chameleon"
     checkpointed = folder / "iter_0000004"
     checkpointed.mkdir(parents=True)
@@ -238,14 +241,14 @@ def test_other_runs_in_the_folder_are_found_before_the_proxy_is_trained(config: 
 
 
 def test_a_runs_bounded_weights_are_not_taken_for_computed_ones(config: Config) -> None:
-    """The copy in a run's folder has the run's caps in it: not what chameleon.file holds."""
+    """The mixture in a run's folder has the run's bounds, and is refused as chameleon.file."""
     written(config, bound=["code"])
     with pytest.raises(UserError, match="within bounds"):
         resolve(config, "chameleon")
 
 
 def test_mixture_of_other_data_is_refused(config: Config, tmp_path: Path) -> None:
-    """A domain whose files are others than those embedded is named."""
+    """A domain whose data has changed since it was embedded is named."""
     written(config)
     assert resolve(config, "chameleon").weights
     tokenizer = load_tokenizer(config.data.tokenizer)
@@ -273,7 +276,10 @@ def test_checked_before_jobs_are_submitted(
     settings: list[str],
     culprit: str,
 ) -> None:
-    """Base model and proxy, each for the processes that it will have; nothing is written."""
+    """`nemo-chameleon check` checks base model and proxy for their numbers of processes.
+
+    It writes nothing.
+    """
     command = ["nemo-chameleon", "check", "--config", str(config_file)]
     monkeypatch.setattr(sys, "argv", [*command, "--processes=4", "--proxy-processes=2"])
     cli.main()

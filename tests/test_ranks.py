@@ -1,4 +1,4 @@
-"""ranks.py: what it forks is as torchrun would start it, and ends as under torchrun."""
+"""ranks.py: forked ranks start and end as they do under torchrun."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from ranks import RankError, on_ranks
 
 
 def what_is_random() -> tuple[int, int]:
-    """The hash of a string, and a draw of numpy's own generator."""
+    """Return the hash of a string, and a number from numpy's own generator."""
     return hash("domain"), np.random.randint(2**31)
 
 
 def add_ranks(value: int) -> float:
-    """The sum of all ranks and a value on each, by a process group of torch."""
+    """Return the sum of all ranks and of `value` on each, by a process group of torch."""
     import torch
     import torch.distributed as dist
 
@@ -35,7 +35,7 @@ def add_ranks(value: int) -> float:
 
 
 def fail_on_second() -> None:
-    """Raise on the second rank; the first waits for ever, and heeds no SIGTERM."""
+    """Raise an error on the second rank; on the first, ignore SIGTERM and wait for ever."""
     if os.environ["RANK"] == "1":
         time.sleep(0.2)
         raise KeyError("the culprit")
@@ -44,19 +44,19 @@ def fail_on_second() -> None:
 
 
 def leave_a_helper() -> int:
-    """The number of a process that outlives the one that started it."""
+    """Return the id of a process that outlives the one that started it."""
     return subprocess.Popen(["sleep", "600"]).pid
 
 
 def test_a_function_runs_on_every_rank() -> None:
-    """The ranks meet in a process group, and what each returned comes back in their order."""
+    """The ranks meet in a process group, and their return values come back in their order."""
     assert on_ranks(2, add_ranks, 10) == [21.0, 21.0]
     assert on_ranks(2, os.getenv, "RANK") == ["0", "1"]
     assert on_ranks(2, os.getenv, "LOCAL_WORLD_SIZE") == ["2", "2"]
 
 
 def test_ranks_and_runs_have_hashes_of_their_own() -> None:
-    """Neither neighbouring ranks nor one rank in two runs order a set of strings alike."""
+    """Neighbouring ranks hash strings differently, and so does one rank in two runs."""
     one, two = on_ranks(2, what_is_random), on_ranks(2, what_is_random)
     for drawn in (one, two, [one[0], two[0]]):
         assert drawn[0][0] != drawn[1][0]
@@ -64,14 +64,14 @@ def test_ranks_and_runs_have_hashes_of_their_own() -> None:
 
 
 def test_a_rank_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The traceback is raised; a rank that does not heed SIGTERM gets SIGKILL."""
+    """The traceback of the failed rank is raised. A rank that ignores SIGTERM gets SIGKILL."""
     monkeypatch.setattr(ranks, "_TO_END", 0.5)
     with pytest.raises(RankError, match=r"exit codes \[-9, 1\](.|\n)*KeyError: 'the culprit'"):
         on_ranks(2, fail_on_second)
 
 
 def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:
-    """The test that waits for them fails, with what they have said so far."""
+    """Ranks that take too long are ended, and the error has what they have printed."""
     (tmp_path / "slow.py").write_text("import time; print('said', flush=True); time.sleep(600)")
     with pytest.raises(RankError, match=r"not done in 1 s; exit codes \[-9, -9\](.|\n)*said\nsaid"):
         ranks.run(tmp_path / "slow.py", [], 2, timeout=1)
@@ -80,7 +80,7 @@ def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:
 def test_a_script_starts_as_python_starts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It finds its arguments, environment and neighbours, and its exit code is given."""
+    """A script finds its arguments, environment and neighbours, and its exit code is returned."""
     (tmp_path / "neighbour.py").write_text("SAYS = 'here'")
     script = tmp_path / "script.py"
     script.write_text(
@@ -98,7 +98,7 @@ def test_a_script_starts_as_python_starts_it(
 
 
 def test_nothing_is_left_of_ranks(tmp_path: Path) -> None:
-    """Helpers that ranks leave behind are ended with them, and ranks with who started them."""
+    """Helpers that ranks leave behind are ended, and so are ranks that no test waits for."""
     (helper,) = on_ranks(1, leave_a_helper)
     (tmp_path / "slow.py").write_text("import os, time; print(os.getpid(), flush=True)\nwhile 1: 0")
     begun = ranks.start_script(tmp_path / "slow.py")
@@ -125,10 +125,13 @@ if os.environ["RANK"] == "1":
 def test_ranks_are_told_what_torchrun_tells_them(
     launch: Launch, torchrun: Launch, tmp_path: Path
 ) -> None:
-    """The same variables, and the same values of all that are not of one run alone."""
+    """Forked ranks have the environment variables of torchrun.
+
+    The values are equal, except those of one run alone.
+    """
     (tmp_path / "say.py").write_text(SAY)
     of_run = {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE"}
-    of_readline = {"LINES", "COLUMNS"}  # set where it is imported
+    of_readline = {"LINES", "COLUMNS"}  # importing readline sets them
     told = []
     for start in (launch, torchrun):
         said = start(processes=2, recipe=tmp_path / "say.py").stdout
@@ -154,7 +157,7 @@ with ranks.session():
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["over", "killed"])
 def test_servers_end_with_their_session(way: str) -> None:
-    """No server is left of a session that is over, nor of one that was killed."""
+    """No server is left when its session has ended or was killed."""
     env = {name: value for name, value in os.environ.items() if name != ranks._FOLDER}
     command = [sys.executable, "-c", SESSION, str(Path(__file__).parent), way]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)

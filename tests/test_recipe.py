@@ -1,6 +1,6 @@
-"""The recipe as people start it: alone and under torchrun, again, killed, and with wrong input.
+"""The recipe as people start it: alone, on several ranks, again, killed, and with wrong input.
 
-By forks, which `ranks` treats as torchrun does; the slow tests are under torchrun itself.
+Most tests run on the forked ranks of `ranks`; the slow ones run under torchrun itself.
 """
 
 import json
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -26,17 +27,18 @@ from nemo_chameleon import Mixture
 
 
 def weights_text(mixture: Path) -> str:
-    """The bytes of the weights in a mixture file."""
+    """Return the bytes of the weights in a mixture file."""
     text = mixture.read_text()
     return text[text.index('"weights"') : text.index("}")]
 
 
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def result(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return facts
 
 
 class Torchrun:
-    """The recipe in two processes of a real torchrun, to be handled as `ranks.Ranks`."""
+    """The recipe on ranks of a real torchrun, with the methods of `ranks.Ranks`."""
 
     def __init__(self, script: Path, arguments: list[str], processes: int) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -55,7 +57,7 @@ class Torchrun:
         sorted(workers, key=lambda worker: worker.pid)[rank].send_signal(number)
 
     def kill(self) -> None:
-        """Torchrun itself too."""
+        """Kill the ranks and torchrun itself."""
         torchrun = psutil.Process(self.process.pid)
         for member in [*torchrun.children(recursive=True), torchrun]:
             member.kill()
@@ -72,7 +74,7 @@ Begin = Callable[..., Torchrun | ranks.Ranks]
     ]
 )
 def begin(request: pytest.FixtureRequest, config_file: Path) -> Begin:
-    """Start the recipe on two ranks, which are at work, as soon as something has happened."""
+    """Return a function that starts the recipe on two ranks and returns once `until()` is true."""
 
     def start(*overrides: str, until: Callable[[], bool]) -> Torchrun | ranks.Ranks:
         arguments = ["--config", str(config_file), *overrides]
@@ -90,9 +92,9 @@ def begin(request: pytest.FixtureRequest, config_file: Path) -> Begin:
 def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
     start: Launch, console: Console, tmp_path: Path
 ) -> None:
-    """TP=2 in two processes gives TP=1's proxy loss, embeddings and weights; twice, the same bytes.
+    """Tensor parallel sizes 1 and 2 give one proxy loss and one set of embeddings and weights.
 
-    The base model is data parallel in the two processes, and draws by the computed weights.
+    Two runs at size 2 give the same bytes, and the base model draws by these weights.
     """
     tensor = "proxy.parallel.tensor_model_parallel_size=2"
     one, two, again = (tmp_path / name for name in ("one", "two", "again"))
@@ -118,7 +120,7 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
     for name, domain in base["domains"].items():
         assert abs(domain["samples"] - 48 * weights[two][name]) <= 1
 
-    # New domains are embedded by as many processes as there are, with no tensor parallelism.
+    # Each process embeds a part of a new domain's windows, without tensor parallelism.
     file, prose = two / "mixture.json", json.loads((two / "mixture.json").read_text())["domains"]
     console("mixture", "remove", str(file), "prose")
     console("mixture", "add", str(file), f"prose={prose['prose']['path']}", processes=2)
@@ -128,9 +130,9 @@ def test_chameleon_from_end_to_end_and_at_any_tensor_parallel_size(
 
 
 def test_a_mixture_computed_apart_serves_the_run(launch: Launch, config_file: Path) -> None:
-    """train_proxy.py and compute_mixture.py need nothing of the base model; a run takes on.
+    """train_proxy.py and compute_mixture.py need no settings of the base model.
 
-    Each finds what the one before it left, and does not do it again.
+    Each recipe finds what the one before it wrote, and does not compute it again.
     """
     settings = yaml.safe_load(config_file.read_text())
     base = {key: settings.pop(key) for key in ("model", "train", "optimizer")}
@@ -175,10 +177,13 @@ if __name__ == "__main__":
 def test_a_hosts_processes_meet_after_ours(
     start: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks compute the mixture, then find it; a host then starts as if nothing had been."""
+    """Two ranks compute the mixture, and find it at their next start.
+
+    The host's own process groups then work as if there had been none before.
+    """
     script = tmp_path / "as_a_host.py"
     script.write_text(AS_A_HOST)
-    # What this process's own group has set is not the host's.
+    # The process group of this process has set it, and a host has not.
     monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
     for _ in range(2):
         done = start(processes=2, recipe=script)
@@ -188,9 +193,9 @@ def test_a_hosts_processes_meet_after_ours(
 
 
 def test_killed_while_embedding(launch: Launch, begin: Begin, tmp_path: Path) -> None:
-    """SIGKILL to one process amid embedding; the same command then embeds only what is missing.
+    """When a rank is killed while embedding, the same command embeds only what is missing.
 
-    The embeddings are the bytes of a run that was never killed.
+    The embeddings are those of an uninterrupted run, to the last byte.
     """
     settings = ("chameleon.samples=3000", "train.train_iters=1", "train.eval_iters=0")
     launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
@@ -208,7 +213,7 @@ def test_killed_while_embedding(launch: Launch, begin: Begin, tmp_path: Path) ->
 
 
 def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:
-    """From one checkpoint of one process, sequence and pipeline parallelism end at its figures."""
+    """A run that continues in another layout ends at the losses of one process."""
     uniform = "data.mixture=uniform"
     launch(uniform, "checkpoint.save_interval=3")
     folder = tmp_path / "out" / "uniform"
@@ -233,7 +238,10 @@ def test_base_model_in_other_layouts(launch: Launch, tmp_path: Path) -> None:
 def test_a_pretrained_checkpoint_embeds_and_starts_a_run_at_any_layout(
     launch: Launch, tmp_path: Path
 ) -> None:
-    """With a rate of nought tensor and pipeline parallel runs keep its losses; one is resumed."""
+    """A learning rate of 0 keeps the losses of the pretrained checkpoint in every layout.
+
+    Such a run can be resumed, and the checkpoint can embed the domains.
+    """
     launch("data.mixture=uniform")
     first = result(tmp_path / "out" / "uniform")
     there = str(tmp_path / "out" / "uniform")
@@ -252,7 +260,7 @@ def test_a_pretrained_checkpoint_embeds_and_starts_a_run_at_any_layout(
 
 
 def test_killed_run_ends_as_if_never_killed(launch: Launch, begin: Begin, tmp_path: Path) -> None:
-    """SIGKILL to all processes amid training, then the same command: the same loss to 1e-6."""
+    """A run that was killed while training ends at the loss of an uninterrupted run."""
     settings = ("data.mixture=uniform", "train.train_iters=80", "checkpoint.save_interval=20")
     launch(*settings, f"output={tmp_path / 'whole'}", processes=2)
     folder = tmp_path / "out" / "uniform"
@@ -269,9 +277,9 @@ def test_killed_run_ends_as_if_never_killed(launch: Launch, begin: Begin, tmp_pa
 def test_a_run_of_several_stops_when_one_is_asked_to(
     launch: Launch, begin: Begin, tmp_path: Path
 ) -> None:
-    """SIGUSR1 to one of two processes: both save and end, and the same command goes on."""
-    settings = ("data.mixture=uniform", "train.train_iters=100", "logging.log_interval=5")
-    settings += ("checkpoint.save_interval=20",)
+    """When one of two ranks gets SIGUSR1, both save and end. The same command continues the run."""
+    often = ("logging.log_interval=5", "checkpoint.save_interval=20")
+    settings = ("data.mixture=uniform", "train.train_iters=100", *often)
     folder = tmp_path / "out" / "uniform"
     tracker = folder / "latest_checkpointed_iteration.txt"
     begun = begin(*settings, until=tracker.exists)
@@ -288,7 +296,7 @@ def test_a_run_of_several_stops_when_one_is_asked_to(
 def refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> str:
-    """Run the recipe in this process; it must end with exit code 2 and one line, returned."""
+    """Run the recipe in this process, require exit code 2 and one line on stderr, and return it."""
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(RECIPE), run_name="__main__")
@@ -300,7 +308,7 @@ def refused(
 
 
 def break_files(corpus: Path, tmp_path: Path, fault: str) -> str:
-    """A copy of the `code` domain with a fault; its prefix."""
+    """Copy the `code` domain with a fault and return the copy's prefix."""
     prefix = tmp_path / "broken"
     for ending in (".bin", ".idx"):
         data = (corpus / f"code{ending}").read_bytes()
@@ -325,9 +333,15 @@ def break_files(corpus: Path, tmp_path: Path, fault: str) -> str:
     ],
 )
 def test_damaged_data_is_refused_before_anything_runs(
-    corpus: Path, config_file: Path, tmp_path: Path, monkeypatch, capsys, fault: str, says: str
+    corpus: Path,
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    says: str,
 ) -> None:
-    """A domain's missing, truncated or empty files end in one line, exit code 2 and no output."""
+    """Missing, truncated or empty files end in one line and exit code 2, with nothing written."""
     prefix = break_files(corpus, tmp_path, fault)
     line = refused(
         ["--config", str(config_file), f"data.domains.code.path={prefix}"], monkeypatch, capsys
@@ -350,9 +364,14 @@ def test_damaged_data_is_refused_before_anything_runs(
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(
-    config_file: Path, tmp_path: Path, monkeypatch, capsys, override: str, says: str
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    says: str,
 ) -> None:
-    """A setting that cannot run ends in one line, exit code 2 and no output."""
+    """A setting that cannot run ends in one line and exit code 2, with nothing written."""
     if "CUDA" in says:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     line = refused(["--config", str(config_file), override], monkeypatch, capsys)
@@ -362,9 +381,13 @@ def test_wrong_settings_are_refused_before_anything_runs(
 
 @pytest.mark.parametrize("given", ["uniform", "chameleon"])
 def test_one_domain_is_refused(
-    config_file: Path, tmp_path: Path, monkeypatch, capsys, given: str
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
 ) -> None:
-    """A mixture of one domain is none."""
+    """A configuration with a single domain is refused."""
     config = yaml.safe_load(config_file.read_text())
     del config["data"]["domains"]["code"], config["data"]["domains"]["legal"]
     config_file.write_text(yaml.safe_dump(config))
@@ -373,9 +396,12 @@ def test_one_domain_is_refused(
 
 
 def test_mixture_for_other_domains_is_refused(
-    config_file: Path, tmp_path: Path, monkeypatch, capsys
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Both by path and as the chameleon file, with the names that do not match."""
+    """A mixture of other domains is refused, and the names that do not match are listed."""
     path = tmp_path / "other.json"
     path.write_text('{"format": 1, "weights": {"code": 0.5, "wiki": 0.5}}')
     for override in (f"data.mixture={path}", f"chameleon.file={path}"):
@@ -387,7 +413,7 @@ def test_mixture_for_other_domains_is_refused(
 
 
 def test_one_process_speaks(config_file: Path) -> None:
-    """Two processes that find the same fault print one line: the second waits, and is ended."""
+    """When two ranks find the same fault, one of them prints it, and the other one is ended."""
     both = ranks.start_script(RECIPE, ["--config", str(config_file), "data.mixtur=uniform"], 2)
     assert both.wait() != 0
     assert both.codes == [2, -signal.SIGTERM]
@@ -397,7 +423,7 @@ def test_one_process_speaks(config_file: Path) -> None:
 
 @pytest.mark.slow
 def test_under_torchrun_one_process_speaks(torchrun: Launch) -> None:
-    """Two processes that find the same fault print one line; torchrun reports their exit code 2."""
+    """Of two ranks with the same fault one prints it, and torchrun reports exit code 2."""
     done = torchrun("data.mixtur=uniform", processes=2, check=False)
     assert done.returncode != 0
     assert done.stderr.count("error: unknown key data.mixtur;") == 1

@@ -1,8 +1,9 @@
-"""train/report.py, mixture/tables.py: the table says what the runs gave, whichever way it went."""
+"""train/report.py, mixture/tables.py: tables show the results of runs, good or bad."""
 
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from nemo_chameleon import Mixture, cli
 from nemo_chameleon.train.report import compare, read_result
 from nemo_chameleon.utils.errors import UserError
 
-UNIFORM = {
+UNIFORM: dict[str, Any] = {
     "run": "uniform",
     "parameters": 1_500_000,
     "iterations": 100,
@@ -39,8 +40,8 @@ UNIFORM = {
 }
 
 
-def other(wiki: float, code: float) -> dict:
-    """A second run with these losses."""
+def other(wiki: float, code: float) -> dict[str, Any]:
+    """Return the result of a second run with these losses."""
     run = copy.deepcopy(UNIFORM)
     run["run"] = "chameleon"
     run["domains"]["wiki"]["loss"], run["domains"]["code"]["loss"] = wiki, code
@@ -49,7 +50,7 @@ def other(wiki: float, code: float) -> dict:
 
 
 def test_one_run() -> None:
-    """A row a domain, then the means."""
+    """The table has one row per domain, and the means below them."""
     lines = compare([UNIFORM]).splitlines()
     assert lines[0].split() == ["domain", "tokens", "weight", "samples", "epochs", "perplexity"]
     assert lines[2].split() == ["wiki", "1.2M", "0.500", "800", "0.09", "7.39"]
@@ -58,7 +59,7 @@ def test_one_run() -> None:
 
 
 def test_two_runs_say_who_won() -> None:
-    """Better, worse and mixed results are all told as they are."""
+    """The report says in how many domains the second run is better, whether in all or in some."""
     assert "lower perplexity in 2 of 2 domains" in compare([UNIFORM, other(1.9, 0.9)])
     mixed = compare([UNIFORM, other(1.9, 1.3)])
     assert "lower perplexity in 1 of 2 domains" in mixed
@@ -66,7 +67,7 @@ def test_two_runs_say_who_won() -> None:
 
 
 def test_run_without_evaluation() -> None:
-    """A run with eval_iters=0 has no perplexity to show, and still a table."""
+    """A run with eval_iters=0 has a table without perplexities."""
     run = copy.deepcopy(UNIFORM)
     run["macro"] = {}
     for domain in run["domains"].values():
@@ -76,14 +77,16 @@ def test_run_without_evaluation() -> None:
 
 
 def test_other_domains_are_refused() -> None:
-    """Two runs over other domains have no common table."""
+    """Two runs over different domains have no common table."""
     run = other(1.0, 1.0)
     run["domains"]["books"] = run["domains"].pop("code")
     with pytest.raises(UserError, match="different domains"):
         compare([UNIFORM, run])
 
 
-def test_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`nemo-chameleon report` reads folders; one without a result ends with exit code 2."""
     (tmp_path / "result.json").write_text(json.dumps(UNIFORM))
     monkeypatch.setattr("sys.argv", ["nemo-chameleon", "report", str(tmp_path)])
@@ -118,7 +121,9 @@ def nemo_chameleon(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     cli.main()
 
 
-def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_show_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`mixture show` lists the heaviest domain first, with what is known of it."""
     OLD.save(tmp_path / "old.json")
     nemo_chameleon(monkeypatch, "mixture", "show", str(tmp_path / "old.json"))
@@ -129,8 +134,10 @@ def test_show_mixture(tmp_path: Path, monkeypatch, capsys) -> None:
     assert lines[7] == "method: name chameleon, ridge 0.3"
 
 
-def test_diff_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
-    """`mixture diff` has the largest change first, domains that came and went, and settings."""
+def test_diff_mixtures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mixture diff` lists the largest change first, domains that came or went, and settings."""
     OLD.save(tmp_path / "old.json")
     NEW.save(tmp_path / "new.json")
     files = [str(tmp_path / f"{name}.json") for name in ("old", "new")]
@@ -142,7 +149,9 @@ def test_diff_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
     assert lines[7] == "method ridge: 0.3 -> 1.0"
 
 
-def test_validate_mixtures(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_validate_mixtures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`mixture validate` names every bad file and ends with exit code 2."""
     OLD.save(tmp_path / "good.json")
     (tmp_path / "bad.json").write_text('{"format": 1, "weights": {"a": 0.5}}')

@@ -1,8 +1,9 @@
-"""data/sft/: lines to samples, with loss on answers and nothing lost."""
+"""data/sft/: lines become samples with loss on answers, and no answer is lost."""
 
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def open_domains(data: DataConfig, seq_length: int) -> dict[str, Any]:
-    """The configured domains, opened."""
+    """Open the configured domains."""
     return kind_of(data).open_domains(data, seq_length)
 
 
-def check(data: DataConfig, domains: dict[str, Domain], run: RunConfig, prefix: str) -> None:
+def check(data: DataConfig, domains: Mapping[str, Domain], run: RunConfig, prefix: str) -> None:
     """Refuse samples that a run cannot train on."""
     evaluated = bool(run.train.eval_iters)
     length = run.model.seq_length
@@ -44,12 +45,14 @@ def check(data: DataConfig, domains: dict[str, Domain], run: RunConfig, prefix: 
 
 @pytest.fixture
 def sft(corpus: Path, tmp_path: Path) -> Config:
-    """Pairs, chats and text."""
+    """Return a configuration with the domains `pairs`, `chats` and `text`."""
     return load_config(write_sft_config(corpus, tmp_path))
 
 
-def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) -> SFTDomain:
-    """A domain of these examples."""
+def opened(
+    sft: Config, *examples: dict[str, Any], name: str = "mine", **settings: str
+) -> SFTDomain:
+    """Return a domain of these examples."""
     for key, value in settings.items():
         setattr(sft.data, key, value)
     path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
@@ -59,7 +62,7 @@ def opened(sft: Config, *examples: dict, name: str = "mine", **settings: str) ->
 
 
 def shown(domain: SFTDomain, sft: Config, example: int) -> list[tuple[str, bool]]:
-    """Tokens of an example, and which are answers."""
+    """Return the tokens of an example, and for each token whether it is part of an answer."""
     tokenizer = load_tokenizer(sft.data.tokenizer)
     tokens = [
         tokenizer.decode([i], skip_special_tokens=False) for i in domain.index.tokens(example)
@@ -68,7 +71,7 @@ def shown(domain: SFTDomain, sft: Config, example: int) -> list[tuple[str, bool]
 
 
 def halves(tokens: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """Neighbours of a kind, joined."""
+    """Join neighbouring tokens that are both part of an answer, or both not."""
     joined: list[tuple[str, bool]] = []
     for token, answer in tokens:
         if joined and joined[-1][1] == answer:
@@ -78,7 +81,7 @@ def halves(tokens: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
 
 
 def test_which_tokens_are_answers(sft: Config) -> None:
-    """Of each form, by hand: what is asked is no answer, and an answer ends with what ends it."""
+    """In each form what is asked is no answer, and an answer includes the token that ends it."""
     chat = [
         {"role": "user", "content": "2+2"},
         {"role": "assistant", "content": "is 4"},
@@ -101,14 +104,14 @@ def test_which_tokens_are_answers(sft: Config) -> None:
 
 
 def test_a_token_across_the_border_is_the_answers(sft: Config) -> None:
-    """Where prompt and completion make one token, the model has to say it."""
+    """A token that spans the end of the prompt and the start of the completion is an answer's."""
     domain = opened(sft, {"prompt": "of th", "completion": "e"})
     tokens = shown(domain, sft, 0)
     assert tokens[-2:] == [(" the", True), ("<|endoftext|>", True)]
 
 
 def test_labels_are_the_next_tokens_and_loss_is_on_answers(sft: Config) -> None:
-    """Of a pair's sample: by hand, the label before an answer's token is the first with loss."""
+    """Labels are the next tokens, and the first label with loss is the answer's first token."""
     domain = opened(sft, {"prompt": "QZ", "completion": "XJ"}, {"text": "9W8"})
     sample = sample_of(domain.index, np.array([[0, 0, 5], [1, 0, 4]]))
     tokenizer = load_tokenizer(sft.data.tokenizer)
@@ -123,7 +126,7 @@ def test_labels_are_the_next_tokens_and_loss_is_on_answers(sft: Config) -> None:
 
 
 def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -> SFTDataset:
-    """What Megatron's builder makes of one domain."""
+    """Return the dataset that Megatron's builder makes of one domain."""
     other = opened(sft, {"text": "something else"}, name="other")
     mixture = Mixture({domain.name: 0.5, "other": 0.5})
     blended = training_dataset(
@@ -134,11 +137,15 @@ def dataset_of(sft: Config, domain: SFTDomain, samples: int, length: int = 64) -
         seq_length=length,
         seed=1,
     )
-    return blended.datasets[0]
+    dataset: SFTDataset = blended.datasets[0]
+    return dataset
 
 
 def test_every_answer_once_a_pass(sft: Config) -> None:
-    """Over a pass every answer's token carries loss once; then all over again in another order."""
+    """In a pass every token of an answer carries loss once.
+
+    The next pass has the same samples in another order.
+    """
     domain = open_sft_domain(
         "pairs",
         sft.data.domains["pairs"].path,
@@ -169,7 +176,7 @@ def test_every_answer_once_a_pass(sft: Config) -> None:
 
 
 def test_samples_are_filled_with_what_carries_no_loss(sft: Config) -> None:
-    """Positions start anew in what fills a sample up, so that no example sees it either."""
+    """Positions start again at 0 in the padding of a sample, so that no example attends to it."""
     domain = opened(sft, {"prompt": "QZ", "completion": "XJ"})
     item = dataset_of(sft, domain, 2, length=8)[0]
     assert item["loss_mask"].tolist() == [0, 1, 1, 1, 0, 0, 0, 0]
@@ -191,7 +198,7 @@ def test_examples_alone(sft: Config) -> None:
 
 
 def test_a_long_text_loses_nothing(sft: Config) -> None:
-    """It is cut into pieces, and every token but the first is somebody's label."""
+    """A long text is cut into pieces, and every token but the first is a label."""
     text = "".join(chr(97 + i % 23) for i in range(100))
     domain = opened(sft, {"text": text})
     packs = domain.packs(16)
@@ -205,20 +212,22 @@ LONG_ANSWER = {"prompt": "a", "completion": "".join(chr(97 + i % 23) for i in ra
 
 
 def test_too_long_is_refused(sft: Config) -> None:
-    """Before training, with the file and the line, and what to set."""
+    """Examples that are too long are refused before training, with file, line and what to set."""
     domain = opened(sft, {"text": "ab"}, LONG)
     with pytest.raises(UserError, match=r"1 of 2 examples are longer .*\(mine\.jsonl, line 2\)"):
         check(sft.data, {"mine": domain}, shorter(sft), "")
 
 
 def shorter(sft: Config) -> Config:
-    """Samples of 16 tokens."""
+    """Return the configuration with samples of 16 tokens and no evaluation."""
     sft.model.seq_length, sft.train.eval_iters = 16, 0
     return sft
 
 
 def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """The end of its prompt and all of its answer are kept, or it is left out; and it is said."""
+    """The end of the prompt and the whole answer are kept, and an example with a longer answer is
+    left out. Both are reported.
+    """
     domain = opened(sft, LONG, LONG_ANSWER, on_too_long="truncate")
     check(sft.data, {"mine": domain}, shorter(sft), "")
     assert (
@@ -236,7 +245,9 @@ def test_too_long_is_shortened(sft: Config, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_an_answer_is_never_cut(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """Shortened chats begin with a prompt; what is lost of earlier answers is said in tokens."""
+    """A shortened chat begins within a prompt, and the tokens of earlier answers that it loses are
+    counted.
+    """
     chat = [
         {"role": role, "content": f"{role[0]}{turn} " * 3}
         for turn in range(4)
@@ -261,7 +272,7 @@ def test_an_answer_is_never_cut(sft: Config, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_is_left_out_counts_for_nothing(sft: Config) -> None:
-    """Not in a domain's tokens, and not in its embedding."""
+    """Examples that are left out count neither in a domain's tokens nor in its embedding."""
     pairs = [{"prompt": "Q", "completion": "Z"}, LONG]
     path = write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs)
     sft.data.on_too_long = "skip"
@@ -273,7 +284,7 @@ def test_what_is_left_out_counts_for_nothing(sft: Config) -> None:
 
 
 def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where that is asked for; and it is said."""
+    """With on_too_long=skip examples that are too long are left out and reported."""
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"}, on_too_long="skip")
     check(sft.data, {"mine": domain}, shorter(sft), "")
     assert "mine.jsonl, line 1): 1 are left out" in capsys.readouterr().out
@@ -281,15 +292,15 @@ def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of them are counted, each with file, line and fault, before anything runs.
+    """Malformed lines are counted and refused before anything runs, with file, line and fault.
 
-    Allowed afterwards, they are said again.
+    With on_malformed=skip they are reported at each start.
     """
     path = Path(sft.data.domains["pairs"].path)
     lines = path.read_bytes().splitlines()
     lines[2:2] = [b"{", b"", b'{"messages": [{"content": "a"}]}', b'{"text": "\xff"}']
     path.write_bytes(b"\n".join(lines))
-    for _ in range(2):  # the second time from the cache
+    for _ in range(2):  # the second time the index comes from the cache
         with pytest.raises(UserError) as error:
             open_domains(sft.data, 64)
         text = str(error.value)
@@ -306,7 +317,7 @@ def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[
 
 
 def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where that is allowed; they are said all the same, and listed in a file."""
+    """With on_malformed=skip malformed lines are left out, reported and listed in a file."""
     whole = opened(sft, {"text": "ab"}, {"text": "cd"}, name="whole")
     path = Path(sft.output).parent / "mine.jsonl"
     path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
@@ -332,7 +343,7 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     ],
 )
 def test_files_without_examples(sft: Config, contents: str | None, says: str) -> None:
-    """No file, an empty one, one of nothing but faults: named."""
+    """A file is refused if it is missing, empty or full of faults, and it is named."""
     path = Path(sft.output).parent / "mine.jsonl"
     if contents is not None:
         path.write_text(contents)
@@ -343,7 +354,7 @@ def test_files_without_examples(sft: Config, contents: str | None, says: str) ->
 
 
 def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found again, by another process too; and made anew when anything of it changes."""
+    """An index is found again, and another one is made when the data or the tokenizer changes."""
     domain = opened(sft, {"text": "ab"}, {"text": "cd"})
     folder = domain.index.folder
     with monkeypatch.context() as patch:
@@ -363,6 +374,7 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
     assert changed.fingerprint != domain.fingerprint
     copy = opened(sft, {"text": "ab"}, {"text": "ce"}, name="copy")
     assert copy.fingerprint == changed.fingerprint
+    assert sft.data.tokenizer is not None
     other = json.loads(Path(sft.data.tokenizer).read_text())
     other["model"]["merges"] = other["model"]["merges"][:-1]
     Path(sft.output).parent.joinpath("tokenizer.json").write_text(json.dumps(other))
@@ -371,11 +383,13 @@ def test_an_index_is_made_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that make one index at once: the first to end it has made it, the other takes it."""
+    """When two jobs make the same index at once, the first one to finish keeps its place, and the
+    other one uses it.
+    """
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", [{"text": "ab"}]))
     reader, cache, write = ExampleTokenizer(sft.data), Path(sft.data.cache), indices._write
 
-    def slowly(*arguments: object) -> None:
+    def slowly(*arguments: Any) -> None:
         monkeypatch.undo()
         indices.build(path, reader, cache, "mine")
         write(*arguments)
@@ -387,7 +401,9 @@ def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_files_of_one_name_are_told_apart(sft: Config) -> None:
-    """Even of one size and time, and alike wherever one looks at a few places."""
+    """Files of one name, size and time have different fingerprints, even if they differ in a few
+    places alone.
+    """
     fingerprints = set()
     for name in ("one", "other"):
         folder = Path(sft.output).parent / name
@@ -404,7 +420,7 @@ def test_files_of_one_name_are_told_apart(sft: Config) -> None:
 
 
 def test_what_a_tokenizers_file_says_of_lengths_is_not_heeded(sft: Config, corpus: Path) -> None:
-    """Truncation and padding, in force when it was saved, would cut answers or lengthen them."""
+    """Truncation and padding that were saved in the tokenizer's file are ignored."""
     tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=50)
@@ -415,7 +431,7 @@ def test_what_a_tokenizers_file_says_of_lengths_is_not_heeded(sft: Config, corpu
 
 
 def test_numbers_that_the_model_has_no_embedding_for(sft: Config, corpus: Path) -> None:
-    """A vocabulary with holes is refused."""
+    """A vocabulary whose token ids have gaps is refused."""
     other = json.loads((corpus / "tokenizer.json").read_text())
     last = max(other["model"]["vocab"], key=other["model"]["vocab"].get)
     other["model"]["vocab"][last] = 70_000
@@ -426,7 +442,7 @@ def test_numbers_that_the_model_has_no_embedding_for(sft: Config, corpus: Path) 
 
 
 def test_a_byte_order_mark_is_no_fault(sft: Config) -> None:
-    """Nor are lines that end as on Windows."""
+    """A byte order mark, empty lines and the line endings of Windows are accepted."""
     path = Path(sft.output).parent / "mine.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "ab"}\r\n\r\n{"text": "cd"}\r\n')
     domain = open_sft_domain("mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=64)
@@ -434,7 +450,7 @@ def test_a_byte_order_mark_is_no_fault(sft: Config) -> None:
 
 
 def test_a_split_without_examples(sft: Config) -> None:
-    """Validation of nothing is said beforehand, and by the dataset where nobody asked."""
+    """A split without examples is refused before the run, and by the dataset that needs it."""
     domain = opened(sft, {"text": "ab"}, {"text": "cd"})
     for run in ("", "proxy."):
         says = (
@@ -449,18 +465,20 @@ def test_a_split_without_examples(sft: Config) -> None:
 
 
 def test_a_proxys_samples_may_be_shorter(sft: Config) -> None:
-    """What fits the model's samples and not the proxy's is shortened for the proxy alone."""
+    """Examples that fit the model's samples and not the proxy's are shortened for the proxy."""
     sft.proxy.model.seq_length = 16
     sft.proxy.train.eval_iters = 0
     domain = opened(sft, LONG, {"prompt": "a", "completion": "b"})
     job = proxy_run(sft, {"mine": domain})
     check(job.config.data, job.domains, sft.proxy, "proxy.")
-    assert len(job.domains["mine"].packs(16).pieces) == 2
+    mine = job.domains["mine"]
+    assert isinstance(mine, SFTDomain)
+    assert len(mine.packs(16).pieces) == 2
     assert sft.data.on_too_long == "refuse"
 
 
 def test_a_folder_of_files(sft: Config) -> None:
-    """Every .jsonl file of a folder, in their names' order."""
+    """The domain of a folder has the lines of its .jsonl files, in the order of their names."""
     folder = Path(sft.output).parent / "many"
     folder.mkdir()
     for name in ("b", "a"):
@@ -474,7 +492,10 @@ def test_a_folder_of_files(sft: Config) -> None:
 
 
 def test_the_end_of_a_text(sft: Config, corpus: Path) -> None:
-    """It is what the tokenizer's settings say, or <|endoftext|>; without either it is asked for."""
+    """A text ends with the token that the tokenizer's settings name.
+
+    If the tokenizer has no such token, the domain is refused.
+    """
     place = Path(sft.output).parent / "tokenizer.json"
     settings = place.with_name("tokenizer_config.json")
     place.write_text((corpus / "tokenizer.json").read_text())
@@ -489,7 +510,10 @@ def test_the_end_of_a_text(sft: Config, corpus: Path) -> None:
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_windows(sft: Config, alone: bool) -> None:
-    """Pieces of examples; what counts is the answers, or all, and every such token is drawn."""
+    """Windows are pieces of examples that count the answers, or all tokens.
+
+    Every token that counts is drawn.
+    """
     pairs = [{"prompt": "abc", "completion": f"{i}" * 9} for i in range(4)]
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", pairs))
     domain = open_sft_domain(
@@ -512,7 +536,7 @@ def test_windows(sft: Config, alone: bool) -> None:
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_shares_mean_what_they_say(sft: Config, unit: str) -> None:
-    """Over a run the shares are within 1 % of the mixture's: of samples, or of answers' tokens."""
+    """Over a run the shares of samples, or of answers' tokens, are within 1 % of the mixture's."""
     sft.data.unit, samples = unit, 3000
     domains = open_domains(sft.data, 64)
     mixture = Mixture({"pairs": 0.5, "chats": 0.3, "text": 0.2})
@@ -528,7 +552,7 @@ def test_shares_mean_what_they_say(sft: Config, unit: str) -> None:
 
 
 class OfAnswers:
-    """As much of a domain as bounds ask for: samples of so many answer tokens each."""
+    """A domain whose samples all have the same number of answer tokens."""
 
     def __init__(self, samples: int, answers: int) -> None:
         self.samples, self.answers = samples, answers
@@ -543,9 +567,9 @@ class OfAnswers:
 @pytest.mark.parametrize("samples", [1_000, 6_000, 9_500])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_max_epochs_in_answers(samples: int, share: float) -> None:
-    """However unlike the domains' samples are, none is passed over more often than the cap."""
+    """However unlike the domains' samples are, no domain is passed over more often than the cap."""
     domains: Any = {"short": OfAnswers(5_000, 50), "long": OfAnswers(5_000, 4_000)}
-    sizes = {"samples": samples, "seq_length": 4_096, "seed": 1}
+    sizes: dict[str, Any] = {"samples": samples, "seq_length": 4_096, "seed": 1}
     mixture = Mixture({"short": share, "long": 1 - share})
     free = sample_shares(mixture.weights, domains, **sizes)
     bounded = within_token_bounds(mixture, domains, **sizes, max_epochs=1.0)
@@ -562,7 +586,7 @@ def test_max_epochs_in_answers(samples: int, share: float) -> None:
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_max_epochs(sft: Config, unit: str) -> None:
-    """A cap on passes holds in either unit, and the freed share goes to the others."""
+    """A cap on passes holds in either unit, and the freed share goes to the other domains."""
     sft.data.unit, sft.data.max_epochs = unit, 3.0
     sft.train.train_iters, sft.train.global_batch_size = 60, 8
     domains = open_domains(sft.data, 64)
@@ -580,7 +604,7 @@ def test_max_epochs(sft: Config, unit: str) -> None:
 def test_indexed_before_the_run(
     sft: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`nemo-chameleon index` makes what the run then finds, and says what there is."""
+    """`nemo-chameleon index` makes the indices that the run then finds, and prints their sizes."""
     file = str(Path(sft.output).parent / "config.yaml")
     monkeypatch.setattr("sys.argv", ["nemo-chameleon", "index", "--config", file])
     cli.main()

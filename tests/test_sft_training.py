@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +20,14 @@ SFT = ROOT / "recipes" / "sft_chameleon.py"
 NAMES = ("pairs", "chats", "text")
 
 
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def result(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return facts
 
 
 @pytest.fixture(scope="module")
 def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint to start from: without it, pipeline stages begin from other seeds."""
+    """Return a checkpoint to start from, because pipeline stages start from seeds of their own."""
     folder = tmp_path_factory.mktemp("base")
     given = ["--config", str(write_config(corpus, folder)), "data.mixture=uniform"]
     ranks.run(RECIPE, [*given, "model.seq_length=64"])
@@ -38,7 +40,10 @@ def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_packed_examples_do_not_see_each_other(
     config: Config, positions: str, groups: int | None
 ) -> None:
-    """Whatever stands before an example, its logits are the same bytes, and those of it alone."""
+    """The logits of an example do not depend on what stands before it in the sample.
+
+    They are those of the example alone.
+    """
     config.model.position_embedding_type = positions
     config.model.num_query_groups = groups
     generator = torch.Generator().manual_seed(0)
@@ -47,12 +52,13 @@ def test_packed_examples_do_not_see_each_other(
     def logits(*examples: torch.Tensor) -> torch.Tensor:
         position_ids = torch.cat([torch.arange(len(example)) for example in examples])[None]
         with torch.no_grad():
-            return gpt(
+            rows: torch.Tensor = gpt(
                 torch.cat(examples)[None],
                 position_ids,
                 None,
                 packed_seq_params=packed_sequences(position_ids),
             )[0]
+        return rows
 
     with model_parallel(config.parallel, seed=1):
         gpt = build_gpt(config, 512, for_training=False)
@@ -77,7 +83,7 @@ def test_no_layout_changes_the_loss(
         "SP": ("parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true"),
         "PP": ("parallel.pipeline_model_parallel_size=2",),
         "DP": (),
-        # As much in a micro-batch as DP's ranks have together.
+        # One micro-batch has as many samples as the two ranks of DP have together.
         "large": ("train.micro_batch_size=4",),
     }
     results = {}
@@ -97,9 +103,10 @@ def test_no_layout_changes_the_loss(
 def test_from_a_checkpoint_that_embeds(
     corpus: Path, base: Path, launch: Launch, console: Console, tmp_path: Path
 ) -> None:
-    """The model that is finetuned embeds by its answers; the weights are finetuning's, used once.
+    """The model that is finetuned embeds its answers, and the mixture's objective is finetuning's.
 
-    Two processes that share its tensors give one's weights; a new domain is embedded by it too.
+    Two tensor parallel processes give the weights of one, and a new domain is embedded by the same
+    model.
     """
     given = ("chameleon.source=model", f"checkpoint.pretrained_checkpoint={base}")
     write_sft_config(corpus, tmp_path)
@@ -118,7 +125,7 @@ def test_from_a_checkpoint_that_embeds(
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     again = launch(*given, f"output={one}", recipe=SFT).stdout
     assert f"weights from {one / 'mixture.json'}" in again
-    # Taken out and embedded again, read and drawn as before, a domain has the weight that it had.
+    # A domain that is removed and added again is embedded as before, and has the same weight.
     changed = tmp_path / "changed.json"
     console("mixture", "remove", str(one / "mixture.json"), "pairs", f"--output={changed}")
     console("mixture", "add", str(changed), f"pairs={tmp_path / 'pairs.jsonl'}")
@@ -131,7 +138,7 @@ def test_from_a_checkpoint_that_embeds(
 def test_recipes_differ_in_what_data_is(
     corpus: Path, base: Path, launch: Launch, tmp_path: Path
 ) -> None:
-    """The finetuning recipe takes JSONL without being told; the pretraining one is told so."""
+    """The finetuning recipe reads JSONL without data.dataset=sft; the pretraining one needs it."""
     start = f"checkpoint.pretrained_checkpoint={base}"
     path = write_sft_config(corpus, tmp_path)
     path.write_text(path.read_text().replace("  dataset: sft\n", ""))

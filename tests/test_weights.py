@@ -18,7 +18,7 @@ CASES = {case["name"]: case for case in GOLDEN["cases"]}
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_papers_numbers(name: str) -> None:
-    """Both objectives' weights equal the published semantics to 1e-10, from scores of any sum."""
+    """Both objectives' weights equal the published ones to 1e-10, whatever the scores sum to."""
     case = CASES[name]
     scores = leverage_scores(np.array(case["embeddings"]), ridge=case["lambda_reg"])
     for given_scores in (scores, scores / scores.sum()):
@@ -37,7 +37,7 @@ def test_the_papers_numbers(name: str) -> None:
 def test_distance_to_the_paper_on_its_own_affinity(
     objective: str, exponent: float | None, distance: float
 ) -> None:
-    """On the published affinity calibrated weights are as far from the paper's as is said."""
+    """On the published affinity the calibrated weights have a known distance to the paper's."""
     published = GOLDEN["published_affinity"]
     scores = scores_from_affinity(published["affinity"], ridge=10.0)
     paper = weights.weights_from_scores(scores, objective, "paper")
@@ -52,7 +52,7 @@ def test_distance_to_the_paper_on_its_own_affinity(
 
 
 def test_by_hand() -> None:
-    """Scores 1/2, 1/3, 1/5 have odds 1, 1/2, 1/4: at γ = 1, weights 1, 2, 4 of 7, or 4, 2, 1."""
+    """Scores 1/2, 1/3 and 1/5 have odds 1, 1/2 and 1/4, so that weights are sevenths at γ = 1."""
     preset = weights.choose_preset(exponent=1.0)
     for objective, expected in (("pretrain", [1, 2, 4]), ("finetune", [4, 2, 1])):
         mine = weights.weights_from_scores([1 / 2, 1 / 3, 1 / 5], objective, preset)
@@ -84,7 +84,7 @@ OBJECTIVES = st.sampled_from(weights.OBJECTIVES)
 def test_scale_shift_and_rotation_move_no_weight(
     x: np.ndarray, objective: str, exponent: float, seed: int
 ) -> None:
-    """Embeddings times 1e-6 to 1e6, plus one vector of their size, or rotated: 1e-9 at most."""
+    """Scaling, shifting or rotating all embeddings changes no weight by more than 1e-9."""
     generator = np.random.default_rng(seed)
     d = x.shape[1]
     shift = generator.normal(size=d)
@@ -109,10 +109,10 @@ def test_the_order_of_domains_changes_no_bit(
 
 
 def test_character_does_not_depend_on_the_number_of_domains() -> None:
-    """On domains drawn alike k·w spreads as much for 22 and for 1000; for 7 by their centre less.
+    """For domains that are drawn alike, k·w has the same spread at k = 22 and at k = 1000.
 
-    The distance to the mean of six others is one sixth longer for the noise in that mean, and a
-    spread that much smaller is all that is left: made of S itself, weights of 7 spread half as far.
+    At k = 7 the spread is a little smaller: the noise in the mean of the six other domains makes
+    the distance to it one sixth longer. Weights made of S itself would have half that spread.
     """
     spreads = {}
     for k, draws in ((7, 60), (22, 20), (1000, 1)):
@@ -129,7 +129,7 @@ def test_character_does_not_depend_on_the_number_of_domains() -> None:
 def test_floor_on_effective_domains(
     scores: list[float], objective: str, min_effective: float
 ) -> None:
-    """exp(entropy)/k is at least the floor, and on it where weights were tempered."""
+    """exp(entropy)/k is at least the floor, and equal to it where the weights were tempered."""
     preset = weights.choose_preset(exponent=2.0, min_effective=min_effective)
     mine, tempering = weights.tempered_weights(scores, objective, preset)
     share = weights.effective_domains(mine) / len(scores)
@@ -148,10 +148,10 @@ def test_floor_keeps_the_order() -> None:
 
 
 def test_a_domain_in_two_identical_halves_gets_more_than_as_one() -> None:
-    """Cut in two, a domain's share more than doubles when pretraining, and grows when finetuning.
+    """Two halves of a domain get more together than the whole: more than twice when pretraining.
 
-    Each half has the other near it, so both count as common. Cutting it does not leave the others'
-    proportions as they were either; merging the halves before the weights are computed does.
+    Each half has the other one near it, so both count as common. The other domains do not keep
+    their proportions either. Joining the halves before the weights are computed avoids both.
     """
     times: dict[tuple[int, str], list[float]] = {}
     for k, draws in ((7, 10), (200, 2)):
@@ -170,7 +170,7 @@ def test_a_domain_in_two_identical_halves_gets_more_than_as_one() -> None:
 
 
 def test_nothing_overflows() -> None:
-    """The paper's softmax of 1/S on scores where a naive exponential is infinite stays finite."""
+    """Scores for which a naive exponential is infinite give finite weights that sum to 1."""
     mine = weights.weights_from_scores(np.full(1000, 1e-4), "pretrain", "paper")
     np.testing.assert_allclose(mine, 1e-3)
     for scores in ([0.0, 0.5, 0.5], [1.0, 0.5, 0.5], [5e-324, 0.5, 0.5], [5e-324, 0.0]):
@@ -182,7 +182,7 @@ def test_nothing_overflows() -> None:
 
 
 def test_settings_make_the_preset_again() -> None:
-    """What a mixture file records of a preset is enough to choose it."""
+    """The settings that a mixture file records of a preset are enough to choose it again."""
     for preset in (
         weights.choose_preset("paper", ridge=3.0, min_effective=0.2),
         weights.choose_preset(exponent=2.0, ridge=0.1),
@@ -207,6 +207,6 @@ def test_settings_make_the_preset_again() -> None:
     ],
 )
 def test_wrong_input_is_named(call: object, says: str) -> None:
-    """What cannot be computed is a ValueError that says what is wrong."""
+    """Input that has no weights is a ValueError that says what is wrong."""
     with pytest.raises(ValueError, match=says):
         call()  # type: ignore[operator]

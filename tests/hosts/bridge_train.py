@@ -1,15 +1,16 @@
-"""Megatron-Bridge's own `pretrain` on a tiny GPT, on CPUs; prints what it drew as JSON.
+"""Run Megatron-Bridge's own `pretrain` on a tiny GPT on CPUs, and print what it drew as JSON.
 
-Started as `python bridge_train.py SETTINGS.json [dataset.mixture=... ...]`.
+It is started as `python bridge_train.py SETTINGS.json [dataset.mixture=... ...]`.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
-    """Train as Bridge does, with the mixture as a user of Bridge asks for it."""
+    """Train as Bridge does, with the mixture as a user of Bridge sets it."""
     import stand_in
 
     stand_in.without_transformer_engine()
@@ -28,9 +29,10 @@ def main() -> None:
     from nemo_chameleon.engines.bridge import MixtureDatasetConfig, MixtureSFTConfig, apply_mixture
 
     settings = json.loads(Path(sys.argv[1]).read_text())
-    builder, seen = utils.BlendedMegatronDatasetBuilder, []
+    builder: Any = utils.BlendedMegatronDatasetBuilder
+    seen: list[Any] = []
 
-    class Watched(builder):  # type: ignore[misc, valid-type]
+    class Watched(builder):
         def build(self) -> object:
             seen[:] = super().build()
             return seen
@@ -42,9 +44,9 @@ def main() -> None:
         from nemo_chameleon.engines import bridge as engine
         from nemo_chameleon.models.layers import layer_spec
 
-        # Packed samples need Transformer Engine's attention, or this package's.
+        # Packed samples need the attention of Transformer Engine or of this package.
         layers, size = layer_spec, 1
-        engine.BlendedMegatronDatasetBuilder = Watched
+        engine.BlendedMegatronDatasetBuilder = Watched  # type: ignore[attr-defined]
         dataset = MixtureSFTConfig(num_workers=0, seq_length=32, **settings["dataset"])
     else:
         dataset = MixtureDatasetConfig(

@@ -1,7 +1,7 @@
-"""NeMo 2's own `llm.pretrain` on a tiny GPT, on CPUs; prints what it drew as JSON.
+"""Run NeMo 2's own `llm.pretrain` on a tiny GPT on CPUs, and print what it drew as JSON.
 
-Started as `python nemo_train.py SETTINGS.json`. A script called nemo_run.py would stand in the way
-of NeMo-Run's package.
+It is started as `python nemo_train.py SETTINGS.json`. It must not be called nemo_run.py, because
+that name would hide NeMo-Run's package.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class Tokenizer:
-    """As much of one as NeMo asks of a run whose tokens are there already."""
+    """A tokenizer with what NeMo needs for a run whose data is tokenised already."""
 
     vocab_size = 512
     eod = eos_id = bos_id = 0
@@ -22,7 +22,7 @@ class Tokenizer:
 
 
 def main() -> None:
-    """Train as NeMo does, with the mixture as a user of NeMo asks for it."""
+    """Train as NeMo does, with the mixture as a user of NeMo sets it."""
     import stand_in
 
     stand_in.install()
@@ -38,7 +38,7 @@ def main() -> None:
     from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
     from nemo_chameleon.models.layers import layer_spec
 
-    # Where a checkpoint is loaded, this one insists on a device.
+    # This function needs a CUDA device when a checkpoint is loaded.
     pl._fix_tensors_device = lambda checkpoint: checkpoint
     io.track_io(Tokenizer)
     settings = json.loads(Path(sys.argv[1]).read_text())
@@ -48,7 +48,7 @@ def main() -> None:
     if settings["finetune"]:
         from nemo.collections.llm.gpt.model import base
 
-        # Packed samples need Transformer Engine's attention, or this package's.
+        # Packed samples need the attention of Transformer Engine or of this package.
         base.HAVE_TE = True
         layers, size, entry = layer_spec, 1, llm.finetune
     data = MixtureDataModule(

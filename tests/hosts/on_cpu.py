@@ -1,4 +1,4 @@
-"""A recipe on CPUs that claim to be CUDA: python on_cpu.py RECIPE [ARGUMENT ...]."""
+"""Run a recipe on CPUs that claim to be CUDA: python on_cpu.py RECIPE [ARGUMENT ...]."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""Scripts that train in a host, in processes of their own."""
+"""Start scripts that train in a host, each in a process of its own."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def started(*command: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """A script, to its end, in one process that torchrun did not start."""
+    """Run a script to its end in one process that torchrun did not start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -26,7 +26,7 @@ def started(*command: str, folder: Path | None = None) -> "subprocess.CompletedP
 
 
 def printed(run: "subprocess.CompletedProcess[str]", what: str) -> Any:
-    """What a run that went well says on the line that begins so."""
+    """Return the JSON value that a successful run printed on the line that begins with `what`."""
     lines = [line for line in run.stdout.splitlines() if line.startswith(f"{what} ")]
     assert run.returncode == 0 and lines, run.stderr[-3000:]
     return json.loads(lines[0].removeprefix(what))

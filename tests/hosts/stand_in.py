@@ -1,6 +1,6 @@
-"""For tests alone: CPUs that claim to be one CUDA device, for hosts that know nothing else.
+"""Let CPUs claim to be one CUDA device, for hosts that run on nothing else; for tests alone.
 
-What runs on it shows which data a host draws, and nothing about numerics or speed.
+What runs on it shows which data a host draws. It shows nothing about numerics or speed.
 """
 
 import builtins
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class _Nothing:
-    """A stream or an event: every method does nothing."""
+    """A stream or an event whose methods do nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -40,7 +40,7 @@ class _Nothing:
 
 
 class _ToCPU(TorchFunctionMode):
-    """Calls of torch with a CUDA device in them, on the CPU."""
+    """A mode in which calls of torch that name a CUDA device run on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -64,11 +64,12 @@ def _on_cpu(device: Any) -> Any:
 
 def install() -> None:
     """Claim CUDA from here on, in the whole process."""
-    # Before a host imports it by name: the wheel brings the helpers compiled, and no makefile.
+    # This comes before a host imports it by name. The wheel has compiled helpers and no makefile.
     from megatron.core.datasets import utils
 
     utils.compile_helpers = lambda: None
-    _ToCPU().__enter__()
+    mode: Any = _ToCPU()
+    mode.__enter__()
     properties = types.SimpleNamespace(
         name="CPU", total_memory=1 << 34, major=8, minor=0, multi_processor_count=1, warp_size=32
     )
@@ -103,10 +104,11 @@ def install() -> None:
         setattr(torch.cuda, name, value)
     torch.cuda.random.get_rng_state = claims["get_rng_state"]
     torch.cuda.random.set_rng_state = claims["set_rng_state"]
-    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None
+    for name in ("range_push", "range_pop"):
+        setattr(torch.cuda.nvtx, name, lambda *_: None)
     for name in ("init_process_group", "new_group"):
         setattr(torch.distributed, name, _over_gloo(getattr(torch.distributed, name)))
-    torch.nn.Module.cuda = lambda module, *_, **__: module  # type: ignore[assignment]
+    torch.nn.Module.cuda = lambda module, *_, **__: module  # type: ignore[method-assign]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
 
 
@@ -123,7 +125,8 @@ def _over_gloo(begin: Any) -> Any:
 def _maker(dtype: torch.dtype) -> Any:
     def make(*given: Any) -> torch.Tensor:
         if given and isinstance(given[0], list | tuple):
-            return torch.tensor(*given, dtype=dtype)
+            (values,) = given
+            return torch.tensor(values, dtype=dtype)
         return torch.empty(*given, dtype=dtype)
 
     return make
@@ -132,7 +135,7 @@ def _maker(dtype: torch.dtype) -> Any:
 def without_transformer_engine() -> None:
     """Let megatron.bridge.peft import Transformer Engine's names, which it does unguarded.
 
-    Everyone else still finds that it is not there.
+    All other modules still find that Transformer Engine is not installed.
     """
     real = builtins.__import__
 

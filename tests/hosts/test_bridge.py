@@ -1,10 +1,11 @@
-"""Megatron-Bridge's own `pretrain` draws by a mixture. Needs its environment: make test-bridge."""
+"""Megatron-Bridge's own `pretrain` draws by a mixture. `make test-bridge` runs these tests."""
 
 import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +28,7 @@ def bridge(
     finetune: bool = False,
     **dataset: object,
 ) -> subprocess.CompletedProcess[str]:
-    """A run of `bridge_train.py`; the blend's own weights are .7 and .3."""
+    """Run `bridge_train.py`; the blend's own weights are 0.7 and 0.3."""
     blend = [[str(corpus / "code"), str(corpus / "prose")], [0.7, 0.3]]
     checkpoint = {"save": save, "load": save, "save_interval": 1000}
     given = {"blend": blend, "split": "90,10,0", "path_to_cache": str(folder / "cache"), **dataset}
@@ -43,7 +44,10 @@ def bridge(
 
 
 def test_the_samples_drawn_and_nothing_else(corpus: Path, tmp_path: Path, mixture: Path) -> None:
-    """.7/.3 without and .25/.75 with `dataset.mixture=FILE`; the configurations differ in that."""
+    """The blend's own weights are drawn without `dataset.mixture`, and the mixture's with it.
+
+    The saved configurations differ in the blend and in the mixture alone.
+    """
     without = bridge(corpus, tmp_path, save=str(tmp_path / "without"))
     override = f"dataset.mixture={mixture}"
     with_it = bridge(corpus, tmp_path, override, save=str(tmp_path / "with"))
@@ -67,7 +71,10 @@ def test_the_samples_drawn_and_nothing_else(corpus: Path, tmp_path: Path, mixtur
 def test_a_run_goes_on_by_the_mixture_that_it_began_with(
     corpus: Path, tmp_path: Path, mixture: Path
 ) -> None:
-    """It lies beside the checkpoints; another one is refused with both shown, unless accepted."""
+    """The mixture is saved beside the checkpoints.
+
+    A continued run refuses another mixture and shows both, unless on_mixture_change=accept.
+    """
     save = str(tmp_path / "run")
     printed(bridge(corpus, tmp_path, f"dataset.mixture={mixture}", save=save), "DRAWN")
     assert Mixture.load(tmp_path / "run" / "mixture.json").weights == {"code": 0.25, "prose": 0.75}
@@ -85,7 +92,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
 
 
 def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> None:
-    """compute_mixture.py, then `dataset.mixture=chameleon`: Bridge draws by what was computed."""
+    """With `dataset.mixture=chameleon` Bridge draws by the weights of compute_mixture.py."""
     recipe = ROOT / "recipes" / "compute_mixture.py"
     command = [sys.executable, str(recipe), "--config", str(config_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -103,7 +110,10 @@ def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> No
 
 
 def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
-    """The recipe with engine=bridge trains in Bridge by the mixture, saves it, keeps to it."""
+    """The recipe with engine=bridge trains in Bridge by the mixture and saves it.
+
+    When the mixture has changed, the run does not continue.
+    """
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
     del settings["data"]["domains"]["prose"]
@@ -125,7 +135,7 @@ def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
 
 
 def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:
-    """Bridge finalizes the configuration: by then the mixture has to be in the blend."""
+    """Bridge refuses to finalize a configuration whose mixture was not put into the blend."""
     import stand_in
 
     stand_in.without_transformer_engine()
@@ -137,11 +147,18 @@ def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:
 
 
 def test_finetuning(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
-    """Bridge's `finetune` draws packed chats, pairs and text by the mixture, and keeps to it."""
+    """Bridge's `finetune` draws packed chats, pairs and text by the mixture and saves it.
+
+    A continued run refuses another mixture.
+    """
     mixture, config = finetuning
     config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
     save = str(tmp_path / "run")
-    given = {"mixture": str(mixture), "mixture_config": str(config), "finetune": True}
+    given: dict[str, Any] = {
+        "mixture": str(mixture),
+        "mixture_config": str(config),
+        "finetune": True,
+    }
     assert printed(bridge(corpus, tmp_path, save=save, **given), "DRAWN") == [20, 12, 8]
     assert Mixture.load(tmp_path / "run" / "mixture.json").weights == Mixture.load(mixture).weights
     written = yaml.safe_load((tmp_path / "run" / "iter_0000010" / "run_config.yaml").read_text())

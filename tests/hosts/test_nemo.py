@@ -1,4 +1,4 @@
-"""NeMo 2's own `llm.pretrain` draws by a mixture. Needs its environment: make test-nemo."""
+"""NeMo 2's own `llm.pretrain` draws by a mixture. `make test-nemo` runs these tests."""
 
 import importlib.util
 import inspect
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,12 +18,12 @@ from running import printed, started
 if importlib.util.find_spec("nemo") is None:
     pytest.skip("make test-nemo runs these", allow_module_level=True)
 HERE = Path(__file__).parent
-GOES_ON = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True}
+GOES_ON: dict[str, object] = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True}
 
 
 @pytest.fixture
 def paths(corpus: Path) -> list[str]:
-    """NeMo's own weights and prefixes."""
+    """Return NeMo's own list of weights and prefixes."""
     return ["0.7", str(corpus / "code"), "0.3", str(corpus / "prose")]
 
 
@@ -36,7 +37,7 @@ def nemo(
     finetune: bool = False,
     **data: object,
 ) -> subprocess.CompletedProcess[str]:
-    """A run of `nemo_train.py`, whose checkpoints lie in LOG_DIR/run/checkpoints."""
+    """Run `nemo_train.py`; its checkpoints are written to LOG_DIR/run/checkpoints."""
     data = {key: str(value) if isinstance(value, Path) else value for key, value in data.items()}
     settings = {
         "data": {"index_mapping_dir": str(folder / "cache"), **data},
@@ -54,7 +55,10 @@ def nemo(
 def test_the_samples_drawn_and_nothing_else(
     tmp_path: Path, paths: list[str], mixture: Path
 ) -> None:
-    """.7/.3 without and .25/.75 with `mixture=FILE`; the configurations differ in that."""
+    """NeMo's own weights are drawn without `mixture`, and the mixture's with it.
+
+    The dataset's configurations differ in the blend alone.
+    """
     without = nemo(tmp_path, log_dir="without", paths=paths)
     with_it = nemo(tmp_path, log_dir="with", paths=paths, mixture=mixture)
     assert printed(without, "DRAWN") == [28, 12]
@@ -68,15 +72,18 @@ def test_the_samples_drawn_and_nothing_else(
 def test_a_run_goes_on_by_the_mixture_that_it_began_with(
     tmp_path: Path, paths: list[str], mixture: Path
 ) -> None:
-    """It lies beside the checkpoints; another one is refused with both shown, unless accepted."""
+    """The mixture is saved beside the checkpoints.
+
+    A continued run refuses another mixture and shows both, unless on_mixture_change=accept.
+    """
     printed(nemo(tmp_path, mixture=mixture), "DRAWN")
     checkpoints = tmp_path / "log" / "run" / "checkpoints"
     assert Mixture.load(checkpoints / "mixture.json").weights == {"code": 0.25, "prose": 0.75}
     other = tmp_path / "other.json"
     other.write_text(mixture.read_text().replace("0.25", "0.5").replace("0.75", "0.5"))
     last = next(folder for folder in checkpoints.iterdir() if folder.name.endswith("-last"))
-    # The run's own folder, and a new one from the same checkpoint.
-    elsewhere = {"resume": {"resume_from_path": str(last)}, "log_dir": "another"}
+    # The run continues in its own folder, or in a new one from the same checkpoint.
+    elsewhere: dict[str, Any] = {"resume": {"resume_from_path": str(last)}, "log_dir": "another"}
     for where in ({}, elsewhere):
         refused = nemo(tmp_path, max_steps=20, paths=paths, mixture=other, **where)
         assert refused.returncode != 0
@@ -88,7 +95,7 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(
 
 
 def test_computed_weights(tmp_path: Path, config_file: Path) -> None:
-    """compute_mixture.py, then `mixture="chameleon"`: NeMo draws by what was computed."""
+    """With `mixture="chameleon"` NeMo draws by the weights that compute_mixture.py wrote."""
     recipe = ROOT / "recipes" / "compute_mixture.py"
     command = [sys.executable, str(recipe), "--config", str(config_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -102,7 +109,7 @@ def test_computed_weights(tmp_path: Path, config_file: Path) -> None:
 def test_the_training_split_of_several(
     corpus: Path, tmp_path: Path, paths: list[str], mixture: Path
 ) -> None:
-    """Where NeMo is given paths by split, the mixture is of the training set alone."""
+    """When NeMo is given paths by split, the mixture changes the training set alone."""
     validation = [str(corpus / "legal")]
     given = {"train": paths, "validation": validation, "test": validation}
     run = nemo(tmp_path, paths=given, mixture=mixture, eval_iters=2)
@@ -112,7 +119,10 @@ def test_the_training_split_of_several(
 
 
 def test_validation_by_domain(tmp_path: Path, mixture: Path) -> None:
-    """Each domain's own loss beside val_loss, which is theirs by the weights of the mixture."""
+    """Each domain's own loss is logged.
+
+    val_loss is the mean of these losses by the weights of the mixture.
+    """
     losses = printed(nemo(tmp_path, max_steps=40, eval_iters=8, mixture=mixture), "VALIDATED")
     code, prose = (losses[f"val_loss_by_domain/{name}"] for name in ("code", "prose"))
     assert code != prose
@@ -120,10 +130,13 @@ def test_validation_by_domain(tmp_path: Path, mixture: Path) -> None:
 
 
 def test_finetuning(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
-    """`llm.finetune` draws packed chats, pairs and text by the mixture, and validates on each."""
+    """`llm.finetune` draws packed chats, pairs and text by the mixture.
+
+    It logs a validation loss for each of the domains.
+    """
     mixture, config = finetuning
     config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
-    given = {"mixture": mixture, "mixture_config": config, "finetune": True}
+    given: dict[str, Any] = {"mixture": mixture, "mixture_config": config, "finetune": True}
     run = nemo(tmp_path, eval_iters=2, **given)
     assert printed(run, "DRAWN") == [20, 12, 8]
     configured = printed(run, "CONFIGURED")
@@ -138,7 +151,10 @@ def test_finetuning(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
 
 
 def test_engine_nemo(config_file: Path, mixture: Path) -> None:
-    """The recipe with engine=nemo trains in NeMo by the mixture, saves it, keeps to it."""
+    """The recipe with engine=nemo trains in NeMo by the mixture and saves it.
+
+    When the mixture has changed, the run does not continue.
+    """
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
     del settings["data"]["domains"]["prose"]
@@ -164,7 +180,7 @@ def test_engine_nemo(config_file: Path, mixture: Path) -> None:
 
 
 def test_nemo_runs_command_line(paths: list[str], mixture: Path) -> None:
-    """A recipe takes the mixture and all that NeMo's own data module takes, and nothing else."""
+    """A recipe takes the mixture's arguments and all of NeMo's own data module, and no others."""
     import nemo_run as run
     from nemo.collections import llm
     from nemo.collections.llm import PreTrainingDataModule
@@ -187,7 +203,7 @@ def test_nemo_runs_command_line(paths: list[str], mixture: Path) -> None:
 def test_nemo_writes_the_data_module_and_reads_it(
     tmp_path: Path, paths: list[str], mixture: Path
 ) -> None:
-    """A checkpoint brings the weights themselves: its reader has nothing to look up or compute."""
+    """A checkpoint holds the weights themselves, so that its reader needs no mixture file."""
     import fiddle
     from nemo.lightning import io
     from nemo_train import Tokenizer
@@ -201,6 +217,7 @@ def test_nemo_writes_the_data_module_and_reads_it(
     data.io_dump(tmp_path / "context", yaml_attrs=[])
     mixture.unlink()
     read = io.load(tmp_path / "context", MixtureDataModule)
+    assert data.draw is not None
     assert type(read) is MixtureDataModule
     assert read.build_kwargs["blend"] == data.build_kwargs["blend"] == list(data.draw.blend)
     assert fiddle.ordered_arguments(read.__io__)["seq_length"] == 32

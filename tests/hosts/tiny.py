@@ -1,4 +1,4 @@
-"""The GPT that the hosts' scripts train, and what they say of the data that they drew."""
+"""The GPT that the hosts' scripts train, and a report of the data that they drew."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A real SLURM cluster of two nodes, all on this machine: Debian's slurm-wlm and munge, as root."""
+"""A real SLURM cluster of two nodes on this machine, of Debian's slurm-wlm and munge, as root."""
 
 import contextlib
 import os
@@ -43,12 +43,12 @@ PartitionName=all Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 
 @dataclass(frozen=True)
 class Cluster:
-    """One that runs.
+    """A cluster that is running.
 
     Attributes:
-        folder: of its files; what is in `local` there lies on each node's own disk.
-        work: where jobs are submitted from.
-        env: what its commands and jobs run with.
+        folder: the folder of its files; the files in `local` there lie on each node's own disk.
+        work: the folder that jobs are submitted from.
+        env: the environment of its commands and jobs.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Cluster:
     env: dict[str, str]
 
     def run(self, *command: str) -> str:
-        """A command of SLURM's, and what it prints."""
+        """Run a command of SLURM's and return what it prints."""
         done = subprocess.run(
             command, env=self.env, cwd=self.work, capture_output=True, text=True, timeout=60
         )
@@ -64,26 +64,26 @@ class Cluster:
         return done.stdout.strip()
 
     def given(self, **variables: str) -> "Cluster":
-        """The same one, whose commands and jobs have these variables too."""
+        """Return this cluster with more variables for its commands and jobs."""
         return replace(self, env={**self.env, **variables})
 
     def submit(self, *arguments: str) -> str:
-        """A job's number."""
+        """Submit a job and return its number."""
         return self.run("sbatch", "--parsable", *arguments)
 
     def facts(self, job: str) -> dict[str, str]:
-        """What `scontrol show job` says."""
+        """Return what `scontrol show job` says of a job."""
         pairs = self.run("scontrol", "show", "job", job).split()
         return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
     def ended(self, job: str, within: float = 180) -> dict[str, str]:
-        """Its facts, when it is over."""
+        """Wait for a job to end, and return its facts."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         self.until(lambda: self.facts(job)["JobState"] in over, within, job)
         return self.facts(job)
 
     def until(self, happened: Callable[[], bool], within: float, job: str) -> None:
-        """Wait for something, but not for ever."""
+        """Wait until something has happened, `within` so many seconds."""
         deadline = time.monotonic() + within
         while not happened():
             assert time.monotonic() < deadline, f"{self.facts(job)}{self.logs()}"
@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def local(self) -> Path:
-        """Where the two nodes see different files."""
+        """Return a path where the two nodes see different files."""
         return self.folder / "local"
 
     def on(self, node: str, *command: str) -> None:
@@ -100,7 +100,7 @@ class Cluster:
         subprocess.run(["nsenter", f"--target={pid}", "--mount", *command], check=True)
 
     def logs(self) -> str:
-        """The ends of the daemons' logs."""
+        """Return the ends of the daemons' logs."""
         return "".join(
             f"\n{path}:\n{path.read_text()[-1500:]}" for path in self.folder.glob("*.log")
         )
@@ -108,9 +108,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path, work: Path) -> Iterator[Cluster]:
-    """Start one; end its processes, by their numbers, in the end.
+    """Start a cluster, and end its processes by their numbers in the end.
 
-    Its jobs run in this environment, and start one process a node.
+    Its jobs run in this environment, and start one process per node.
     """
     _munge()
     env = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1", "GRACE": "60"}
@@ -119,7 +119,7 @@ def cluster(folder: Path, work: Path) -> Iterator[Cluster]:
     for path in (devices, folder / "state", folder / "local"):
         path.mkdir(parents=True)
     for number in range(8):
-        os.mknod(devices / f"gpu{number}", 0o20666, os.makedev(1, 3))  # as good as /dev/null
+        os.mknod(devices / f"gpu{number}", 0o20666, os.makedev(1, 3))  # the device is /dev/null
     first = _free_ports(3)
     configuration = _CONFIGURATION.format(
         host=socket.gethostname(), folder=folder, port=first, first=first + 1, last=first + 2
@@ -145,13 +145,13 @@ def cluster(folder: Path, work: Path) -> Iterator[Cluster]:
 
 
 def missing() -> list[str]:
-    """Commands that are not installed."""
+    """Return the commands that are not installed."""
     needed = ("sbatch", "slurmctld", "slurmd", "munged", "shellcheck")
     return [command for command in needed if shutil.which(command) is None]
 
 
 def _munge() -> None:
-    """SLURM's authentication, unless it runs."""
+    """Start SLURM's authentication, unless it is running."""
     if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
         return
     for folder in ("/run/munge", "/var/log/munge", "/var/lib/munge"):
@@ -162,7 +162,7 @@ def _munge() -> None:
 
 
 def _free_ports(count: int) -> int:
-    """The first of some that follow each other and that nobody listens at."""
+    """Return the first of `count` consecutive ports that are free."""
     for first in range(26800, 28000, count):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):

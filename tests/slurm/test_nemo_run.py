@@ -1,4 +1,4 @@
-"""NeMo-Run's experiment on the same SLURM. Its own environment submits: make test-slurm."""
+"""NeMo-Run's experiment on the same SLURM: `make test-slurm` runs these tests."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from cluster import Cluster, cluster, missing
 from conftest import ROOT
 
-# That of NeMo, which brings NeMo-Run; the jobs themselves run in the tests' own.
+# NeMo's environment has NeMo-Run and submits. The jobs run in the environment of the tests.
 PYTHON = ROOT / ".venv-nemo" / "bin" / "python"
 if missing() or not PYTHON.exists():
     pytest.skip("make test-slurm installs SLURM and .venv-nemo", allow_module_level=True)
@@ -42,13 +42,13 @@ with chain(executor, config, settings, checkout=%r) as experiment:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster whose jobs start one process a node, in this environment."""
+    """Yield a cluster whose jobs start one process per node, in this environment."""
     with cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
         yield running
 
 
 def submitted(slurm: Cluster, config: Path, action: str) -> str:
-    """What the script prints that makes the experiment."""
+    """Return what the script prints that makes the experiment."""
     folder = config.parent / "runs"
     script = config.parent / "submit.py"
     script.write_text(SUBMIT % str(ROOT))
@@ -60,7 +60,7 @@ def submitted(slurm: Cluster, config: Path, action: str) -> str:
 
 
 def test_the_experiment_is_printed(slurm: Cluster, config_file: Path) -> None:
-    """Three scripts, the first two on one node, each of them one torchrun a node."""
+    """The experiment has three scripts, the first two for one node, with one torchrun per node."""
     scripts = submitted(slurm, config_file, "print")
     assert re.findall(r"#SBATCH --nodes=(\d+)", scripts) == ["1", "1", "2"]
     assert scripts.count("#SBATCH --signal=USR1@300") == 3
@@ -69,7 +69,7 @@ def test_the_experiment_is_printed(slurm: Cluster, config_file: Path) -> None:
 
 
 def test_the_experiment_runs(slurm: Cluster, config_file: Path) -> None:
-    """One after the other; the first is preempted, and goes on."""
+    """The three jobs run one after the other; the first one is preempted and continues."""
     printed = submitted(slurm, config_file, "run")
     handles = json.loads(next(line for line in printed.splitlines() if line.startswith("jobs"))[4:])
     jobs = [handle.split("/")[3] for handle in handles]

@@ -1,4 +1,4 @@
-"""The .sbatch scripts on a real SLURM of two nodes: make test-slurm."""
+"""The .sbatch scripts on a real SLURM of two nodes: `make test-slurm` runs these tests."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,29 +28,32 @@ LONG = ("train.train_iters=160", *UNIFORM)
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster whose jobs start one process a node, in this environment."""
+    """Yield a cluster whose jobs start one process per node, in this environment."""
     with cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
         yield running
 
 
 def submit(slurm: Cluster, config: Path, *settings: str) -> str:
-    """The pretraining job as it stands, on as many GPUs as this machine claims to have."""
+    """Submit the pretraining job as it is, for nodes that claim one GPU each."""
     log = config.parent / "job-%j.log"
     script = str(SCRIPTS / "pretrain_chameleon.sbatch")
     return slurm.submit("--gpus-per-node=1", f"--output={log}", script, str(config), *settings)
 
 
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+def result(folder: Path) -> dict[str, Any]:
+    """Return the result of a run."""
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return facts
 
 
 def said(config: Path, job: str) -> str:
+    """Return the log of a job."""
     return (config.parent / f"job-{job}.log").read_text()
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.s*")), ids=lambda path: path.name)
 def test_scripts_are_sound(script: Path) -> None:
-    """A shell check finds nothing."""
+    """A shell check of the script finds nothing."""
     check = ["shellcheck", "--external-sources", str(script)]
     done = subprocess.run(check, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
@@ -57,16 +61,17 @@ def test_scripts_are_sound(script: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(slurm: Cluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """The loss that a job on two nodes ends with when nothing happens to it."""
+    """Return the loss of a job on two nodes that nothing happens to."""
     config = write_config(corpus, tmp_path_factory.mktemp("undisturbed"))
     facts = slurm.ended(job := submit(slurm, config, *LONG))
     assert facts["JobState"] == "COMPLETED", said(config, job)
     assert facts["NumNodes"] == "2"
-    return result(config.parent / "out" / "uniform")["loss"]
+    loss: float = result(config.parent / "out" / "uniform")["loss"]
+    return loss
 
 
 def test_proxy_mixture_and_base_in_one_job(slurm: Cluster, config_file: Path) -> None:
-    """The proxy with its own layout, then the base model with another, on two nodes."""
+    """One job on two nodes trains the proxy and the base model, each in a layout of its own."""
     tensor = "proxy.parallel.tensor_model_parallel_size=2"
     facts = slurm.ended(job := submit(slurm, config_file, tensor))
     assert facts["JobState"] == "COMPLETED", said(config_file, job)
@@ -79,7 +84,10 @@ def test_proxy_mixture_and_base_in_one_job(slurm: Cluster, config_file: Path) ->
 def test_a_job_out_of_time_goes_on(
     slurm: Cluster, config_file: Path, undisturbed: float, to: str
 ) -> None:
-    """The signal, to the script as SLURM sends it or to the processes: saved and queued again."""
+    """A job that is signalled saves, is queued again and continues.
+
+    The signal may go to the script, as SLURM sends it, or to the processes.
+    """
     job = submit(slurm, config_file, *LONG)
     folder = config_file.parent / "out" / "uniform"
     tracker = folder / "latest_checkpointed_iteration.txt"
@@ -94,7 +102,10 @@ def test_a_job_out_of_time_goes_on(
 def test_a_rank_that_dies_takes_the_job_with_it(
     slurm: Cluster, config_file: Path, undisturbed: float
 ) -> None:
-    """Within a minute, and submitted again it ends as if nothing had happened."""
+    """When a rank dies, the job fails within a minute.
+
+    When it is submitted again, it ends at the loss of an undisturbed job.
+    """
     job = submit(slurm, config_file, *LONG)
     folder = config_file.parent / "out" / "uniform"
     slurm.until((folder / "latest_checkpointed_iteration.txt").exists, 120, job)
@@ -117,7 +128,7 @@ def test_a_rank_that_dies_takes_the_job_with_it(
 
 
 def launched(slurm: Cluster, recipe: Path, *arguments: str) -> str:
-    """A job of two nodes for a recipe of a test's own."""
+    """Submit a job of two nodes for a recipe of a test's own."""
     command = shlex.join([str(recipe), *arguments])
     return slurm.submit(
         "--nodes=2",
@@ -129,7 +140,7 @@ def launched(slurm: Cluster, recipe: Path, *arguments: str) -> str:
 
 
 def test_work_that_does_not_listen_is_ended(slurm: Cluster, config_file: Path) -> None:
-    """After GRACE seconds, and begun again; so is a data preparation or an embedding."""
+    """Work that ignores the signal is ended after GRACE seconds, and the job starts again."""
     recipe, begun = config_file.parent / "busy.py", config_file.parent / "begun"
     seconds = 300
     recipe.write_text(
@@ -138,7 +149,7 @@ def test_work_that_does_not_listen_is_ended(slurm: Cluster, config_file: Path) -
     )
     job = launched(slurm.given(GRACE="3"), recipe)
     slurm.until(begun.exists, 60, job)
-    time.sleep(2)  # both of them
+    time.sleep(2)  # by then both nodes have started
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     facts = slurm.ended(job, within=120)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said(config_file, job)
@@ -165,7 +176,7 @@ if __name__ == "__main__":
 
 
 def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> None:
-    """Within a minute; the ranks whose collective it broke say nothing before it."""
+    """When a rank fails, the job fails within a minute, and its log has that rank's error first."""
     recipe = config_file.parent / "dying.py"
     recipe.write_text(DYING.format(recipes=str(ROOT / "recipes")))
     job = launched(slurm, recipe, "--config", str(config_file), *LONG)
@@ -178,9 +189,9 @@ def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> N
 
 
 def test_the_chain(slurm: Cluster, config_file: Path) -> None:
-    """Three jobs, one after the other; the first is preempted, and the others still wait for it.
+    """The chain submits three jobs that run one after the other, from a copy of its script too.
 
-    Of a copy of the script, as a user makes one.
+    The first one is preempted, and the others still wait for it.
     """
     settings = ("proxy.train.train_iters=200", "logging.log_interval=5")
     log = f"{config_file.parent}/job-%j.log"
@@ -212,7 +223,7 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
 
 
 def test_the_chain_ends_where_it_cannot_run(slurm: Cluster, config_file: Path) -> None:
-    """No job is submitted for a base model that does not lie over its nodes."""
+    """No job is submitted for a base model whose layout does not fit its nodes."""
     wrong = "parallel.tensor_model_parallel_size=4"
     command = [str(SCRIPTS / "chain.sh"), str(config_file), wrong]
     env = slurm.given(NODES="1", GPUS="2").env
@@ -236,9 +247,9 @@ exec {srun} "${{arguments[@]}}"
 
 
 def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
-    """A run for each, at once, and each in the image; pyxis itself is stood in for.
+    """An array runs one mixture per task, each in the image; a stand-in replaces pyxis.
 
-    One of them is out of time, and is put back alone: the one with the array's own job number.
+    A task that is out of time is queued again alone, even the one with the array's own number.
     """
     folder = config_file.parent
     (folder / "bin").mkdir()
@@ -272,7 +283,7 @@ def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
 
 
 def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> None:
-    """Before anything is trained, in one line that says what to set."""
+    """An output on local disks is refused before training, in a line that says what to set."""
     local = slurm.local / config_file.parent.name
     job = submit(slurm, config_file, f"output={local}")
     assert slurm.ended(job)["JobState"] == "FAILED"
@@ -284,7 +295,10 @@ def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> 
 
 
 def test_data_on_local_disks(slurm: Cluster, config_file: Path) -> None:
-    """It is drawn from where every node has the same; where one has other data, it is named."""
+    """Data on local disks is drawn from where all nodes have the same.
+
+    A node with other data is named.
+    """
     settings = yaml.safe_load(config_file.read_text())["data"]["domains"]
     domain, path = next((name, facts["path"]) for name, facts in settings.items())
     local = slurm.local / f"data-{config_file.parent.name}"

@@ -1,4 +1,4 @@
-"""data/tokenize.py: text to Megatron datasets that Megatron reads back."""
+"""data/tokenize.py: text becomes Megatron datasets that Megatron reads back."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_documents_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Each document is a sequence of its own, ended by the end token, and decodes to its text."""
+    """Each document is a sequence of its own, ends with the end token, and decodes to its text."""
     count = write_dataset(TEXTS, tokenizer, tmp_path / "d")
     dataset = IndexedDataset(str(tmp_path / "d"))
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
@@ -51,12 +51,17 @@ def test_jsonl_faults_name_file_and_line(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named() -> None:
-    """Also when the operating system's error does not name it."""
+    """The error names the file, also when the operating system's error does not."""
     with pytest.raises(UserError, match="cannot read /proc/self/mem: "):
         list(read_jsonl(["/proc/self/mem"]))
 
 
-def test_command_line(tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_command_line(
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`nemo-chameleon prepare` tokenises JSONL files into one dataset."""
     tokenizer.save(str(tmp_path / "t.json"))
     lines = [json.dumps({"body": text}) for text in TEXTS]

@@ -1,10 +1,12 @@
-"""embedding/pooling.py: the mean hidden state of a domain's tokens, and nothing beyond it."""
+"""embedding/pooling.py: an embedding is the mean hidden state of a domain's tokens alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
@@ -13,39 +15,46 @@ from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.embedding import middle_layer, pooling
 from nemo_chameleon.embedding.megatron import megatron_extractor
 from nemo_chameleon.method import embeddings
+from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.models.gpt import build_gpt
 from nemo_chameleon.utils.errors import UserError
 
 
 @pytest.fixture
-def gpt(config: Config, alone: None) -> Iterator[torch.nn.Module]:
-    """The configured proxy, untrained, four layers."""
+def gpt(config: Config, alone: None) -> Iterator[GPTModel]:
+    """Yield the configured proxy with four untrained layers."""
     with model_parallel(config.proxy.parallel, seed=3):
         yield build_gpt(config.proxy, 512, for_training=False)
 
 
 @pytest.fixture
-def domains(config: Config) -> dict[str, Domain]:
+def domains(config: Config) -> Mapping[str, Domain]:
+    """Return the domains of the configuration."""
     return open_indexed(config.data.domains, config.data.split)
 
 
-def embed(gpt: torch.nn.Module, domains: dict[str, Domain], **changes: object) -> dict:
+def embed(
+    gpt: GPTModel, domains: Mapping[str, Domain], **changes: Any
+) -> dict[str, ShardedEmbedding]:
     """Embed with small settings."""
-    settings = {"layers": (2,), "samples": 10, "sample_length": 32, "micro_batch_size": 4}
+    settings: dict[str, Any] = {"layers": (2,), "samples": 10, "sample_length": 32}
+    settings |= {"micro_batch_size": 4, "seed": 1}
     with megatron_extractor(gpt) as extractor:
-        embedded = pooling.embed(extractor, domains, **{"seed": 1, **settings, **changes})
+        embedded = pooling.embed(extractor, domains, **{**settings, **changes})
     assert len(embedded) == 1
     return embedded[0]
 
 
 def test_the_papers_layer() -> None:
-    """Layer 3 of 6 and 6 of 12, counted from 1; the first of one."""
+    """The middle layer is layer 3 of 6 and layer 6 of 12, counted from 1, and the first of one."""
     assert [middle_layer(n) for n in (1, 6, 7, 12)] == [1, 3, 4, 6]
 
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
-def test_equals_the_mean_over_an_unbroken_forward_pass(gpt, domains, layer: int) -> None:
-    """Padded batches that stop at the layer give the mean over windows passed whole, one by one."""
+def test_equals_the_mean_over_an_unbroken_forward_pass(
+    gpt: GPTModel, domains: Mapping[str, Domain], layer: int
+) -> None:
+    """Padded batches that stop at the layer give the mean over whole passes of single windows."""
     outputs = []
     handle = gpt.decoder.layers[layer - 1].register_forward_hook(
         lambda _module, _arguments, output: outputs.append(output[0][:, 0])
@@ -61,7 +70,7 @@ def test_equals_the_mean_over_an_unbroken_forward_pass(gpt, domains, layer: int)
     np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_above_the_layer_is_computed(gpt, domains) -> None:
+def test_nothing_above_the_layer_is_computed(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
     """Neither the layers above the hooked one nor the output layer ever run."""
     ran = []
     above = [*gpt.decoder.layers[2:], gpt.output_layer]
@@ -72,13 +81,17 @@ def test_nothing_above_the_layer_is_computed(gpt, domains) -> None:
     assert not ran
 
 
-def test_one_domain_does_not_change_anothers_embedding(gpt, domains) -> None:
+def test_one_domain_does_not_change_anothers_embedding(
+    gpt: GPTModel, domains: Mapping[str, Domain]
+) -> None:
     """A domain embedded alone has the same bytes as among others."""
     together, by_itself = embed(gpt, domains), embed(gpt, {"legal": domains["legal"]})
     assert together["legal"].means.tobytes() == by_itself["legal"].means.tobytes()
 
 
-def test_shards_are_of_every_so_many_windows(gpt, domains, monkeypatch) -> None:
+def test_shards_are_of_every_so_many_windows(
+    gpt: GPTModel, domains: Mapping[str, Domain], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With four shards of ten windows, the second is the mean over windows 1, 5 and 9."""
     monkeypatch.setattr(embeddings, "SHARDS", 4)
     legal = {"legal": domains["legal"]}
@@ -90,8 +103,10 @@ def test_shards_are_of_every_so_many_windows(gpt, domains, monkeypatch) -> None:
     np.testing.assert_allclose(four.means[1], joined.means[0], rtol=1e-5, atol=1e-6)
 
 
-def test_more_windows_go_on_where_the_first_ended(gpt, domains) -> None:
-    """32 windows and 64 after them are the embedding of 96, shard by shard."""
+def test_more_windows_go_on_where_the_first_ended(
+    gpt: GPTModel, domains: Mapping[str, Domain]
+) -> None:
+    """The embeddings of 32 windows and of the 64 after them join to that of 96, shard by shard."""
     together = embed(gpt, domains, samples=96)
     first, after = embed(gpt, domains, samples=32), embed(gpt, domains, samples=64, first=32)
     for name in domains:
@@ -100,15 +115,15 @@ def test_more_windows_go_on_where_the_first_ended(gpt, domains) -> None:
         np.testing.assert_allclose(parts.means, together[name].means, rtol=1e-5, atol=1e-6)
 
 
-def test_windows_may_cross_documents(gpt, domains) -> None:
-    """Asked to, short documents are no longer windows of their own."""
+def test_windows_may_cross_documents(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """With cross_documents=True short documents are no longer windows of their own."""
     legal = {"legal": domains["legal"]}
     apart, across = embed(gpt, legal), embed(gpt, legal, cross_documents=True)
     assert across["legal"].tokens.sum() == 10 * 32 > apart["legal"].tokens.sum()
 
 
-def test_model_is_left_as_it_was(gpt, domains) -> None:
-    """After embedding, the same forward pass goes through to the logits again."""
+def test_model_is_left_as_it_was(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """After embedding, a forward pass through the model gives logits again."""
     gpt.decoder.layers[1].train()
     modes = [module.training for module in gpt.modules()]
     embed(gpt, domains)
@@ -117,15 +132,15 @@ def test_model_is_left_as_it_was(gpt, domains) -> None:
     assert gpt(tokens, torch.arange(8)[None], None).shape == (1, 8, 512)
 
 
-def test_hidden_state_that_is_not_finite(gpt, domains) -> None:
-    """A NaN in the model is an error naming domain and window, not a NaN weight."""
+def test_hidden_state_that_is_not_finite(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """A NaN in the model is an error that names the domain and the window."""
     with torch.no_grad():
         gpt.decoder.layers[0].mlp.linear_fc1.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="domain 'code': the hidden state of window 0"):
         embed(gpt, domains)
 
 
-def test_layer_that_is_not_there(gpt, domains) -> None:
-    """Asking for a layer beyond the last is an error, not the last layer."""
+def test_layer_that_is_not_there(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """A layer beyond the last one is an error."""
     with pytest.raises(UserError, match="layer 5"):
         embed(gpt, domains, layers=(5,))

@@ -1,7 +1,8 @@
-"""embedding/registry.py: proxies that exist already, megatron-core's and Hugging Face's."""
+"""embedding/registry.py: a model that exists already embeds, megatron-core's or Hugging Face's."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.mixture.embeddings_file import load_embeddings
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import checkpoint, pretrained
 from nemo_chameleon.models.gpt import build_gpt
+from nemo_chameleon.provider import plan
 from nemo_chameleon.provider.new_domains import embed_new
+from nemo_chameleon.train import run
+from nemo_chameleon.utils import files
 from nemo_chameleon.utils.errors import UserError
 
 HIDDEN, HEADS, LAYERS, LENGTH = 32, 4, 4, 32
@@ -28,7 +32,7 @@ HIDDEN, HEADS, LAYERS, LENGTH = 32, 4, 4, 32
 
 @pytest.fixture(scope="module")
 def gpt2(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 of Hugging Face's with random weights, and its tokenizer."""
+    """Return a folder with a GPT-2 of Hugging Face's with random weights, and its tokenizer."""
     folder = tmp_path_factory.mktemp("gpt2")
     torch.manual_seed(0)
     lm = transformers.GPT2LMHeadModel(
@@ -43,9 +47,8 @@ def gpt2(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     lm.save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(corpus / "tokenizer.json")
-    ).save_pretrained(folder)
+    tokenizers: Any = transformers.PreTrainedTokenizerFast  # transformers gives it no types
+    tokenizers(tokenizer_file=str(corpus / "tokenizer.json")).save_pretrained(folder)
     return folder
 
 
@@ -53,7 +56,7 @@ def gpt2(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(
     gpt2: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None
 ) -> Path:
-    """The same weights as a checkpoint of a megatron-core GPT, with no word of where it is from."""
+    """Return the same weights as a megatron-core checkpoint that does not say what it is of."""
     folder = tmp_path_factory.mktemp("megatron")
     config = load_config(write_config(corpus, folder))
     lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
@@ -70,14 +73,14 @@ def converted(
 
 @pytest.fixture
 def config(config: Config) -> Config:
-    """Of a run whose proxy is that GPT-2, in enough samples to know its embeddings."""
+    """Return the configuration of a run whose proxy is that GPT-2."""
     config.proxy.model.num_layers = LAYERS
     config.chameleon.samples = 48
     return config
 
 
 def embedded(config: Config, **proxy: str) -> tuple[Mixture, dict[str, ShardedEmbedding]]:
-    """The mixture of a run with an existing proxy, and its embeddings."""
+    """Return the mixture of a run with an existing proxy, and its embeddings."""
     for key, value in proxy.items():
         setattr(config.proxy, key, value)
     config.chameleon.file = f"{config.output}/{'-'.join(proxy)}.json"
@@ -89,7 +92,10 @@ def embedded(config: Config, **proxy: str) -> tuple[Mixture, dict[str, ShardedEm
 
 @pytest.mark.usefixtures("alone")
 def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> None:
-    """Both give the mean that transformers computes itself, to 1e-4, and so the same weights."""
+    """Both forms of one model give the embeddings that transformers computes, to 1e-4.
+
+    They therefore give the same weights.
+    """
     theirs, from_hf = embedded(config, hf=str(gpt2))
     ours, from_megatron = embedded(config, load=str(converted))
     lm = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
@@ -111,10 +117,44 @@ def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> 
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_start_looks_at_its_proxy_once(
+    config: Config, converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start finds the checkpoint of proxy.load once, and reads no file twice to recognise it.
+
+    This holds for a start that computes the mixture and for one that uses the file.
+    """
+    digested: list[Path] = []
+    found: list[str] = []
+    digest, find = files.sampled_digest, pretrained.find_checkpoint
+
+    def counted_digest(path: Path) -> str:
+        digested.append(path)
+        return digest(path)
+
+    def counted_find(key: str, *arguments: Any, **named: Any) -> pretrained.PretrainedCheckpoint:
+        found.append(key)
+        return find(key, *arguments, **named)
+
+    monkeypatch.setattr(files, "sampled_digest", counted_digest)
+    for module in (plan, run):
+        monkeypatch.setattr(module, "find_checkpoint", counted_find)
+    config.proxy.load = str(converted)
+    weights = []
+    for _ in range(2):
+        weights.append(provider.resolve_mixture(config, provider.prepare(config)).weights)
+        assert sorted(digested) == sorted(path for path in converted.iterdir() if path.is_file())
+        assert found == ["proxy.load"]
+        digested.clear()
+        found.clear()
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.usefixtures("alone")
 def test_a_mixture_is_used_for_its_own_proxy_only(
     config: Config, gpt2: Path, converted: Path
 ) -> None:
-    """Found again with the same proxy; refused where the run asks for another."""
+    """A mixture is found again with its own proxy, and refused where the run asks for another."""
     mixture, _ = embedded(config, hf=str(gpt2))
     config.proxy.hf = str(gpt2)
     assert provider.resolve_mixture(config) == mixture
@@ -131,7 +171,9 @@ def test_a_mixture_is_used_for_its_own_proxy_only(
 def test_proxies_that_are_refused(
     config: Config, gpt2: Path, converted: Path, tmp_path: Path
 ) -> None:
-    """Not there, of another tokenizer or another shape, or two at once: one line each."""
+    """A proxy is refused in one line if it is missing, has another tokenizer or another shape, or
+    if two are given.
+    """
     other = tmp_path / "gpt2"
     other.mkdir()
     for file in gpt2.iterdir():
@@ -174,7 +216,7 @@ def test_proxies_that_are_refused(
 
 @pytest.mark.usefixtures("alone")
 def test_models_that_cannot_embed(config: Config, gpt2: Path, tmp_path: Path) -> None:
-    """Weights that are missing, and a model whose tokens see later ones, are refused."""
+    """A model without some of its weights is refused, and so is one whose tokens see later ones."""
     settings = transformers.BertConfig(
         vocab_size=512,
         hidden_size=32,
@@ -200,7 +242,7 @@ def test_models_that_cannot_embed(config: Config, gpt2: Path, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("alone")
 def test_other_weights_are_another_proxy(config: Config, converted: Path, tmp_path: Path) -> None:
-    """A mixture through one checkpoint is not taken for that of another of the same shape."""
+    """A mixture through one checkpoint is not taken for that of another one of the same shape."""
     other = tmp_path / "other"
     shutil.copytree(converted, other)
     file = max(other.glob("*.distcp"), key=lambda path: path.stat().st_size)

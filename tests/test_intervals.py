@@ -1,4 +1,4 @@
-"""method/intervals.py: intervals that hold what they promise."""
+"""method/intervals.py: 95 % intervals cover the true weights as often as they promise."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,10 @@ NAMES = [f"domain {i}" for i in range(8)]
 def sampled(
     truth: np.ndarray, noise: float, generator: np.random.Generator, b: int = 32
 ) -> dict[str, ShardedEmbedding]:
-    """Shard means about true embeddings (k, d); `noise` is that of an embedding, a share of 1."""
+    """Return shard means around true embeddings (k, d).
+
+    `noise` is that of a whole embedding, as a share of its distance to the centre.
+    """
     k, d = truth.shape
     size = np.linalg.norm(truth - truth.mean(0), axis=1).mean() * noise * np.sqrt(b / d)
     means = truth[:, None] + generator.normal(size=(k, b, d)) * size
@@ -31,7 +34,7 @@ def sampled(
 
 
 def true_embeddings(seed: int = 0, d: int = 64) -> np.ndarray:
-    """Eight domains at different distances from their centre, the first of them near it."""
+    """Return eight domains at different distances from their centre, the first of them near it."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(8, d)) * np.linspace(0.6, 1.4, 8)[:, None]
     x[0] *= 0.25
@@ -42,13 +45,12 @@ def true_embeddings(seed: int = 0, d: int = 64) -> np.ndarray:
     ("preset", "noise"), [("calibrated", 0.05), ("calibrated", 0.2), ("paper", 0.05)]
 )
 def test_intervals_hold_the_true_weights(preset: str, noise: float) -> None:
-    """Over 60 draws of windows, 95 % intervals cover the weights without noise nine times in ten.
+    """In 60 draws of windows the intervals cover at least nine in ten of the true weights.
 
-    At the larger noise the weights are biased: intervals that knew of scatter alone would cover
-    them in 84 %.
+    At the larger noise the weights are biased: intervals from scatter alone would cover 84 %.
     """
     chosen, generator = choose_preset(preset), np.random.default_rng(1)
-    x = true_embeddings() * np.sqrt(40 / 64)  # the paper's ridge is absolute
+    x = true_embeddings() * np.sqrt(40 / 64)  # the paper's ridge does not scale with x
     truth = compute.weigh([x], "pretrain", chosen)
     covered = []
     for _ in range(60):
@@ -73,7 +75,7 @@ def test_intervals_narrow_with_the_root_of_the_samples() -> None:
 
 @pytest.mark.parametrize("proxies", [2, 3, 5])
 def test_intervals_hold_what_many_proxies_would_give(proxies: int) -> None:
-    """Over 60 sets of two proxies or more, intervals cover the weights of 200 proxies."""
+    """In 60 sets of a few proxies the intervals cover the weights that 200 proxies give."""
     generator, preset = np.random.default_rng(0), choose_preset()
     x = true_embeddings()
 
@@ -95,13 +97,13 @@ def test_intervals_hold_what_many_proxies_would_give(proxies: int) -> None:
 
 
 def test_students_t() -> None:
-    """Quantiles as the tables have them."""
+    """The quantiles are those of printed tables."""
     for degrees, expected in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (31, 2.040)):
         assert students_t(degrees) == pytest.approx(expected, rel=0.01)
 
 
 def test_another_domain_draws_nothing_else() -> None:
-    """What is resampled of a domain follows from its name, not from its place."""
+    """What is resampled for a domain follows from its name, not from its place in the order."""
     drawn = _draws("wiki", 32, 5)
     np.testing.assert_array_equal(drawn, _draws("wiki", 32, 5))
     assert (drawn.sum(axis=1) == 32).all()
@@ -109,7 +111,10 @@ def test_another_domain_draws_nothing_else() -> None:
 
 
 def test_errors_have_the_variance_of_a_mean() -> None:
-    """Of four shards' mean: a quarter of their variance, and not the three sixteenths drawn."""
+    """The error of a mean of four shards has a quarter of their variance.
+
+    Resampling alone would give three sixteenths.
+    """
     values = np.array([[[1.0], [2.0], [4.0], [9.0]]], dtype=np.float32)
     shards = {"wiki": ShardedEmbedding(values[0], np.full(4, 10))}
     errors = resample([shards], ["wiki"], lambda x: np.exp(x[0][:, 0]), 20_000)
@@ -125,13 +130,13 @@ def test_tokens_count() -> None:
 
 
 def test_one_shard_says_nothing() -> None:
-    """There is no interval where nothing can be resampled."""
+    """One shard cannot be resampled, so there is no interval."""
     x = sampled(true_embeddings(), 0.1, np.random.default_rng(0), b=1)
     assert compute.errors_of([x], NAMES, "pretrain", choose_preset()) is None
 
 
 def test_which_of_two_is_heavier() -> None:
-    """Weights a hundredth apart are told apart at errors of a thousandth, not of a tenth."""
+    """Weights a hundredth apart are told apart at errors of a thousandth, but not of a tenth."""
     weights = np.array([0.50, 0.495])
     signs = np.array([[1, -1], [-1, 1]])
 
@@ -141,5 +146,5 @@ def test_which_of_two_is_heavier() -> None:
     assert apart(0.001 * signs)
     assert not apart(0.1 * signs)
     assert not apart(0.001 * signs, 0.1 * signs)
-    # Errors that both have in common do not blur the difference.
+    # Errors that both weights have in common do not blur their difference.
     assert apart(np.array([[0.1, 0.1], [-0.1, -0.1]]))

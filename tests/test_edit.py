@@ -1,4 +1,4 @@
-"""mixture/edit.py and `nemo-chameleon mixture`: computed mixtures changed without training."""
+"""mixture/edit.py and `nemo-chameleon mixture`: mixtures are changed without training."""
 
 import dataclasses
 import shutil
@@ -25,7 +25,9 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`nemo-chameleon mixture ...` in this process, a job of one already; what it prints."""
+    """Return a function that runs `nemo-chameleon mixture ...` in this process and returns its
+    output.
+    """
     monkeypatch.setattr(processes, "process_group", nullcontext)
 
     def run(*arguments: object) -> str:
@@ -38,9 +40,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def computed_once(corpus: Path, tmp_path_factory: pytest.TempPathFactory, alone: None) -> Path:
-    """The mixture file of a run, embeddings and proxy beside it, and one of another seed.
+    """Compute two mixtures through proxies of different seeds; return the first one's file.
 
-    Settings are unlike the defaults, so that none of these can stand in for what was recorded.
+    The settings are unlike the defaults, so that no default can stand in for what was recorded.
     """
     folder = tmp_path_factory.mktemp("computed")
     for name, seed in (("out", 1), ("other", 2)):
@@ -56,25 +58,25 @@ SETTINGS = ["chameleon.layer=3", "chameleon.seed=77", "chameleon.sample_length=2
 
 @pytest.fixture
 def config(corpus: Path, tmp_path: Path) -> Config:
-    """That of `computed`."""
+    """Return the configuration of `computed`."""
     return load_config(write_config(corpus, tmp_path), [*SETTINGS, "proxy.train.seed=1"])
 
 
 @pytest.fixture
 def computed(computed_once: Path, config: Config) -> Path:
-    """A copy where a run with `config` looks for it."""
+    """Return a copy of the mixture file where a run with `config` looks for it."""
     shutil.copytree(computed_once.parent, config.output, ignore=lambda *_: ["proxy"])
     return Path(config.chameleon.file)
 
 
 @pytest.fixture
 def other(computed_once: Path) -> Path:
-    """The mixture through a proxy of another seed."""
+    """Return the file of the mixture through the proxy of another seed."""
     return computed_once.parents[1] / "other" / "mixture.json"
 
 
 def weights_of(file: Path) -> dict[str, float]:
-    """By the definition, from the embeddings that lie beside a mixture file."""
+    """Return the weights that the definition gives for the embeddings beside a mixture file."""
     (embeddings,) = load_embeddings(file.with_suffix(".safetensors"))
     names = list(Mixture.load(file).weights)
     x = np.stack([embeddings[name].embedding for name in names])
@@ -82,7 +84,7 @@ def weights_of(file: Path) -> dict[str, float]:
 
 
 def test_the_file_is_enough(computed: Path, command: Command) -> None:
-    """Scored again with nothing changed, all but the time is the same bits."""
+    """Rescoring with the same settings gives the same mixture to the last bit, but for its time."""
     before = Mixture.load(computed)
     printed = command("rescore", computed)
     assert dataclasses.replace(Mixture.load(computed), created=before.created) == before
@@ -97,7 +99,7 @@ def test_the_file_is_enough(computed: Path, command: Command) -> None:
 def test_settings_move_the_weights(
     computed: Path, command: Command, option: str, value: float, key: str | None
 ) -> None:
-    """Each of them is recorded and has its effect; the others stay."""
+    """Each setting is recorded and changes the weights; the other settings stay."""
     before = Mixture.load(computed)
     command("rescore", computed, option, value)
     after = Mixture.load(computed)
@@ -109,7 +111,7 @@ def test_settings_move_the_weights(
 
 
 def test_rescore(computed: Path, command: Command, config: Config, tmp_path: Path) -> None:
-    """Other settings give what a run with them computes from the same embeddings."""
+    """Rescoring gives the weights that a run with the new settings computes from the embeddings."""
     output = tmp_path / "paper.json"
     printed = command(
         "rescore", computed, "--preset", "paper", "--objective", "finetune", "--output", output
@@ -119,7 +121,7 @@ def test_rescore(computed: Path, command: Command, config: Config, tmp_path: Pat
     assert after.method["ridge"] == 10.0, "another preset comes with its own ridge"
     assert after.objective == "finetune"
     assert Mixture.load(computed).method["preset"] == "calibrated"
-    # A run with these settings takes the file for its own.
+    # A run with these settings accepts the file.
     config.chameleon.preset, config.chameleon.objective = "paper", "finetune"
     config.chameleon.file = str(output)
     assert provider.resolve_mixture(config).weights == after.weights
@@ -128,7 +130,9 @@ def test_rescore(computed: Path, command: Command, config: Config, tmp_path: Pat
 def test_add_and_remove(
     computed: Path, command: Command, config: Config, corpus: Path, tmp_path: Path
 ) -> None:
-    """A domain taken out and added again is embedded as it was; all weights are as before."""
+    """A domain that is removed and added again is embedded as before, and all weights are as
+    before.
+    """
     before, without = Mixture.load(computed), tmp_path / "without.json"
     printed = command("remove", computed, "prose", "--output", without)
     assert "prose" in printed
@@ -141,7 +145,7 @@ def test_add_and_remove(
         assert after.domains["prose"][key] == (
             pytest.approx(value, rel=1e-6) if key == "score" else value
         )
-    # A run over these domains takes it for its own, whatever the proxy was trained on.
+    # A run over these domains accepts it, whatever the proxy was trained on.
     config.chameleon.file = str(again)
     assert provider.resolve_mixture(config).weights == after.weights
 
@@ -149,7 +153,10 @@ def test_add_and_remove(
 def test_add_through_a_proxy_that_was_moved(
     computed: Path, command: Command, corpus: Path, tmp_path: Path
 ) -> None:
-    """The checkpoint may lie elsewhere; one of another proxy is refused."""
+    """The proxy's checkpoint may lie in another folder.
+
+    The checkpoint of another proxy is refused.
+    """
     proxy = Mixture.load(computed).proxy["checkpoint"]
     shutil.copytree(proxy, tmp_path / "moved")
     computed.write_text(computed.read_text().replace(proxy, str(tmp_path / "gone")))
@@ -168,7 +175,10 @@ def test_add_through_a_proxy_that_was_moved(
 def test_average(
     computed: Path, other: Path, command: Command, corpus: Path, config: Config, tmp_path: Path
 ) -> None:
-    """Two proxies' mixture lies between theirs; new domains are embedded through both."""
+    """The weights of an averaged mixture lie between those of the two.
+
+    New domains are embedded through both proxies.
+    """
     both = tmp_path / "both.json"
     command("average", computed, other, "--output", both)
     one, two, after = (Mixture.load(file).weights for file in (computed, other, both))
@@ -216,9 +226,14 @@ def test_average(
     ],
 )
 def test_wrong_changes(
-    computed: Path, command: Command, corpus: Path, tmp_path: Path, arguments: tuple, says: str
+    computed: Path,
+    command: Command,
+    corpus: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    says: str,
 ) -> None:
-    """What cannot be done is said in one line, and leaves the file as it was."""
+    """A change that is not possible is refused in one line, and the file stays as it was."""
     before = computed.read_bytes()
     static = tmp_path / "static.json"
     Mixture.static({"code": 1, "prose": 2}).save(static)
@@ -232,7 +247,7 @@ def test_wrong_changes(
 def test_a_change_that_fails_leaves_the_old_mixture_whole(
     computed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two files that a change writes, the old mixture still has its embeddings."""
+    """When a change stops between its two files, the old mixture still has its embeddings."""
     before = ComputedMixture.load(computed)
     smaller = before.without(["code"])
     monkeypatch.setattr(Mixture, "save", lambda *_: exec("raise KeyboardInterrupt"))
@@ -242,7 +257,9 @@ def test_a_change_that_fails_leaves_the_old_mixture_whole(
 
 
 def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
-    """Embeddings that are missing or another mixture's, and files without what is needed."""
+    """A mixture is refused if its embeddings are missing or are another mixture's, or if a setting
+    is.
+    """
     path, text = computed.with_suffix(".safetensors"), computed.read_text()
     (embeddings,) = load_embeddings(path)
     for entry, by, says in (
@@ -276,7 +293,7 @@ def test_mixtures_that_cannot_be_changed(computed: Path, other: Path) -> None:
 def test_mixtures_made_otherwise_are_not_averaged(
     computed: Path, other: Path, key: str, value: object
 ) -> None:
-    """Other windows, layers or settings of the scores are refused."""
+    """Mixtures of other windows, layers or settings of the scores are not averaged."""
     one, two = ComputedMixture.load(computed), ComputedMixture.load(other)
     two.mixture.method[key] = value
     with pytest.raises(UserError, match=f"made with {key}="):
@@ -284,7 +301,9 @@ def test_mixtures_made_otherwise_are_not_averaged(
 
 
 def test_mixtures_of_other_data_are_not_averaged(computed: Path, other: Path) -> None:
-    """Nor those of another split of the same files, or of another objective."""
+    """Mixtures of other data, of another split of the same files, or of another objective are not
+    averaged.
+    """
     for key, value in (("fingerprint", "another"), ("tokens", 5)):
         one, two = ComputedMixture.load(computed), ComputedMixture.load(other)
         two.mixture.domains["code"][key] = value

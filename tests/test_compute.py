@@ -1,4 +1,4 @@
-"""mixture/compute.py: embeddings by name to a mixture, and errors that name the domain."""
+"""mixture/compute.py: a mixture is computed from embeddings by name; errors name the domain."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ NAMES = ["wiki", "book", "code", "web", "law"]
 
 
 def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, ShardedEmbedding]:
-    """Rows of x by name, in shards."""
+    """Return the rows of x as embeddings in shards, by name."""
     scatter = np.random.default_rng(0).normal(size=(len(x), shards, x.shape[1])) * noise
     return {
         name: ShardedEmbedding((row + part).astype(np.float32), np.full(shards, 10))
@@ -27,8 +27,8 @@ def embedded(x: np.ndarray, shards: int = 4, noise: float = 0.0) -> dict[str, Sh
 
 
 def mixture(embeddings: Any, names: list[str] = NAMES, **changes: Any) -> Mixture:
-    """The mixture of these domains."""
-    settings = {"objective": "pretrain", "preset": choose_preset()} | changes
+    """Return the mixture of the domains `names`."""
+    settings: dict[str, Any] = {"objective": "pretrain", "preset": choose_preset()} | changes
     return compute.mixture_from_embeddings(
         embeddings, {name: {"samples": 100} for name in names}, **settings
     )
@@ -47,7 +47,10 @@ def test_weights_by_name() -> None:
 
 
 def test_what_the_samples_do_not_settle_is_said() -> None:
-    """Noise that blurs the weights gives a caveat with the samples that would do; none, none."""
+    """Noise that blurs the weights gives a warning that says how many samples would be enough.
+
+    Without such noise there is no warning.
+    """
     x = drawn_alike(5)
     (more, which) = mixture([embedded(x, 32, noise=1.0)]).method["caveats"]
     assert more.startswith("the weight of '")
@@ -57,7 +60,10 @@ def test_what_the_samples_do_not_settle_is_said() -> None:
 
 
 def test_how_many_samples_would_do() -> None:
-    """Intervals four times too wide need sixteen times the samples; a used-up domain has none."""
+    """Intervals four times too wide need sixteen times the samples.
+
+    For a domain that has no more tokens no number is named.
+    """
     embeddings = [embedded(drawn_alike(5), 32, noise=1.0)]
     errors = compute.errors_of(embeddings, NAMES, "pretrain", choose_preset())
     assert errors is not None
@@ -74,14 +80,18 @@ def test_how_many_samples_would_do() -> None:
 
 
 def test_proxies_that_disagree_ask_for_more_proxies() -> None:
-    """Where windows are no question, more of them are not what is advised."""
+    """When proxies disagree and windows do not matter, the advice is more proxies, not more
+    samples.
+    """
     proxies = [embedded(drawn_alike(5, seed=seed), 32, noise=1e-4) for seed in (1, 2, 3)]
     said = mixture(proxies).method["caveats"][0]
     assert "averaging more proxies would help, more samples would not" in said
 
 
 def test_averaged_proxies_have_the_mean_of_their_affinities() -> None:
-    """Whatever the axes and the scale of each proxy's hidden states."""
+    """Averaging takes the mean of the proxies' affinities, whatever the axes and scales of their
+    hidden states.
+    """
     x, y = drawn_alike(5, 16, seed=1), drawn_alike(5, 24, seed=2)
     together = affinity_matrix(compute.combined([x, 100 * y]))
     own = [affinity_matrix(part) for part in (x, y)]
@@ -98,7 +108,7 @@ def test_a_rotated_proxy_adds_nothing() -> None:
 
 
 def not_finite(value: float) -> dict[str, ShardedEmbedding]:
-    """Embeddings with one number that is none, of `code`."""
+    """Return embeddings in which one number of `code` is not finite."""
     x = drawn_alike(5)
     x[2, 3] = value
     return embedded(x)
@@ -124,6 +134,6 @@ MORE_SHARDS = {**embedded(drawn_alike(5)), "web": embedded(drawn_alike(5), 8)["w
     ],
 )
 def test_wrong_embeddings_are_named(call: Any, says: str) -> None:
-    """What has no weights is a UserError, which is a ValueError, that names the domain."""
+    """Embeddings that give no weights raise a UserError that names the domain."""
     with pytest.raises(UserError, match=says):
         call()

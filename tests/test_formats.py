@@ -1,8 +1,9 @@
-"""mixture/formats.py: mixtures in other tools' forms, and back."""
+"""mixture/formats.py: mixtures are written in other tools' formats and read back."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -42,7 +43,7 @@ MIXTURES = st.builds(
 @pytest.mark.parametrize("form", FORMATS)
 @given(MIXTURES)
 def test_round_trip(form: str, mixture: Mixture) -> None:
-    """What is exported and imported again is the same mixture, where possible to the last bit."""
+    """A mixture that is exported and imported is the same, to the last bit where possible."""
     back = import_mixture(export_mixture(mixture, form), form)
     assert back.weights.keys() == mixture.weights.keys()
     if form == "hf":
@@ -71,16 +72,16 @@ def test_what_megatron_reads() -> None:
 
 
 def test_documents_of_other_lengths_are_drawn_at_other_rates() -> None:
-    """Code's documents are three times as long: a third as many carry the same tokens."""
+    """Documents three times as long are drawn a third as often for the same share of tokens."""
     body = json.loads(export_mixture(MIXTURE, "hf"))
     assert body["names"] == ["wiki", "code"]
     assert body["tokens_per_document"] == [100, 300]
-    # 0.25 / 100 to 0.75 / 300 is one to one.
+    # The rates are 0.25 / 100 and 0.75 / 300, which are equal.
     assert body["probabilities"] == pytest.approx([0.5, 0.5])
 
 
 def test_csv() -> None:
-    """A row a domain, with what is known of it."""
+    """The table has one row per domain, with what is known of the domain."""
     assert export_mixture(MIXTURE, "csv").splitlines() == [
         "domain,weight,path,tokens,documents,score,low,high",
         "wiki,0.25,/data/wiki,1000,10,,0.2,0.3",
@@ -89,7 +90,10 @@ def test_csv() -> None:
 
 
 def test_percentages_are_taken_for_shares() -> None:
-    """30 and 70, as Megatron's users write, become 0.3 and 0.7; names are the ends of paths."""
+    """Weights 30 and 70, which Megatron accepts, become 0.3 and 0.7.
+
+    The names are the last parts of the paths.
+    """
     mixture = import_mixture("30 /data/a/web 70 /data/b/web", "megatron")
     assert mixture.weights == {"a/web": 0.3, "b/web": 0.7}
     assert mixture.domains["a/web"] == {"path": "/data/a/web"}
@@ -129,7 +133,7 @@ def test_percentages_are_taken_for_shares() -> None:
     ],
 )
 def test_text_of_another_form(form: str, text: str, says: str) -> None:
-    """What cannot be read is said with the file's name."""
+    """Text that cannot be read is an error that names the file."""
     with pytest.raises(UserError, match=f"weights.txt.*{says}"):
         import_mixture(text, form, "weights.txt")
 
@@ -146,8 +150,8 @@ def test_text_of_another_form(form: str, text: str, says: str) -> None:
         ),
     ],
 )
-def test_facts_that_are_missing(form: str, domains: dict, says: str) -> None:
-    """A form that needs paths or lengths says whose are not known."""
+def test_facts_that_are_missing(form: str, domains: dict[str, dict[str, Any]], says: str) -> None:
+    """A format that needs paths or lengths is refused, and a domain without them is named."""
     with pytest.raises(UserError, match=says):
         export_mixture(Mixture({"a": 0.5, "b": 0.5}, domains=domains), form)
 
@@ -155,7 +159,10 @@ def test_facts_that_are_missing(form: str, domains: dict, says: str) -> None:
 def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The form goes to stdout or a file, its meaning to stderr; import writes a mixture."""
+    """`export` prints or writes the format, and says on stderr what the numbers mean.
+
+    `import` writes a mixture.
+    """
 
     def run(*arguments: object) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "mixture", *map(str, arguments)])
@@ -171,7 +178,7 @@ def test_from_the_command_line(
     with pytest.raises(SystemExit):
         run("export", tmp_path / "m.json", "--format", "csv", "--output", tmp_path)
     assert "cannot write" in capsys.readouterr().err
-    # As a spreadsheet saves it.
+    # A spreadsheet saves it with this encoding.
     (tmp_path / "m.csv").write_text((tmp_path / "m.csv").read_text(), encoding="utf-8-sig")
     out, _ = run("import", tmp_path / "m.csv", "--format", "csv", "--output", tmp_path / "n.json")
     assert Mixture.load(tmp_path / "n.json").weights == MIXTURE.weights

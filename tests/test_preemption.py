@@ -1,4 +1,4 @@
-"""utils/preemption.py: a signal that asks, and ends nobody."""
+"""utils/preemption.py: a signal asks a process to stop, and does not end it."""
 
 import os
 import signal
@@ -10,7 +10,10 @@ from nemo_chameleon.utils import preemption
 
 
 def test_the_signal_asks() -> None:
-    """Within, it is noted, whichever thread it reaches; outside all is as it was."""
+    """While listening, the signal is noted in whichever thread it arrives.
+
+    Afterwards its handler is as it was.
+    """
     before = signal.getsignal(signal.SIGUSR1)
     with preemption.listening() as asked:
         assert not asked()
@@ -21,7 +24,7 @@ def test_the_signal_asks() -> None:
 
     waiting = threading.Event()
     other = threading.Thread(target=waiting.wait)
-    other.start()  # it does not block the signal
+    other.start()  # this thread does not block the signal
     with preemption.listening() as asked:
         os.kill(os.getpid(), signal.SIGUSR1)
         assert asked()
@@ -30,7 +33,7 @@ def test_the_signal_asks() -> None:
 
 
 def test_processes_that_are_started_within_live_on() -> None:
-    """A checkpoint's writer hears the signal with everyone else, and has to write."""
+    """A child process, as the writer of a checkpoint is, survives the signal."""
     wait = [sys.executable, "-c", "print(1, flush=True); input(); print(2)"]
     with preemption.listening():
         writer = subprocess.Popen(wait, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -42,7 +45,7 @@ def test_processes_that_are_started_within_live_on() -> None:
 
 
 def test_elsewhere_than_in_the_main_thread() -> None:
-    """Where Python hears no signals, nothing is asked and nothing fails."""
+    """In a thread where Python receives no signals, listening raises nothing and notes nothing."""
     seen = []
 
     def listen() -> None:

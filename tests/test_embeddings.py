@@ -1,4 +1,4 @@
-"""method/embeddings.py: embeddings in shards, and a file that reads back as it was written."""
+"""method/embeddings.py: embeddings in shards; mixture/embeddings_file.py: their file."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def shards(*means: float, tokens: tuple[int, ...] = (1, 3)) -> ShardedEmbedding:
-    """Shards of one dimension."""
+    """Return shards of one dimension."""
     return ShardedEmbedding(np.array(means, dtype=np.float32)[:, None], np.array(tokens))
 
 
@@ -29,19 +29,19 @@ def test_joined() -> None:
 
 
 def test_no_more_shards_than_windows() -> None:
-    """Every shard has a window."""
+    """Every shard has at least one window, and there are at most 32 shards."""
     assert [shard_count(n) for n in (1, 31, 32, 2048)] == [1, 31, 32, 32]
 
 
 def test_noise_is_that_of_the_mean() -> None:
-    """Shards of a known scatter leave the mean with a 32nd of its variance."""
+    """The mean of 32 shards of known variance has a 32nd of that variance."""
     means = np.random.default_rng(0).normal(size=(32, 10_000)).astype(np.float32)
     assert ShardedEmbedding(means, np.full(32, 7)).noise() == pytest.approx(10_000 / 32, rel=0.02)
     assert shards(1.0, tokens=(3,)).noise() == 0.0
 
 
 def test_file_round_trip_is_exact(tmp_path: Path) -> None:
-    """Two proxies' embeddings, of domains with slashes in their names, read back bit for bit."""
+    """Two proxies' embeddings of domains with slashes in their names are read back bit for bit."""
     written = [
         {"a/b": shards(0.1, 1 / 3), "c": shards(1e-30, 2.0)},
         {"a/b": shards(5.0, 6.0), "c": shards(7.0, 8.0)},
@@ -68,8 +68,10 @@ def test_file_round_trip_is_exact(tmp_path: Path) -> None:
         ({"1/means/a": np.ones((2, 3)), "1/tokens/a": np.ones(2)}, "has no domain embeddings"),
     ],
 )
-def test_files_that_are_none(tmp_path: Path, tensors: dict | None, says: str) -> None:
-    """A file that is missing or holds something else is named."""
+def test_files_that_are_none(
+    tmp_path: Path, tensors: dict[str, np.ndarray] | None, says: str
+) -> None:
+    """A file that is missing or holds something else is an error that names the file."""
     path = tmp_path / "e.safetensors"
     if tensors is not None:
         save_file(tensors, path)

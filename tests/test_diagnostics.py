@@ -1,4 +1,4 @@
-"""method/diagnostics.py: said where the method is blind, and only there."""
+"""method/diagnostics.py: a warning is given where the method is blind, and only there."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ PLAIN = GENERATOR.normal(size=(6, 32)) * np.linspace(0.5, 1.5, 6)[:, None]
 
 
 def about(embeddings: np.ndarray, weights: np.ndarray | None = None) -> list[str]:
-    """The caveats of a mixture over domains a, b, c, ..."""
+    """Return the warnings about a mixture over domains a, b, c, ..."""
     scores = leverage_scores(embeddings, relative_ridge=0.3)
     if weights is None:
         weights = weights_from_scores(scores)
@@ -25,7 +25,7 @@ def test_nothing_to_say() -> None:
 
 
 def test_two_domains() -> None:
-    """Two domains always score alike, and that is all that is said."""
+    """Two domains always have equal scores, and this is the only warning."""
     (only,) = about(PLAIN[:2])
     assert "two domains" in only
 
@@ -37,13 +37,13 @@ def test_equal_scores() -> None:
 
 
 def test_one_domain_has_most() -> None:
-    """A weight above one half is named."""
+    """A domain that has more than half of the weight is named."""
     (only,) = about(PLAIN, np.array([0.1, 0.6, 0.1, 0.1, 0.05, 0.05]))
     assert only.startswith("'b' alone has 60%")
 
 
 def test_domains_that_are_the_same() -> None:
-    """Two halves of one domain are named as such."""
+    """Two halves of one domain are named as one and the same."""
     twins = np.vstack([PLAIN, PLAIN[2] + 1e-4])
     (only,) = about(twins)
     assert only.startswith(
@@ -53,7 +53,10 @@ def test_domains_that_are_the_same() -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.009, 1), (0.011, 0)])
 def test_a_hundredth_of_the_usual_distance_is_alike(share: float, expected: int) -> None:
-    """However well embeddings are known, nearer than that they are taken for the same."""
+    """Domains nearer than a hundredth of the usual distance count as the same.
+
+    This is so even when their embeddings are known exactly.
+    """
     step = np.zeros(32)
     step[0] = share * np.sqrt(np.mean(np.sum((PLAIN - PLAIN.mean(axis=0)) ** 2, axis=1)))
     said = about(np.vstack([PLAIN, PLAIN[2] + step]))
@@ -61,7 +64,7 @@ def test_a_hundredth_of_the_usual_distance_is_alike(share: float, expected: int)
 
 
 def test_two_draws_from_one_domain_are_the_same() -> None:
-    """Embeddings no farther apart than their errors are named; twice as far, they are not."""
+    """Embeddings no farther apart than their errors are named. Those twice as far apart are not."""
     error = 0.3**2
     apart = GENERATOR.normal(size=32)
     apart *= np.sqrt(2 * error) / np.linalg.norm(apart)
@@ -73,7 +76,7 @@ def test_two_draws_from_one_domain_are_the_same() -> None:
 
 
 def test_many_twins_are_counted() -> None:
-    """Of a hundred pairs three are named."""
+    """Of many pairs of equal domains three are named, and the others are counted."""
     same = np.repeat(PLAIN, 8, axis=0)
     scores = np.linspace(0.2, 0.3, 48)
     (only,) = caveats([str(i) for i in range(48)], same, scores, np.full(48, 1 / 48))
@@ -85,7 +88,7 @@ def test_rank() -> None:
     between = np.vstack([PLAIN, (PLAIN[0] + PLAIN[5]) / 2])
     (only,) = about(between.astype(np.float32))
     assert only.startswith("the embeddings span 5 dimensions of 6 possible ones")
-    # With noise of a tenth on every row all six are there, and the sixth is noise.
+    # With noise of a tenth on every row there are six dimensions, and the sixth is noise.
     noisy = between + GENERATOR.normal(size=between.shape) * 0.1 / np.sqrt(32)
     scores, weights = np.linspace(0.2, 0.3, 7), np.full(7, 1 / 7)
     (only,) = caveats("abcdefg", noisy, scores, weights, 0.1**2)
@@ -94,7 +97,7 @@ def test_rank() -> None:
 
 @pytest.mark.parametrize("k", [3, 2500])
 def test_any_number_of_domains(k: int) -> None:
-    """From three domains to more than pairs are looked at, it returns."""
+    """Three domains and more domains than are compared in pairs both give a result."""
     x = np.random.default_rng(1).normal(size=(k, 16))
     scores = leverage_scores(x, relative_ridge=0.3)
     caveats([str(i) for i in range(k)], x, scores, weights_from_scores(scores))

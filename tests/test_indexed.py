@@ -1,4 +1,4 @@
-"""data/indexed.py: what a domain's files must be, and which windows it gives."""
+"""data/indexed.py: what the files of a domain must be, and which windows are drawn from them."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def write(prefix: Path, documents: list[list[int]]) -> str:
-    """A Megatron dataset of these token ids."""
+    """Write a Megatron dataset of these token ids and return its prefix."""
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
     for document in documents:
         builder.add_document(torch.tensor(document), [len(document)])
@@ -25,12 +25,12 @@ def write(prefix: Path, documents: list[list[int]]) -> str:
 
 @pytest.fixture
 def ten(tmp_path: Path) -> str:
-    """Ten documents of 20 tokens; document i holds 100·i … 100·i + 19."""
+    """Return a dataset of ten documents of 20 tokens; document i holds 100·i … 100·i + 19."""
     return write(tmp_path / "ten", [list(range(100 * i, 100 * i + 20)) for i in range(10)])
 
 
 def test_training_split_as_megatron_splits(ten: str) -> None:
-    """80,10,10 of ten documents: eight to train on, one to validate."""
+    """The split 80,10,10 of ten documents leaves eight for training and one for validation."""
     domain = IndexedDomain.open("d", ten, split="80,10,10")
     assert (domain.documents, domain.tokens, domain.validation_tokens) == (8, 160, 20)
 
@@ -44,11 +44,11 @@ def test_windows_lie_in_one_document_of_the_training_split(ten: str) -> None:
         np.testing.assert_array_equal(window, np.arange(window[0], window[0] + 8))
         assert window[-1] < 500
         starts.add(int(window[0]))
-    assert len(starts) > 40  # of 5 documents × 13 starts
+    assert len(starts) > 40  # there are 5 documents × 13 starts
 
 
 def test_short_documents_are_taken_whole(tmp_path: Path) -> None:
-    """A document shorter than the window is the window; empty documents are never drawn."""
+    """A document shorter than the window is taken whole; empty documents are never drawn."""
     path = write(tmp_path / "short", [[7, 8, 9], [], [1, 2, 3], []])
     domain = IndexedDomain.open("d", path)
     drawn = {tuple(domain.window(index, 8, seed=0).tokens) for index in range(20)}
@@ -56,7 +56,7 @@ def test_short_documents_are_taken_whole(tmp_path: Path) -> None:
 
 
 def test_windows_that_cross_documents(tmp_path: Path) -> None:
-    """They start at any token and run on over documents, empty ones too, to the split's end."""
+    """Windows may start at any token and continue into the next documents, up to the end."""
     path = write(tmp_path / "short", [[0, 1, 2], [], [3], [4, 5, 6, 7], [], [8, 9], [10, 11]])
     domain = IndexedDomain.open("d", path, split="6,1,0")
     drawn = {tuple(domain.window(i, 5, seed=0, cross_documents=True).tokens) for i in range(100)}
@@ -66,7 +66,10 @@ def test_windows_that_cross_documents(tmp_path: Path) -> None:
 
 
 def test_windows_depend_on_seed_name_and_index_alone(ten: str, tmp_path: Path) -> None:
-    """The same three give the same window from a copy elsewhere; another seed or name does not."""
+    """The same seed, name and index give the same window, also from a copy of the files.
+
+    Another seed or name gives other windows.
+    """
     for ending in (".bin", ".idx"):
         shutil.copy(ten + ending, tmp_path / f"copy{ending}")
     here, there = IndexedDomain.open("d", ten), IndexedDomain.open("d", str(tmp_path / "copy"))
@@ -81,20 +84,20 @@ def test_windows_depend_on_seed_name_and_index_alone(ten: str, tmp_path: Path) -
 
 
 def test_fingerprint_sees_the_contents(tmp_path: Path) -> None:
-    """Two files of equal size and other tokens have other fingerprints."""
+    """Two files of equal size and different tokens have different fingerprints."""
     one = IndexedDomain.open("d", write(tmp_path / "one", [[1, 2, 3]]))
     two = IndexedDomain.open("d", write(tmp_path / "two", [[1, 2, 4]]))
     assert one.fingerprint != two.fingerprint
 
 
 def truncate(path: str, size: int) -> None:
-    """Cut the end of a file off."""
+    """Keep the first `size` bytes of a file."""
     data = Path(path).read_bytes()
     Path(path).write_bytes(data[:size])
 
 
 def blank(path: str) -> None:
-    """Keep the index's header and zero the rest, as a full disk may leave it."""
+    """Keep the index's header and set the rest to zero, as a full disk may leave it."""
     data = Path(path + ".idx").read_bytes()
     Path(path + ".idx").write_bytes(data[:34] + bytes(len(data) - 34))
 
@@ -112,7 +115,7 @@ def blank(path: str) -> None:
     ],
 )
 def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
-    """Each way a dataset can be damaged is an error that names the domain and the file."""
+    """Each way in which a dataset can be damaged is an error that names the domain and the file."""
     damage(ten)  # type: ignore[operator]
     with pytest.raises(UserError, match=says) as error:
         IndexedDomain.open("wiki", ten)
@@ -120,14 +123,15 @@ def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
 
 
 def test_empty_domain(tmp_path: Path) -> None:
-    """No documents, or only empty ones, are refused by name."""
-    for number, documents in enumerate(([[]], [[], []])):
+    """A domain with no documents, or with empty documents alone, is refused by name."""
+    empty: list[list[list[int]]] = [[[]], [[], []]]
+    for number, documents in enumerate(empty):
         with pytest.raises(UserError, match=r"wiki.*empty"):
             IndexedDomain.open("wiki", write(tmp_path / f"empty{number}", documents))
 
 
 def test_prefix_with_its_ending(ten: str) -> None:
-    """Who names the file and not the prefix is told so."""
+    """A path with the ending of a file is refused with the advice to leave the ending out."""
     with pytest.raises(UserError, match="leave out the ending"):
         IndexedDomain.open("d", ten + ".bin")
 
@@ -139,14 +143,14 @@ def test_tokens_outside_the_vocabulary(ten: str) -> None:
 
 
 def test_two_names_for_the_same_data(ten: str) -> None:
-    """The same data under two names would be drawn twice as often as anybody meant."""
+    """The same data under two names is refused, because it would be drawn twice as often."""
     domains = {"a": DomainConfig(ten), "b": DomainConfig(ten)}
     with pytest.raises(UserError, match="'a' and 'b' are the same data"):
         open_indexed(domains, "1,0,0")
 
 
 def test_validation_data_that_is_trained_on_is_refused(corpus: Path, config: Config) -> None:
-    """A set of data.validation that is a domain's own data is named with the domain."""
+    """A validation set that is a domain's own data is refused, and both are named."""
     domains = open_indexed(config.data.domains, config.data.split)
     config.data.validation["held"] = DatasetConfig(str(corpus / "legal"))
     with pytest.raises(
@@ -159,7 +163,7 @@ def test_validation_data_that_is_trained_on_is_refused(corpus: Path, config: Con
 
 
 def test_split_strings() -> None:
-    """Megatron's split strings, and what is not one."""
+    """Megatron's split strings are read, and other strings are refused."""
     assert split_shares("95,5,0") == [0.95, 0.05, 0.0]
     assert split_shares("1") == [1.0, 0.0, 0.0]
     for wrong in ("", "a,b", "0,1,0", "-1,2,0", "1,1,1,1", "9e1,5,0", "1_0,2,3", "1,nan,0"):

@@ -1,10 +1,11 @@
-"""train/trainer.py: what a run counts and writes, and that it goes on as if never stopped."""
+"""train/trainer.py: what a run counts and writes, and that it continues as if never stopped."""
 
 import dataclasses
 import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 @pytest.fixture
 def job(config: Config) -> TrainingRun:
-    """Six iterations of eight samples on shares that do not divide them."""
+    """Return a run of six iterations of eight samples, whose weights do not divide them evenly."""
     domains = open_indexed(config.data.domains, config.data.split)
     mixture = Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, method={"name": "test"})
     config.checkpoint.save_interval = 2
@@ -32,13 +33,13 @@ def job(config: Config) -> TrainingRun:
 
 
 def elsewhere(job: TrainingRun, output: Path) -> TrainingRun:
-    """The same job in another folder."""
+    """Return the same run in another folder."""
     config = dataclasses.replace(job.config, output=str(output))
     return dataclasses.replace(job, config=config, settings=config)
 
 
 def test_result(job: TrainingRun) -> None:
-    """result.json has loss, perplexity, realised samples and epochs by domain, and their means."""
+    """result.json has loss, perplexity, samples and epochs of every domain, and their means."""
     result = trainer.train(job)
     assert result == json.loads((job.directory / "result.json").read_text())
     assert result["iterations"] == 6
@@ -57,7 +58,10 @@ def test_result(job: TrainingRun) -> None:
 
 
 def test_validation_sets(job: TrainingRun, corpus: Path) -> None:
-    """One of a domain's name replaces its split, another stands beside; neither is drawn from."""
+    """A validation set named like a domain replaces that domain's split; another one is added.
+
+    Neither is drawn from.
+    """
     from nemo_chameleon.data.tokenize import write_dataset
     from nemo_chameleon.data.tokenizer import load_tokenizer
 
@@ -87,7 +91,10 @@ def test_training_learns(job: TrainingRun) -> None:
 
 
 def test_a_run_starts_from_a_pretrained_checkpoint(job: TrainingRun, tmp_path: Path) -> None:
-    """With a rate of nought it has the checkpoint's losses; the proxy starts from none."""
+    """With a learning rate of 0 the run has the losses of the pretrained checkpoint.
+
+    The proxy does not start from it.
+    """
     first = trainer.train(job)
     again = elsewhere(job, tmp_path / "again")
     again.config.checkpoint = dataclasses.replace(
@@ -107,7 +114,10 @@ def test_a_run_starts_from_a_pretrained_checkpoint(job: TrainingRun, tmp_path: P
 
 
 def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Path) -> None:
-    """Not there, no checkpoint, of another model or vocabulary: known before any training."""
+    """A pretrained checkpoint is refused if it is missing or of another model or vocabulary.
+
+    This is known before any training.
+    """
     trainer.train(job)
     job = elsewhere(job, tmp_path / "other")
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "none")
@@ -117,13 +127,14 @@ def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Pat
     with pytest.raises(UserError, match="does not hold a checkpoint"):
         provider.prepare(job.config)
     job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "out" / "base")
-    job.settings.model.num_query_groups = 4  # as many as heads, which is what null says
+    job.settings.model.num_query_groups = 4  # as many as attention heads, which null means too
     provider.prepare(job.config)
     job.settings.model.num_query_groups = 2
     with pytest.raises(UserError, match=r"the run has 2: set model\.num_query_groups=4"):
         provider.prepare(job.config)
     job.settings.model.num_query_groups = None
     mine = job.config.data.tokenizer
+    assert mine is not None
     other = json.loads(Path(mine).read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(other).replace("<|endoftext|>", "<|end|>"))
     job.config.data.tokenizer = str(tmp_path / "tokenizer.json")
@@ -135,7 +146,7 @@ def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Pat
 
 
 def test_micro_batches_do_not_change_the_run(job: TrainingRun, tmp_path: Path) -> None:
-    """Four micro-batches an iteration give the loss, a mean over tokens, that one gives."""
+    """Four micro-batches per iteration and one give the same loss, a mean over tokens."""
     in_four = trainer.train(job)
     job.settings.train.micro_batch_size = 8
     in_one = trainer.train(elsewhere(job, tmp_path / "one"))
@@ -150,7 +161,7 @@ def test_stopped_and_resumed_equals_never_stopped(
     whole = trainer.train(elsewhere(job, tmp_path / "whole"))
     save = checkpoint.save
 
-    def die_after_four(directory: Path, iteration: int, *rest: object) -> Path:
+    def die_after_four(directory: Path, iteration: int, *rest: Any) -> Path:
         path = save(directory, iteration, *rest)
         if iteration == 4:
             raise KeyboardInterrupt
@@ -171,12 +182,15 @@ def test_stopped_and_resumed_equals_never_stopped(
 def test_a_run_that_is_asked_to_stop(
     job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGUSR1 lets it save at the next log and end; started again it ends as if never stopped."""
+    """After SIGUSR1 a run saves at its next log interval and ends.
+
+    When it is started again, it ends as if never stopped.
+    """
     job.config.logging.log_interval, job.config.checkpoint.save_interval = 2, 0
     whole = trainer.train(elsewhere(job, tmp_path / "whole"))
     step, before = trainer.Trainer.step, signal.getsignal(signal.SIGUSR1)
 
-    def asked_in_the_third(self: trainer.Trainer, batches: object) -> float | None:
+    def asked_in_the_third(self: trainer.Trainer, batches: Any) -> float | None:
         if self.iteration == 2:
             os.kill(os.getpid(), signal.SIGUSR1)
         return step(self, batches)
@@ -194,14 +208,14 @@ def test_a_run_that_is_asked_to_stop(
 
 
 def test_finished_run_starts_no_training(job: TrainingRun) -> None:
-    """Starting a finished run again gives the same result without an iteration."""
+    """A finished run that is started again gives the same result without an iteration."""
     first, again = trainer.train(job), trainer.train(job)
     for key in ("loss", "domains", "seconds", "iterations"):
         assert again[key] == first[key]
 
 
 def test_half_written_checkpoint_is_not_found(job: TrainingRun) -> None:
-    """A checkpoint under its working name is passed over; the one before it is used."""
+    """A checkpoint under its temporary name is ignored, and the one before it is used."""
     trainer.train(job)
     (job.directory / "iter_0000008.tmp").mkdir()
     found = checkpoint.newest(job.directory)
@@ -210,7 +224,10 @@ def test_half_written_checkpoint_is_not_found(job: TrainingRun) -> None:
 
 
 def test_other_order_of_samples_is_refused(job: TrainingRun) -> None:
-    """Going on with other weights or batches would repeat and skip data; both are shown."""
+    """A run does not continue with other weights or batches, which would repeat and skip data.
+
+    Both are shown.
+    """
     trainer.train(job)
     other = dataclasses.replace(job, mixture=Mixture.uniform(job.domains))
     with pytest.raises(UserError, match=r"with weights = .*0\.5.*0\.333"):
@@ -223,7 +240,7 @@ def test_other_order_of_samples_is_refused(job: TrainingRun) -> None:
 
 
 def test_other_model_or_optimizer_is_refused(job: TrainingRun) -> None:
-    """A checkpoint of another model, and a learning rate that would be ignored, are named."""
+    """A checkpoint of another model or learning rate is refused, and the key is named."""
     trainer.train(job)
     for section, key, value in (("model", "num_layers", 3), ("optimizer", "lr", 2e-2)):
         before = getattr(getattr(job.settings, section), key)
@@ -234,15 +251,15 @@ def test_other_model_or_optimizer_is_refused(job: TrainingRun) -> None:
 
 
 def test_domains_in_another_order_are_refused(job: TrainingRun) -> None:
-    """The same domains and weights in another order are other samples."""
+    """A run does not continue with its domains in another order, which would draw other samples."""
     trainer.train(job)
-    turned = dict(reversed(job.domains.items()))
+    turned = dict(reversed([*job.domains.items()]))
     with pytest.raises(UserError, match=r"data\.domains"):
         trainer.train(dataclasses.replace(job, domains=turned))
 
 
 def test_resume_never(job: TrainingRun) -> None:
-    """checkpoint.resume=never does not start over a run that is there."""
+    """checkpoint.resume=never refuses to start where there is a run."""
     trainer.train(job)
     job.config.checkpoint.resume = "never"
     with pytest.raises(UserError, match="holds checkpoints"):
@@ -250,7 +267,7 @@ def test_resume_never(job: TrainingRun) -> None:
 
 
 def test_oldest_checkpoints_are_removed(job: TrainingRun) -> None:
-    """checkpoint.keep=2 of three leaves the newest two; the run can go on from them."""
+    """checkpoint.keep=2 of three leaves the newest two, and the run can continue from them."""
     job.config.checkpoint.keep = 2
     trainer.train(job)
     left = sorted(path.name for path in job.directory.glob("iter_*"))
@@ -259,7 +276,7 @@ def test_oldest_checkpoints_are_removed(job: TrainingRun) -> None:
 
 
 def test_the_newest_checkpoint_is_never_removed(job: TrainingRun) -> None:
-    """A later one, left from before the run was set back by hand, does not count as newest."""
+    """A later checkpoint, from before the run was set back by hand, does not count as newest."""
     (job.directory / "iter_0002000").mkdir(parents=True)
     job.config.checkpoint.keep = 1
     trainer.train(job)
@@ -269,7 +286,7 @@ def test_the_newest_checkpoint_is_never_removed(job: TrainingRun) -> None:
 
 
 def test_no_evaluation(job: TrainingRun) -> None:
-    """train.eval_iters=0 trains without a validation split, and reports no perplexity."""
+    """train.eval_iters=0 needs no validation split and reports no perplexity."""
     job.settings.train.eval_iters = 0
     job.config.data.split = "1,0,0"
     result = trainer.train(job)
@@ -278,7 +295,7 @@ def test_no_evaluation(job: TrainingRun) -> None:
 
 
 def test_loss_that_is_not_finite(job: TrainingRun) -> None:
-    """A run that diverges ends, naming the iteration and the setting to change."""
+    """A run that diverges ends with an error that names the iteration and the setting to change."""
     job.settings.optimizer.lr = 1e30
     with pytest.raises(UserError, match=r"the loss is nan at iteration .* lower optimizer\.lr"):
         trainer.train(job)
@@ -286,11 +303,11 @@ def test_loss_that_is_not_finite(job: TrainingRun) -> None:
 
 @pytest.fixture
 def cudas_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CUDA, tensors that say they are CUDA's: Megatron's optimizers ask them by name."""
+    """Let tensors on CPUs claim to be CUDA's, because Megatron's optimizers look at their types."""
     if not torch.cuda.is_available():
         own = torch.Tensor.type
 
-        def cudas(tensor: torch.Tensor, *to: object) -> object:
+        def cudas(tensor: torch.Tensor, *to: Any) -> object:
             name = own(tensor, *to)
             return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
 
@@ -300,7 +317,7 @@ def cudas_types(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cudas_types")
 def test_mixed_precision_resumes(job: TrainingRun, tmp_path: Path) -> None:
-    """In bf16, with Megatron's optimizer of fp32 main parameters, resumed equals never stopped."""
+    """In bf16, with fp32 main parameters, a resumed run equals an uninterrupted one."""
     job.settings.train.precision = "bf16"
     whole = trainer.train(elsewhere(job, tmp_path / "whole"))
     trainer.train(job)
@@ -314,7 +331,7 @@ def test_mixed_precision_resumes(job: TrainingRun, tmp_path: Path) -> None:
 def test_distributed_optimizer_saves(job: TrainingRun, tmp_path: Path) -> None:
     """Megatron's distributed optimizer can be saved in every release that is supported.
 
-    To load it again takes a fused Adam: tests/test_gpu.py.
+    tests/test_gpu.py loads it again, which needs a fused Adam.
     """
     plain = trainer.train(elsewhere(job, tmp_path / "plain"))
     job.settings.optimizer.use_distributed_optimizer = True
@@ -323,7 +340,7 @@ def test_distributed_optimizer_saves(job: TrainingRun, tmp_path: Path) -> None:
 
 
 def test_tensorboard_scalars(job: TrainingRun) -> None:
-    """Loss, learning rate, and loss and samples of every domain are there to look at."""
+    """Loss, learning rate, and the loss and samples of every domain are written for TensorBoard."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     ).EventAccumulator

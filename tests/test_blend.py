@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None:
-    """data.mixture=uniform draws, sample for sample, what the builder alone draws."""
+    """data.mixture=uniform draws the same samples as Megatron's builder alone."""
     domains = open_indexed(config.data.domains, config.data.split)
     ours = training_dataset(
         config.data, domains, Mixture.uniform(domains), samples=60, seq_length=32, seed=5
@@ -44,7 +44,7 @@ def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None
             reset_position_ids=False,
             reset_attention_mask=False,
             eod_mask_loss=False,
-            mid_level_dataset_surplus=0.5,  # as ours for so few samples
+            mid_level_dataset_surplus=0.5,  # the surplus that this package sets for so few samples
         ),
     ).build()[0]
     for index in range(60):
@@ -55,7 +55,7 @@ def test_uniform_is_megatrons_builder_with_equal_weights(config: Config) -> None
 
 @pytest.mark.parametrize("samples", [50, 997])
 def test_realised_shares_follow_the_mixture(config: Config, samples: int) -> None:
-    """The samples drawn are each domain's weight times all samples, within one."""
+    """The number of samples of a domain is its weight times all samples, within one."""
     domains = open_indexed(config.data.domains, config.data.split)
     mixture = Mixture({"legal": 0.07, "code": 0.61, "prose": 0.32})
     dataset = training_dataset(
@@ -67,7 +67,7 @@ def test_realised_shares_follow_the_mixture(config: Config, samples: int) -> Non
 
 
 def test_rewritten_data_is_not_read_through_an_old_index(config: Config, tmp_path: Path) -> None:
-    """Other data under the same prefix is drawn anew, not by the index of what was there."""
+    """Rewritten data under the same prefix is drawn by a new index, not by that of the old data."""
     tokenizer = load_tokenizer(config.data.tokenizer)
     config.data.domains["code"].path = str(tmp_path / "code")
     seen = []
@@ -85,7 +85,10 @@ def test_rewritten_data_is_not_read_through_an_old_index(config: Config, tmp_pat
 
 
 def test_many_small_domains(config: Config, corpus: Path, tmp_path: Path) -> None:
-    """Shares of less than a sample, where Megatron's own surplus is too small, can be built."""
+    """Domains whose share is less than one sample can be built.
+
+    Megatron's own surplus is too small for them.
+    """
     tokenizer = load_tokenizer(config.data.tokenizer)
     names = [f"d{i}" for i in range(22)]
     for name in names:
@@ -113,7 +116,7 @@ def test_validation_is_one_pass_over_each_domain(config: Config) -> None:
 
 
 def test_too_little_validation_is_said_beforehand(config: Config) -> None:
-    """A validation split that does not fill one sample is refused by name."""
+    """A validation split that does not fill one sample is refused, and the domain is named."""
     domains = open_indexed(config.data.domains, "100,0,0")
     for run in ("", "proxy."):
         says = rf"'code' has 0 validation tokens .* or set {run}train\.eval_iters=0$"
@@ -122,7 +125,7 @@ def test_too_little_validation_is_said_beforehand(config: Config) -> None:
 
 
 def test_ranks_share_out_each_iteration() -> None:
-    """Together the ranks' micro-batches are the iteration's samples, however many ranks."""
+    """Whatever their number, the ranks' micro-batches together are the samples of the iteration."""
     for ranks in (1, 2, 4):
         samplers = [BatchSampler(0, 3, 16, 2, rank, ranks) for rank in range(ranks)]
         batches = [list(sampler) for sampler in samplers]
@@ -137,6 +140,6 @@ def test_ranks_share_out_each_iteration() -> None:
 
 
 def test_sampler_goes_on_where_it_stopped() -> None:
-    """From iteration 2 on, the batches are those of an uninterrupted run."""
+    """A sampler that starts at iteration 2 gives the batches of an uninterrupted run from there."""
     whole = list(BatchSampler(0, 4, 8, 2, 1, 2))
     assert list(BatchSampler(2, 4, 8, 2, 1, 2)) == whole[4:]
