@@ -132,7 +132,7 @@ def test_from_a_checkpoint_that_embeds(
     assert Mixture.load(changed).weights == pytest.approx(mixtures[one].weights, abs=1e-6)
     other = launch(*given, f"output={one}", "chameleon.tokens=all", recipe=SFT, check=False)
     assert other.returncode == 2
-    assert "it was made with tokens=answers, the run asks for all" in other.stderr
+    assert "it was made with tokens=answers, but the run asks for all" in other.stderr
 
 
 def test_recipes_differ_in_what_data_is(

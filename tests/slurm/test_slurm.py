@@ -202,7 +202,7 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     script.chmod(0o755)
     printed = two_nodes.run(str(script), str(config_file), *settings)
     said_of_check, *of_jobs = printed.splitlines()
-    assert "nothing against 2 processes" in said_of_check
+    assert "valid for 2 processes" in said_of_check
     names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
     assert names == ("train_proxy", "compute_mixture", "pretrain_chameleon")
     out = config_file.parent / "out"
