@@ -14,6 +14,7 @@ from nemo_chameleon.method.leverage import (
 from nemo_chameleon.method.weights import chameleon_weights, weights_from_scores
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.moved import keep_importable
 
 if TYPE_CHECKING:
     from nemo_chameleon.config import load_config
@@ -33,6 +34,8 @@ __all__ = [
     "scores_from_affinity",
     "weights_from_scores",
 ]
+
+keep_importable()
 
 
 def __getattr__(name: str) -> Any:

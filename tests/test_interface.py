@@ -38,3 +38,15 @@ def test_the_version_is_printed() -> None:
     command = [sys.executable, "-m", "nemo_chameleon", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == nemo_chameleon.__version__
+
+
+def test_names_that_moved_are_found_where_they_were() -> None:
+    """Hosts' checkpoints name the layers by their former module, and scripts import the chain."""
+    code = (
+        "from nemo_chameleon.experiment import chain\n"
+        "from nemo_chameleon.model import layers\n"
+        "from nemo_chameleon.launch.nemo_run import chain as chain_today\n"
+        "from nemo_chameleon.models.layers import layer_spec\n"
+        "assert chain is chain_today and layers is layer_spec\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -8,5 +8,6 @@ ranks.py        the rank of this process
 preemption.py   the signal that asks a run to stop
 seeding.py      random generators that are seeded from names
 tables.py       tables in plain text
+moved.py        names where old checkpoints look for them
 arrays.py       names of array types
 """
