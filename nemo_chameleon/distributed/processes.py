@@ -84,5 +84,5 @@ def process_group() -> Iterator[None]:
             dist.destroy_process_group()
         if connections is None:
             del os.environ["CUDA_DEVICE_MAX_CONNECTIONS"]
-        # Otherwise Megatron would go on using the random state tracker that was made here.
+        # Otherwise Megatron would keep using the random state tracker that was made here.
         tensor_parallel.random._CUDA_RNG_STATE_TRACKER_INITIALIZED = False

@@ -90,7 +90,7 @@ def _came_from_elsewhere(error: Exception) -> bool:
 
 
 def progress_bar(**settings: Any) -> Any:
-    """Make a tqdm progress bar that updates every second on a terminal and rarely in a log.
+    """Make a tqdm progress bar that updates each second on a terminal, each 30 seconds in a log.
 
     Args:
         settings: arguments of `tqdm`.
