@@ -297,7 +297,9 @@ def _import_everything() -> None:
     """All modules of this package that are not for a host, with what they need."""
     for name in ("tokenizers", "torch.distributed.elastic.multiprocessing.errors"):
         importlib.import_module(name)
+    sys.path.insert(0, str(ROOT))  # this folder's package, whichever is installed
     package = importlib.import_module("nemo_chameleon")
+    del sys.path[0]
     # A host that is not installed is none's fault here, and what a test misses it will say.
     for module in pkgutil.walk_packages(package.__path__, "nemo_chameleon.", lambda _: None):
         with contextlib.suppress(ImportError):
