@@ -297,7 +297,9 @@ def _import_everything() -> None:
     """Import all modules of this package that can be imported here, with their dependencies."""
     for name in ("tokenizers", "torch.distributed.elastic.multiprocessing.errors"):
         importlib.import_module(name)
+    sys.path.insert(0, str(ROOT))  # this folder's package, whichever is installed
     package = importlib.import_module("nemo_chameleon")
+    del sys.path[0]
     # A module of a host that is not installed is skipped. A test that needs it will say so.
     for module in pkgutil.walk_packages(package.__path__, "nemo_chameleon.", lambda _: None):
         with contextlib.suppress(ImportError):

@@ -34,12 +34,14 @@ def add_ranks(value: int) -> float:
     return total.item()
 
 
-def fail_on_second() -> None:
+def fail_on_second(ready: Path) -> None:
     """Raise an error on the second rank; on the first, ignore SIGTERM and wait for ever."""
     if os.environ["RANK"] == "1":
-        time.sleep(0.2)
+        while not ready.exists():
+            time.sleep(0.01)
         raise KeyError("the culprit")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.touch()
     time.sleep(600)
 
 
@@ -63,18 +65,22 @@ def test_ranks_and_runs_have_hashes_of_their_own() -> None:
         assert drawn[0][1] != drawn[1][1]
 
 
-def test_a_rank_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The traceback of the failed rank is raised. A rank that ignores SIGTERM gets SIGKILL."""
     monkeypatch.setattr(ranks, "_TO_END", 0.5)
     with pytest.raises(RankError, match=r"exit codes \[-9, 1\](.|\n)*KeyError: 'the culprit'"):
-        on_ranks(2, fail_on_second)
+        on_ranks(2, fail_on_second, tmp_path / "ready")
 
 
 def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:
     """Ranks that take too long are ended, and the error has what they have printed."""
     (tmp_path / "slow.py").write_text("import time; print('said', flush=True); time.sleep(600)")
-    with pytest.raises(RankError, match=r"not done in 1 s; exit codes \[-9, -9\](.|\n)*said\nsaid"):
-        ranks.run(tmp_path / "slow.py", [], 2, timeout=1)
+    both = ranks.start_script(tmp_path / "slow.py", [], 2)
+    while both.said("stdout") != "said\nsaid\n":
+        assert not both.poll(0.05)
+    with pytest.raises(RankError, match=r"not done in 0.1 s(.|\n)*said\nsaid"):
+        both.wait(timeout=0.1)
+    assert both.codes == [-signal.SIGKILL, -signal.SIGKILL]
 
 
 def test_a_script_starts_as_python_starts_it(
