@@ -19,7 +19,7 @@ if missing() or not PYTHON.exists():
 SUBMIT = """\
 import json, sys
 import nemo_run
-from nemo_chameleon.experiment import chain
+from nemo_chameleon.launch.nemo_run import chain
 
 config, folder, action = sys.argv[1:]
 executor = nemo_run.SlurmExecutor(

@@ -149,16 +149,16 @@ import sys
 sys.path.insert(0, {recipes!r})
 import torch.distributed as dist
 from pretrain_chameleon import main
-from nemo_chameleon import training
+from nemo_chameleon.train.trainer import Trainer
 
-step = training.Training.step
+step = Trainer.step
 
 def dies(self, batches):
     if self.iteration == 8 and dist.get_rank() == 1:
         raise RuntimeError("the dog ate it")
     return step(self, batches)
 
-training.Training.step = dies
+Trainer.step = dies
 if __name__ == "__main__":
     main()
 """
