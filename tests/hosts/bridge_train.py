@@ -39,11 +39,11 @@ def main() -> None:
     fp32 = {"bf16": False, "fp16": False}
     layers, size = get_gpt_layer_local_spec(normalization="LayerNorm"), tiny.BATCH
     if settings["finetune"]:
-        import nemo_chameleon.model
         from nemo_chameleon.engines import bridge as engine
+        from nemo_chameleon.models.layers import layer_spec
 
         # Packed samples need Transformer Engine's attention, or this package's.
-        layers, size = nemo_chameleon.model.layers, 1
+        layers, size = layer_spec, 1
         engine.BlendedMegatronDatasetBuilder = Watched
         dataset = MixtureSFTConfig(num_workers=0, seq_length=32, **settings["dataset"])
     else:

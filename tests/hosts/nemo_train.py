@@ -34,9 +34,9 @@ def main() -> None:
     from nemo.lightning import io
     from nemo.lightning.io import pl
 
-    import nemo_chameleon.model
     import tiny
     from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
+    from nemo_chameleon.models.layers import layer_spec
 
     # Where a checkpoint is loaded, this one insists on a device.
     pl._fix_tensors_device = lambda checkpoint: checkpoint
@@ -50,7 +50,7 @@ def main() -> None:
 
         # Packed samples need Transformer Engine's attention, or this package's.
         base.HAVE_TE = True
-        layers, size, entry = nemo_chameleon.model.layers, 1, llm.finetune
+        layers, size, entry = layer_spec, 1, llm.finetune
     data = MixtureDataModule(
         seq_length=32,
         micro_batch_size=size,
