@@ -1,11 +1,12 @@
-"""IndexedDomain embeddings: ours against the authors' way, on the same weights and windows.
+"""Compare our embeddings of a domain with the authors' way, on the same weights and windows.
 
     python -m benchmarks.embedding [--quick]
 
-The authors' way is transformers' GPT-2 of 82M parameters with output_hidden_states=True: windows
-are decoded to text and encoded again, 64 at once, and go through all layers and the output layer.
-Ours takes tokens from the memory-mapped file and stops after the middle layer, in bf16 on CUDA.
-Prints a table and, as its last line, one JSON object. Compared in one run, each after a warm-up.
+The authors' way uses the GPT-2 of transformers, with 82M parameters and output_hidden_states=True.
+It decodes windows to text and encodes them again, 64 at a time, and runs all layers and the output
+layer. Ours reads tokens from the memory-mapped file and stops after the middle layer; on CUDA it
+computes in bf16. Both are timed in the same run, each after a warm-up. The script prints a table
+and, as its last line, one JSON object.
 """
 
 import argparse
@@ -40,7 +41,7 @@ SEED = 1
 
 
 def data(folder: Path) -> None:
-    """A tokenizer and one domain: the Python files of the standard library."""
+    """Write a tokenizer and one domain: the Python files of the standard library."""
     files = sorted(Path(argparse.__file__).parent.glob("*.py"))
     texts = [path.read_text(errors="replace") for path in files]
     tokenizer = train_tokenizer(texts, 8000)
@@ -49,7 +50,7 @@ def data(folder: Path) -> None:
 
 
 def gpt2(length: int, quick: bool) -> transformers.GPT2LMHeadModel:
-    """82M parameters with GPT-2's vocabulary, or a small one; random weights."""
+    """Build a GPT-2 of 82M parameters, or a small one if `quick`, with random weights."""
     torch.manual_seed(0)
     width, heads = (64, 4) if quick else (768, 12)
     size = {"n_embd": width, "n_layer": 6, "n_head": heads, "n_positions": length}
@@ -62,7 +63,10 @@ def gpt2(length: int, quick: bool) -> transformers.GPT2LMHeadModel:
 def theirs(
     lm: transformers.GPT2LMHeadModel, domain: IndexedDomain, tokenizer, samples: int, length: int
 ):
-    """The mean hidden state (h,) the authors' way; padding, of which there is none here, counts."""
+    """Compute the mean hidden state (h,) the authors' way.
+
+    Padding would count in the mean, but these windows have none.
+    """
     layer, total, count = middle_layer(6), 0.0, 0
     for start in range(0, samples, 64):
         windows = [
@@ -80,7 +84,7 @@ def theirs(
 
 
 def timed(compute: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    """What it gives, and the seconds that it takes when it has run before."""
+    """Return a computation's result and its seconds, measured after a first run."""
     compute()
     started = time.perf_counter()
     result = compute()
@@ -88,7 +92,7 @@ def timed(compute: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
 
 
 def matmul_rate() -> float:
-    """Dense products a second of this device, in operations: the better of two sizes."""
+    """Return the operations per second of dense products on this device: the best of two sizes."""
     rates = []
     for size in (2048, 4096) if torch.cuda.is_available() else (512, 1024):
         dtype = dtype_of("auto")
@@ -105,7 +109,7 @@ def matmul_rate() -> float:
 
 
 def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarray, float]:
-    """The embedding (h,), and seconds; on every process that takes part."""
+    """Return our embedding (h,) and its seconds; every process of the group calls this."""
     settings, run = lm.config, RunConfig(model=ModelConfig())
     run.model.num_layers, run.model.hidden_size = settings.n_layer, settings.n_embd
     run.model.num_attention_heads, run.model.seq_length = settings.n_head, length
@@ -139,7 +143,7 @@ def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarra
 
 
 def in_processes(processes: int, arguments: list[str]) -> float:
-    """Tokens a second of ours in so many processes of one thread each."""
+    """Return our tokens per second with a number of processes that have one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
     command += ["--standalone", "-m", "benchmarks.embedding", *arguments]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -148,16 +152,16 @@ def in_processes(processes: int, arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Measure, print the table and the figures."""
+    """Measure, and print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a small model, seconds in all")
+    parser.add_argument("--quick", action="store_true", help="use a small model; takes seconds")
     parser.add_argument("--ours-in", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     cuda, quick = torch.cuda.is_available(), arguments.quick
     length = 64 if quick else 512
     samples = 64 if quick else 4096 if cuda else 64
     lm = gpt2(length, quick)
-    if arguments.ours_in:  # one of several processes
+    if arguments.ours_in:  # this is one of several processes, see in_processes
         with process_group():
             _, seconds = measure_ours(Path(arguments.ours_in), lm, samples, length)
             if is_first_rank():
@@ -175,7 +179,7 @@ def main() -> None:
         lm = lm.to("cuda" if cuda else "cpu")
         their, their_seconds = timed(lambda: theirs(lm, domain, tokenizer, samples, length))
         width, layers = lm.config.n_embd, middle_layer(6)
-        operations = layers * (24 * width**2 + 4 * length * width)  # a token's, attention included
+        operations = layers * (24 * width**2 + 4 * length * width)  # per token, with attention
         figures = {
             "benchmark": "embedding",
             "quick": quick,

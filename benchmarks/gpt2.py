@@ -1,4 +1,4 @@
-"""GPT-2 as Hugging Face has it and as megatron-core has it, from the same weights."""
+"""Convert the weights of a GPT-2 from Hugging Face's names to megatron-core's."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ PARTS = ("weight", "bias")
 
 
 def megatron_state(lm: Any) -> dict[str, torch.Tensor]:
-    """The state of a megatron-core GPT (local layers, learned positions) from a GPT2LMHeadModel."""
+    """Return a GPT2LMHeadModel's weights as the state of a megatron-core GPT.
+
+    The GPT has local layers and learned position embeddings.
+    """
     gpt2, heads = lm.transformer, lm.config.n_head
     state = {
         "embedding.word_embeddings.weight": gpt2.wte.weight,
@@ -27,7 +30,7 @@ def megatron_state(lm: Any) -> dict[str, torch.Tensor]:
                 ("mlp.linear_fc2", block.mlp.c_proj),
             ):
                 value = linear.weight.t() if part == "weight" else linear.bias
-                if name.endswith("qkv"):  # Megatron has query, key and value head by head
+                if name.endswith("qkv"):  # Megatron orders query, key and value by head
                     by_head = value.reshape(3, heads, -1, *value.shape[1:]).transpose(0, 1)
                     value = by_head.reshape(value.shape)
                 state[f"{layer}{name}.{part}"] = value

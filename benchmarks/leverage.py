@@ -1,10 +1,10 @@
-"""Leverage scores: a direct k × k inverse against ours, then ours alone for clusters as domains.
+"""Compare leverage scores by a direct k × k inverse with ours, and time ours for more domains.
 
     python benchmarks/leverage.py [--quick]
 
-Prints a table and, as its last line, one JSON object. Both ways are timed on the same embeddings
-in the same run, the best of three up to 3,000 domains and once above; memory is the peak that
-numpy allocates on the way.
+Both are timed on the same embeddings in the same run: the best of three times up to 3,000 domains,
+one time above. Memory is the peak of numpy's allocations. The script prints a table and, as its
+last line, one JSON object.
 """
 
 import argparse
@@ -24,7 +24,7 @@ RELATIVE_RIDGE = 0.3
 
 
 def direct(x: np.ndarray) -> np.ndarray:
-    """Scores by their definition: the kernel, its inverse, the diagonal of a product."""
+    """Compute scores by their definition: the kernel, its inverse, the diagonal of a product."""
     x = x.astype(np.float64)
     x -= x.mean(axis=0)
     kernel = x @ x.T
@@ -34,14 +34,14 @@ def direct(x: np.ndarray) -> np.ndarray:
 
 
 def ours(x: np.ndarray) -> np.ndarray:
-    """Scores by nemo_chameleon."""
+    """Compute scores with nemo_chameleon."""
     return leverage_scores(x, relative_ridge=RELATIVE_RIDGE)
 
 
 def measure(
     scores: Callable[[np.ndarray], np.ndarray], x: np.ndarray, repeats: int
 ) -> tuple[np.ndarray, float, float]:
-    """The scores, the best wall time in seconds, and the peak of allocations in MiB."""
+    """Return the scores, the best wall time in seconds and the peak of allocations in MiB."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -55,7 +55,7 @@ def measure(
 
 
 def embeddings(k: int, file: Path) -> np.ndarray:
-    """Random embeddings of k domains, float32, memory-mapped."""
+    """Write random embeddings of k domains as float32 and map them into memory."""
     generator = np.random.default_rng(k)
     x = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(k, WIDTH))
     offset = generator.normal(size=WIDTH).astype(np.float32)
@@ -66,9 +66,9 @@ def embeddings(k: int, file: Path) -> np.ndarray:
 
 
 def main() -> None:
-    """Measure, print the table and the figures."""
+    """Measure, and print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, seconds in all")
+    parser.add_argument("--quick", action="store_true", help="use small sizes; takes seconds")
     quick = parser.parse_args().quick
     both, alone = (
         ((7, 100, 1000), (5000,))

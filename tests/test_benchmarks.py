@@ -308,16 +308,17 @@ def test_findings(records: dict[str, Any], tmp_path: Path) -> None:
     assert max(fitted.errors) < 1e-9 < min(fitted.spreads)
     page = report.section(size)
     assert "| python | 0.100 |" in page
-    assert "| worth to itself |" in page
-    assert "A mixture of python, docs; then cpp, shakespeare come" in page
-    assert "| DoReMi anew | 0.4 |" in page  # it takes 7 operations, and Chameleon takes 16
-    assert "base\nmodels: seed 1: +0." in page
+    assert "| elasticity of its own loss |" in page
+    assert "The first mixture has the domains python, docs." in page
+    assert "not trained on cpp, shakespeare, which are added later." in page
+    assert "| DoReMi from scratch | 0.4 |" in page  # it takes 7 operations, and Chameleon takes 16
+    assert "\nall other methods: seed 1: +0." in page
     pictures.write(size, tmp_path / "picture.svg")
     assert "doremi" in (tmp_path / "picture.svg").read_text()
 
 
 def test_findings_of_a_benchmark_that_was_stopped(records: dict[str, Any], tmp_path: Path) -> None:
-    """The page says nothing of worths when there are too few methods.
+    """The page has no elasticities when there are too few methods.
 
     It leaves out a method whose base models are not trained yet.
     """
@@ -325,8 +326,8 @@ def test_findings_of_a_benchmark_that_was_stopped(records: dict[str, Any], tmp_p
     del few["base/chameleon-added/1"], few["base/chameleon-added/2"], few["base/chameleon-added/3"]
     page = report.section(written(few, tmp_path))
     assert "leverage score" in page
-    assert "worth to itself" not in page
-    assert "come later" not in page
+    assert "elasticit" not in page
+    assert "added later" not in page
 
 
 def test_report_says_where_a_difference_exceeds_its_spread() -> None:

@@ -1,13 +1,20 @@
-"""Floating point operations of models, by the field's rule: six a weight and token, and attention.
+"""Count the floating point operations of models by the usual rule.
 
-Forward is a third of training. Multiplications with embeddings of tokens and positions are none.
+Training takes six operations per weight and token, plus those of attention. The forward pass takes
+a third of them. Looking up the embeddings of tokens and positions takes none.
 """
 
 from nemo_chameleon.config.schema import ModelConfig
 
 
 def forward(model: ModelConfig, vocab_size: int, layers: int | None = None) -> float:
-    """Operations a token: through all layers and the output, or the first `layers` alone."""
+    """Return the operations per token of a forward pass.
+
+    Args:
+        model: the model's shape.
+        vocab_size: number of tokens in the vocabulary.
+        layers: count only this many first layers, without the output layer. None: everything.
+    """
     h, ffn = model.hidden_size, model.ffn_hidden_size or 4 * model.hidden_size
     groups = (model.num_query_groups or model.num_attention_heads) / model.num_attention_heads
     weights = (2 + 2 * groups) * h * h + (3 if model.gated_linear_unit else 2) * h * ffn
@@ -17,5 +24,5 @@ def forward(model: ModelConfig, vocab_size: int, layers: int | None = None) -> f
 
 
 def training(model: ModelConfig, vocab_size: int) -> float:
-    """Operations a token, forward and backward."""
+    """Return the operations per token of a forward and a backward pass."""
     return 3 * forward(model, vocab_size)

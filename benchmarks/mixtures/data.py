@@ -1,7 +1,8 @@
-"""Texts to Megatron datasets: a tokenizer, NAME.train and NAME.val of each domain, what overlaps.
+"""Turn texts into Megatron datasets: a tokenizer, and NAME.train and NAME.val for each domain.
 
-Reads `CORPORA/NAME.train.jsonl` and `NAME.val.jsonl`, an object with "text" a line, or the demo's
-text. Of unseen domains only a validation set is made, of both files.
+The texts are the demo's, or those of `CORPORA/NAME.train.jsonl` and `NAME.val.jsonl`, with one JSON
+object per line that has a key "text". An unseen domain gets a validation set only, made from both
+of its files; its documents that copy training text are dropped.
 """
 
 import itertools
@@ -19,22 +20,24 @@ from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 
-TOKENIZER_CHARACTERS = 2_000_000  # of each domain
-UNSEEN_CHARACTERS = 2_000_000
-WINDOW = 13  # words: shared runs of as many are copies
+TOKENIZER_CHARACTERS = 2_000_000  # per domain
+UNSEEN_CHARACTERS = 2_000_000  # per domain
+WINDOW = 13  # words; a sequence of this length that occurs in two texts counts as copied
 
 
 def prepare(size: Size, corpora: Path | None) -> None:
-    """Make what a size needs, once.
+    """Make the data of a size, unless it exists.
 
     Raises:
-        UserError: the texts are not there.
+        UserError: the folder of the texts is not given.
     """
     done = size.data / "data.json"
     if done.is_file():
         return
     if corpora is None and size.corpora != "demo":
-        raise UserError(f"SIZE={size.name} needs CORPORA=FOLDER: see benchmarks/mixtures/README.md")
+        raise UserError(
+            f"SIZE={size.name} needs CORPORA=FOLDER; benchmarks/mixtures/README.md describes it"
+        )
     texts = {name: _texts(size, corpora, name) for name in [*size.domains, *size.unseen]}
     for name in size.domains:
         if size.characters is not None:
@@ -44,7 +47,7 @@ def prepare(size: Size, corpora: Path | None) -> None:
         prepare(start, corpora)
         tokenizer = load_tokenizer(str(start.data / "tokenizer.json"))
     elif size.vocab_size is None:
-        raise UserError(f"sizes/{size.name}.yaml: set vocab_size, or start")
+        raise UserError(f"sizes/{size.name}.yaml must set vocab_size or start")
     else:
         tokenizer = train_tokenizer(
             itertools.chain.from_iterable(
@@ -107,7 +110,7 @@ def _fingerprint(prefix: Path) -> dict[str, Any]:
 def _shared_with(
     training: dict[str, list[str]], unseen: dict[str, list[str]]
 ) -> dict[str, list[float]]:
-    """Which share of each unseen document's windows stands in any training text."""
+    """Return the share of each unseen document's windows that occurs in any training text."""
     windows = {
         name: [_windows(text, WINDOW) for text in documents] for name, documents in unseen.items()
     }

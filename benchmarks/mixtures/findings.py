@@ -1,4 +1,4 @@
-"""What the records of a size say beyond each method's losses: parts of docs/results.md."""
+"""Analyse a size's records beyond the losses of each method: parts of docs/results.md."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from benchmarks.mixtures.measured import Array, Measured, between_seeds, interva
 from benchmarks.mixtures.tables import table, verdict
 from nemo_chameleon.method.weights import effective_domains
 
-_FEW = 5  # methods that are too few to say what shares are worth
+_FEWEST = 5  # methods needed for a fit of elasticities or a rank correlation
 
 
 def added(measured: Measured) -> str:
-    """Domains that come later: by embedding alone, and by every method anew."""
+    """Compare ways to add domains to a mixture: embedding them alone, and starting from scratch."""
     added = measured.records("chameleon-added")
     if "chameleon-added" not in measured.methods or "chameleon" not in measured.methods:
         return ""
@@ -33,36 +33,38 @@ def added(measured: Measured) -> str:
             *(verdict(measured.differences(method, part).mean(1)) for part in ("loss", "unseen")),
         ]
         for what, method in (
-            ("`mixture add`: embed the new ones", ours),
-            ("Chameleon anew, proxy and all", "chameleon"),
-            ("DoReMi anew", "doremi"),
-            ("DoGE anew", "doge"),
-            ("RegMix anew", "regmix"),
+            ("`mixture add`, embedding the new ones", ours),
+            ("Chameleon from scratch, with its proxy", "chameleon"),
+            ("DoReMi from scratch", "doremi"),
+            ("DoGE from scratch", "doge"),
+            ("RegMix from scratch", "regmix"),
         )
         if method in measured.methods
     ]
-    head = ["new domains by", "cost (ours = 1)", "seconds"]
+    head = ["weights by", "cost (`mixture add` = 1)", "seconds"]
     head += ["loss on all domains", "loss on unseen domains"]
-    return f"""### Domains that come later
+    return f"""### Domains that are added later
 
-A mixture of {", ".join(first)}; then {", ".join(later)} come, which its proxy was not trained on.
+The first mixture has the domains {", ".join(first)}.
+Its proxy was not trained on {", ".join(later)}, which are added later.
 
 {table(head, rows)}
 
-The weights with the new domains embedded lie {moved(*both).mean():.3f} from those computed anew
-(total variation, mean over seeds)."""
+The total variation between the weights of `mixture add` and those computed from scratch is
+{moved(*both).mean():.3f}, averaged over seeds."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What shares are worth, fitted to all base models of a size but those on uniform weights.
+    """Elasticities, fitted to all base models of a size except those on uniform weights.
 
     Attributes:
-        own: to the domains.
-        unseen: to unseen ones.
-        errors: of the mean losses of both that a fit to all other methods' runs predicts.
-        spreads: of those mean losses about uniform's, which is the error of predicting no change.
-        runs: how many there are.
+        own: elasticities of the losses on the domains.
+        unseen: elasticities of the losses on unseen domains.
+        errors: root mean square errors of a method's mean losses on both, where a fit to the runs
+            of all other methods predicts them.
+        spreads: the same errors of predicting uniform's losses.
+        runs: number of base models.
     """
 
     own: Elasticities
@@ -73,16 +75,16 @@ class Fit:
 
 
 def fit(measured: Measured) -> Fit | None:
-    """None where the base models are too few or too much alike to tell."""
+    """Fit elasticities; return None where the base models are too few or too much alike."""
     k = len(measured.size.domains)
     methods = [method for method in measured.methods if method != "uniform"]
-    # What is made of the same scores is one method, whatever its settings.
+    # Weights that come from the same scores count as one method, whatever the settings.
     families = [
         "chameleon" if m.startswith(("chameleon", "control")) else m
         for m in methods
         for _ in measured.seeds(m)
     ]
-    if len(families) < 2 * k or len(set(families)) < _FEW:
+    if len(families) < 2 * k or len(set(families)) < _FEWEST:
         return None
     weights = np.concatenate([measured.weights(m, measured.seeds(m)) for m in methods])
     both = [[measured.differences(m, part) for m in methods] for part in ("loss", "unseen")]
@@ -99,7 +101,7 @@ def fit(measured: Measured) -> Fit | None:
 
 
 def where(measured: Measured, fitted: Fit | None) -> str:
-    """Where Chameleon loses, and why."""
+    """Show where Chameleon loses, and why."""
     size, k = measured.size, len(measured.size.domains)
     of_seeds = measured.records("chameleon")
     records = [of_seeds[seed] for seed in measured.seeds("chameleon")]
@@ -111,41 +113,45 @@ def where(measured: Measured, fitted: Fit | None) -> str:
     columns = {
         "domain": size.domains,
         "leverage score": [f"{score:.3f}" for score in scores],
-        "share, uniform = 1": [f"{share * k:.2f}" for share in shares],
-        "change of its loss": [f"{nats:+.3f}" for nats in change],
+        "weight (uniform = 1)": [f"{share * k:.2f}" for share in shares],
+        "change in loss": [f"{nats:+.3f}" for nats in change],
     }
-    said = f"Rank correlation of the leverage scores and the changes: {_ranks(scores, change)}."
+    said = f"""The rank correlation of the leverage scores with the changes in loss is
+{_ranks(scores, change)}. """
     if size.config.get("chameleon", {}).get("objective", "pretrain") == "pretrain":
-        said += """ A domain of
-a high score is one that the others do not make up: drawn less, it loses what they cannot give."""
+        said += """The other domains cannot replace a domain with a high score:
+it is drawn less often, and they do not make up for what it loses."""
     else:
-        said += """ A domain of
-a high score is drawn more and gains, and the others, drawn less, lose: what one more sample of a
-domain is worth falls with their number, and a distinct domain has little to give the others."""
+        said += """A domain with a high score is drawn more often and gains.
+The others are drawn less often and lose. The value of one more sample of a domain falls with the
+number of its samples, and a distinct domain has little to give to the others."""
     if fitted is not None:
         own, unseen = fitted.own.values, fitted.unseen.values.mean(0)
         alone, others = np.diag(own), own.sum(0) - np.diag(own)
         best = {"the domains": fitted.own.best(), "unseen domains": fitted.unseen.best()}
         columns |= {
-            "worth to itself": [f"{value:.2f}" for value in alone],
-            "to the other domains": [f"{value:.2f}" for value in others],
-            "to unseen ones": [f"{value:.2f}" for value in unseen],
+            "elasticity of its own loss": [f"{value:.2f}" for value in alone],
+            "of the other domains' losses": [f"{value:.2f}" for value in others],
+            "of unseen domains' losses": [f"{value:.2f}" for value in unseen],
         }
-        columns |= {f"best for {what}": [f"{w:.3f}" for w in best[what]] for what in best}
+        columns |= {f"best weight for {what}": [f"{w:.3f}" for w in best[what]] for what in best}
         predicted = "; ".join(
-            f"for {what} {fitted.own.predicted(w).mean():+.3f} in domain and "
-            f"{fitted.unseen.predicted(w).mean():+.3f} unseen"
+            f"{fitted.own.predicted(w).mean():+.3f} on the domains and "
+            f"{fitted.unseen.predicted(w).mean():+.3f} on unseen domains with the best weights for "
+            f"{what}"
             for what, w in best.items()
         )
         said += f"""
 
-What a domain's share is worth, in nats a factor of e, is fitted to all {fitted.runs} base models
-of other than uniform weights (`elasticity.py`). A fit to all other methods' runs predicts a
-method's mean loss to {fitted.errors[0]:.3f} where it is {fitted.spreads[0]:.3f} from uniform's
-(domains), and to {fitted.errors[1]:.3f} where it is {fitted.spreads[1]:.3f} (unseen). Rank
-correlation of the leverage score with what a domain is worth to itself {_ranks(scores, alone)}, to
-the other domains {_ranks(scores, others)}, to unseen ones {_ranks(scores, unseen)}. The best
-mixtures are the fit's, with all runs known; it predicts {predicted}."""
+Elasticities are the nats that a loss falls when a domain's weight grows by a factor of e. They are
+fitted to all {fitted.runs} base models that were not trained on uniform weights (`elasticity.py`).
+When a method's mean loss is predicted by a fit to the runs of all other methods, the root mean
+square error is {fitted.errors[0]:.3f} on the domains, where predicting uniform's loss gives
+{fitted.spreads[0]:.3f}, and {fitted.errors[1]:.3f} on unseen domains, where it gives
+{fitted.spreads[1]:.3f}. The rank correlation of the leverage score with the elasticity of the
+domain's own loss is {_ranks(scores, alone)}, with that of the other domains' losses
+{_ranks(scores, others)}, and with that of unseen domains' losses {_ranks(scores, unseen)}. The best
+weights are those of the fit to all runs. It predicts these changes in loss: {predicted}."""
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     return f"### Where Chameleon loses, and why\n\n{table(list(columns), rows)}\n\n{said}"
 
@@ -156,12 +162,12 @@ def _ranks(a: Array, b: Array) -> str:
 
 
 def forecast(measured: Measured) -> str:
-    """Whether the loss curves of Chameleon's proxy tell what the base models came to."""
+    """Compare losses predicted from the proxy's loss curves with those of the base models."""
     records, name = measured.records("chameleon-forecast"), "chameleon-forecast"
     said = []
     for seed, record in records.items():
         others = [m for m in measured.methods if m != name and seed in measured.seeds(m)]
-        if len(others) < _FEW:
+        if len(others) < _FEWEST:
             continue
         known = Forecast(np.array(record["curves"]), np.array(record["passed"]))
         weights = np.concatenate([measured.weights(method, [seed]) for method in others])
@@ -172,13 +178,13 @@ def forecast(measured: Measured) -> str:
         return ""
     return f"""### A forecast from loss curves
 
-chameleon-forecast fits the proxy's loss curves and minimises the mean loss that they promise
-(`forecasts.py`). Rank correlation of the mean loss forecast with that of the other methods' base
-models: {"; ".join(said)}."""
+chameleon-forecast fits the proxy's loss curves and minimises the mean loss that the fit predicts
+(`forecasts.py`). Rank correlation of predicted and measured mean losses, over the base models of
+all other methods: {"; ".join(said)}."""
 
 
 def studies(measured: Measured, fitted: Fit | None) -> str:
-    """What moves the weights, and with them the losses."""
+    """Show which settings change the weights, and the losses with them."""
     ours, rows = measured.records("chameleon"), []
     cost = measured.cost("chameleon", "operations")
     for method in measured.studied:
@@ -205,18 +211,17 @@ def studies(measured: Measured, fitted: Fit | None) -> str:
         "setting",
         "seeds",
         "effective domains",
-        "moves the weights by",
-        "between seeds",
-        *(["predicted loss on the domains", "on unseen ones"] if fitted else []),
+        "distance from the defaults",
+        "distance between seeds",
+        *(["predicted loss on the domains", "on unseen domains"] if fitted else []),
         "cost",
     ]
-    told = (
-        " Losses are those that what shares are worth predicts, less uniform's." if fitted else ""
-    )
-    return f"""### What moves the weights
+    told = " Losses are predicted by the elasticities; uniform's are subtracted." if fitted else ""
+    return f"""### Which settings change the weights
 
 {table(head, rows)}
 
-Distances between mixtures are total variations: the share of samples that would be drawn from
-another domain. "Between seeds" is the mean distance of the mixtures of two seeds, each with its own
-proxy, its own order of data and its own windows.{told}"""
+The distance between two mixtures is their total variation: the share of samples that would be drawn
+from another domain. The distance between seeds is the mean over all pairs of seeds; each seed has
+its own proxy, its own order of data and its own windows. The cost is relative to that of the
+defaults.{told}"""

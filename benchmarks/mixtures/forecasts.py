@@ -1,13 +1,15 @@
-"""Weights from a forecast of the base model's losses: an idea of no paper, tried here alone.
+"""Compute weights from a forecast of the base model's losses.
 
-A proxy's run on uniform weights holds a loss curve of every domain for nothing. With a_ij the
-affinity of centred embeddings, 1 on the diagonal and 0 where it is negative,
+This method comes from no paper and is tried here alone. A proxy's run on uniform weights gives a
+loss curve for every domain at no extra cost. Let a_ij be the affinity of centred embeddings, scaled
+to 1 on the diagonal and set to 0 where it is negative. The model is
 
     L_i(w, N) = E_i + B_i n_i^(-β_i),    n_i = N sum_j a_ij w_j
 
-in which n_i counts the tokens that serve domain i, its own and its neighbours'. E, B and β are
-fitted to the curves; the weights are those of the least mean loss at the base run's N tokens with
-exp(entropy) at least half of k, as Chameleon's default has it: a convex problem.
+where n_i counts the tokens that help domain i: its own and those of related domains. E, B and β are
+fitted to the curves. The weights minimise the mean loss at the base run's N tokens, under the
+constraint that exp(entropy) is at least half of k, as in Chameleon's defaults. The problem is
+convex.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,11 @@ from scipy.optimize import least_squares, minimize
 
 Array = NDArray[np.float64]
 
-_UNIT = 1e6  # tokens; keeps B of the losses' size
+_UNIT = 1e6  # tokens; keeps B at the scale of the losses
 
 
 def transfer(affinity: Array) -> Array:
-    """(k, k) a_ij of an affinity matrix."""
+    """Return a_ij (k, k) of an affinity matrix (k, k)."""
     norms = np.sqrt(np.diagonal(affinity))
     result: Array = np.maximum(affinity / np.outer(norms, norms), 0)
     return result
@@ -32,19 +34,24 @@ def transfer(affinity: Array) -> Array:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Curves E, B, β as (k, 3), and what domains pass on to each other (k, k)."""
+    """Loss curves of all domains, as functions of the weights.
+
+    Attributes:
+        curves: E, B and β of each domain (k, 3).
+        passed: a_ij (k, k).
+    """
 
     curves: Array
     passed: Array
 
     @classmethod
     def fit(cls, tokens: Array, losses: Array, passed: Array) -> "Forecast":
-        """Of a run on uniform weights.
+        """Fit the curves of a run on uniform weights.
 
         Args:
-            tokens: (points,) of the whole run so far.
-            losses: (points, k).
-            passed: (k, k), of `transfer`.
+            tokens: tokens that the run had seen at each point (points,).
+            losses: losses at these points (points, k).
+            passed: a_ij (k, k), from `transfer`.
         """
         shares = passed.mean(1)
         curves = [
@@ -54,16 +61,16 @@ class Forecast:
         return cls(np.array(curves), passed)
 
     def losses(self, weights: Array, tokens: float) -> Array:
-        """(..., k) of weights (..., k) after so many tokens."""
+        """Return the losses (..., k) of weights (..., k) after a number of tokens."""
         least, scale, power = self.curves.T
         result: Array = least + scale * (weights @ self.passed.T * tokens / _UNIT) ** -power
         return result
 
     def best(self, tokens: float, min_effective: float) -> Array:
-        """The weights (k,) of the least mean loss with exp(entropy) >= min_effective * k.
+        """Return the weights (k,) with the least mean loss and exp(entropy) >= min_effective * k.
 
         Raises:
-            RuntimeError: the solver did not get there.
+            RuntimeError: the solver does not converge.
         """
         k = len(self.curves)
         floor = np.log(min_effective * k)
@@ -79,13 +86,13 @@ class Forecast:
             options={"maxiter": 1000, "ftol": 1e-10},
         )
         if not found.success:
-            raise RuntimeError(f"the forecast's weights: {found.message}")
+            raise RuntimeError(f"the solver found no weights for the forecast: {found.message}")
         weights: Array = found.x / found.x.sum()
         return weights
 
 
 def _curve(tokens: Array, losses: Array) -> Array:
-    """E, B, β of one domain's points."""
+    """Fit E, B and β to the points of one domain."""
     fits = [
         least_squares(
             lambda p: p[0] + p[1] * tokens ** -p[2] - losses,
@@ -99,7 +106,7 @@ def _curve(tokens: Array, losses: Array) -> Array:
 
 
 def loss_curves(run: Path, domains: Sequence[str]) -> tuple[Array, Array]:
-    """Iterations (points,) and losses (points, k) of a run's folder, as TensorBoard has them."""
+    """Read iterations (points,) and losses (points, k) from the TensorBoard files of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})

@@ -1,4 +1,4 @@
-"""A size's records as differences to uniform weights, with their intervals over seeds."""
+"""Read a size's records as differences from uniform weights, with intervals over seeds."""
 
 import math
 from collections.abc import Iterable
@@ -16,11 +16,12 @@ Array = NDArray[np.float64]
 
 
 class Measured:
-    """A size's records.
+    """The records of one size.
 
     Attributes:
-        size: what was run.
-        methods: that have a base model on the same seed as the uniform one, in the size's order.
+        size: the size that was run.
+        uniform: records of the base models on uniform weights, by seed.
+        methods: methods that have a base model on a seed of a uniform one, in the size's order.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,57 +33,62 @@ class Measured:
 
     @property
     def data(self) -> Record:
-        """Tokens and fingerprints, and what unseen domains share with the others."""
+        """Tokens and fingerprints, and the text that unseen domains share with the others."""
         facts: Record = self._results.facts["data"]
         return facts
 
     @cached_property
     def all_seeds(self) -> list[int]:
-        """Of any method."""
+        """The seeds of all methods."""
         return sorted({seed for method in self.methods for seed in self.seeds(method)})
 
     def seeds(self, method: str) -> list[int]:
-        """Seeds of which both the method's base model and the uniform one are there."""
+        """Return the seeds that have both the method's base model and the uniform one."""
         return [seed for seed in self._results.of("base", method) if seed in self.uniform]
 
     def losses(self, method: str, part: str) -> Array:
-        """(seeds, domains) nats a token; `part` is loss (the domains') or unseen."""
+        """Return losses (seeds, domains) in nats per token.
+
+        Args:
+            method: name of the method.
+            part: "loss" for the domains that are mixed, "unseen" for the others.
+        """
         records = self._results.of("base", method)
         names = self.size.domains if part == "loss" else self.size.unseen
         return np.array([[records[s][part][name] for name in names] for s in self.seeds(method)])
 
     def differences(self, method: str, part: str) -> Array:
-        """(seeds, domains) to uniform weights at the same seed; negative is better."""
+        """Return `losses` minus those of uniform weights at the same seed; negative is better."""
         names = self.size.domains if part == "loss" else self.size.unseen
         same = [[self.uniform[s][part][name] for name in names] for s in self.seeds(method)]
         return self.losses(method, part) - np.array(same)
 
     def weights(self, method: str, seeds: Iterable[int] | None = None) -> Array:
-        """(seeds, domains) of some seeds, or of all that the weights were computed for."""
+        """Return weights (seeds, domains) of some seeds, or of all seeds that have them."""
         records, names = self.records(method), self.size.domains
         wanted = records if seeds is None else seeds
         return np.array([[records[seed]["weights"][name] for name in names] for seed in wanted])
 
     @property
     def studied(self) -> list[str]:
-        """Chameleon, and it with other settings: all that there are weights of."""
+        """Chameleon with its defaults and with other settings, where there are weights."""
         return [
             m for m in self._results.methods() if m.startswith("chameleon:") or m == "chameleon"
         ]
 
     def records(self, method: str) -> dict[int, Record]:
-        """Of a method's weights, by seed."""
+        """Return the records of a method's weights, by seed."""
         return self._results.of("weights", method)
 
     def cost(self, method: str, what: str) -> float:
-        """Mean operations or seconds of a method's weights."""
+        """Return the mean operations or seconds of computing a method's weights."""
         records = self.records(method)
         records = self.records(records[min(records)].get("same cost as", method))
         return float(np.mean([record[what] for record in records.values()]))
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """Mean over seeds and half-width of its 95 % interval; infinite for one seed."""
+    """Return the mean over seeds and the half-width of its 95 % interval, infinite for one seed."""
     if len(values) < 2:
         return float(values.mean()), math.inf
     spread = values.std(ddof=1) / math.sqrt(len(values))
@@ -90,17 +96,17 @@ def interval(values: Array) -> tuple[float, float]:
 
 
 def moved(weights: Array, others: Array) -> Array:
-    """Total variation (seeds,) between mixtures (seeds, domains)."""
+    """Return the total variation (seeds,) between mixtures (seeds, domains)."""
     result: Array = np.abs(weights - others).sum(1) / 2
     return result
 
 
 def between_seeds(weights: Array) -> float:
-    """Mean total variation between the mixtures of any two seeds; nan for one."""
+    """Return the mean total variation over all pairs of seeds; nan for one seed."""
     pairs = [moved(weights[:i], weights[i]) for i in range(1, len(weights))]
     return float(np.concatenate(pairs).mean()) if pairs else math.nan
 
 
 def versions(created: dict[str, Any]) -> str:
-    """What a record was made with."""
+    """Format the versions and the time that a record was made with."""
     return ", ".join(f"{key} {value}" for key, value in created.items())

@@ -1,4 +1,4 @@
-"""Each method's weights, what they cost, and the checks that its paper gives."""
+"""Compute each method's weights, their cost, and the checks that the method's paper gives."""
 
 import dataclasses
 import time
@@ -32,7 +32,14 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a method has to go by."""
+    """The inputs of a method.
+
+    Attributes:
+        size: the size of the benchmark.
+        seed: seed of the proxies, the windows and the base model.
+        config: the product's configuration for this size and seed.
+        domains: the opened domains, by name.
+    """
 
     size: Size
     seed: int
@@ -41,36 +48,36 @@ class Setting:
 
     @property
     def training_cost(self) -> float:
-        """Operations of one proxy's training."""
+        """The operations of training one proxy; none where a finished model embeds."""
         run = self.config.proxy
         tokens = run.train.samples * run.model.seq_length
         if self.size.start is not None:
-            return 0.0  # the model is there
+            return 0.0
         return tokens * cost.training(run.model, self.vocab_size)
 
     @property
     def embedder(self) -> ModelConfig:
-        """The model that domains are embedded with."""
+        """The model that embeds the domains."""
         return self.config.model if self.size.start is not None else self.config.proxy.model
 
     @property
     def vocab_size(self) -> int:
-        """Of the tokenizer."""
+        """The number of tokens in the tokenizer's vocabulary."""
         return Vocabulary.of(self.config.data).vocab_size
 
     @property
     def mixture_file(self) -> Path:
-        """Chameleon's."""
+        """Chameleon's mixture file."""
         return self.size.folder / f"seed{self.seed}" / "chameleon" / "mixture.json"
 
     def run(self, name: str, settings: Any = None, mixture: Mixture | None = None) -> TrainingRun:
-        """A proxy's training."""
+        """Return the training run of a proxy, by default on uniform weights."""
         weights = mixture or Mixture.uniform(self.domains)
         return TrainingRun(name, settings or self.config.proxy, self.config, self.domains, weights)
 
 
 def chameleon(setting: Setting) -> Record:
-    """The product's, with its defaults."""
+    """Compute Chameleon's weights with the product's defaults."""
     started = time.monotonic()
     mixture = provider.resolve_mixture(setting.config, setting.domains)
     return {
@@ -86,7 +93,7 @@ def chameleon(setting: Setting) -> Record:
 
 
 def training_seconds(setting: Setting) -> float:
-    """Of Chameleon's proxy; none where the model is there."""
+    """Return the seconds that Chameleon's proxy trained; none where a finished model embeds."""
     if setting.size.start is not None:
         return 0.0
     run = proxy_run(setting.config, setting.domains)
@@ -96,17 +103,18 @@ def training_seconds(setting: Setting) -> float:
 
 
 def paper(setting: Setting) -> Record:
-    """The same embeddings weighed by the published formula."""
+    """Compute weights from Chameleon's embeddings by the published formula."""
     return variant(setting, {"preset": "paper"})
 
 
 def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
-    """Chameleon with other settings, as far as possible from the embeddings that are there.
+    """Compute Chameleon's weights with other settings, from existing embeddings where possible.
 
     Args:
-        setting: where they are.
-        settings: those of the scores and weights; any other key under `chameleon`; dotted keys of
-            the configuration, `proxy.` among them; `proxies`, how many to average.
+        setting: the inputs.
+        settings: settings of the scores and weights, other keys under `chameleon`, dotted keys of
+            the configuration (those of the proxy, too), and `proxies`, the number of proxies to
+            average.
     """
     rescoring: dict[str, Any] = {
         key: value if key in ("preset", "objective") else float(value)
@@ -118,7 +126,7 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
     own = [f"{key if '.' in key else f'chameleon.{key}'}={value}" for key, value in other.items()]
     parts, operations, seconds = [], 0.0, 0.0
     for i in range(proxies):
-        # Of other seeds than any that the benchmark has.
+        # The benchmark itself has no seed of a thousand or more.
         seed = [f"proxy.train.seed={1000 * i + setting.seed}"] if i else []
         computed, of_this, of_this_in_seconds = _computed(setting, [*own, *seed])
         parts.append(computed)
@@ -132,7 +140,7 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
 
 
 def _computed(setting: Setting, overrides: list[str]) -> tuple[ComputedMixture, float, float]:
-    """The mixture through other embeddings, its operations and seconds, the proxy's included."""
+    """Compute a mixture with other settings, its operations and its seconds, proxy included."""
     started = time.monotonic()
     name = ",".join(overrides)
     own_proxy = any(override.startswith("proxy.") for override in overrides)
@@ -148,7 +156,7 @@ def _computed(setting: Setting, overrides: list[str]) -> tuple[ComputedMixture, 
 
 
 def forecast(setting: Setting) -> Record:
-    """The least mean loss that the loss curves of Chameleon's proxy promise."""
+    """Minimise the mean loss that the loss curves of Chameleon's proxy predict."""
     proxy, names = setting.config.proxy, list(setting.domains)
     computed = ComputedMixture.load(setting.mixture_file)
     embeddings = [computed.embeddings[0][name].embedding for name in names]
@@ -166,14 +174,14 @@ def forecast(setting: Setting) -> Record:
     weights = fitted.best(aim, computed.preset().min_effective)
     return {
         "weights": dict(zip(names, weights.tolist(), strict=True)),
-        "same cost as": "chameleon",  # whose run has these curves
+        "same cost as": "chameleon",  # its proxy's run gives these curves too
         "curves": fitted.curves.tolist(),
         "passed": fitted.passed.tolist(),
     }
 
 
 def added(setting: Setting) -> Record:
-    """Every other domain first; the rest by their embeddings through the proxy of those alone."""
+    """Mix every other domain first, then add the rest with the proxy of the first ones."""
     size, first = setting.size, setting.size.domains[::2]
     config = size.configured(setting.seed, "half", "chameleon", first)
     provider.resolve_mixture(config)
@@ -195,7 +203,7 @@ def _embedding_cost(setting: Setting, mixture: Mixture, domains: int) -> float:
 
 
 def control(setting: Setting) -> Record:
-    """As heavy as Chameleon in the domain that it favours most, equal in all others."""
+    """Keep Chameleon's largest weight, and give all other domains equal weights."""
     weights = Mixture.load(setting.mixture_file).weights
     top = max(weights, key=lambda name: weights[name])
     others = (1 - weights[top]) / (len(weights) - 1)
@@ -208,21 +216,25 @@ def control(setting: Setting) -> Record:
 
 
 def uniform(setting: Setting) -> Record:
-    """Equal weights."""
+    """Return equal weights."""
     return {"weights": Mixture.uniform(setting.domains).weights, "operations": 0.0, "seconds": 0.0}
 
 
 def proportional(setting: Setting) -> Record:
-    """To tokens."""
+    """Return weights in proportion to the domains' tokens."""
     tokens = {name: domain.tokens for name, domain in setting.domains.items()}
     return {"weights": Mixture.proportional(tokens).weights, "operations": 0.0, "seconds": 0.0}
 
 
 def doremi(setting: Setting) -> Record:
-    """Its reference is Chameleon's proxy, trained on the same uniform weights, and counted."""
+    """Compute DoReMi's weights.
+
+    The reference model is Chameleon's proxy, which is also trained on uniform weights. It counts
+    towards DoReMi's cost all the same.
+    """
     folder = proxy_run(setting.config, setting.domains).directory
     reference = checkpoint.newest(folder)
-    assert reference is not None, "run starts this when Chameleon's proxy is there"
+    assert reference is not None, "run.py starts DoReMi only when Chameleon's proxy is trained"
     started = time.monotonic()
     state = online.doremi(setting.run("doremi"), reference, setting.vocab_size)
     seconds = time.monotonic() - started
@@ -242,7 +254,7 @@ def doremi(setting: Setting) -> Record:
 
 
 def doge(setting: Setting) -> Record:
-    """One proxy, whose gradients are taken by domain."""
+    """Compute DoGE's weights, with one proxy whose gradients are taken domain by domain."""
     started = time.monotonic()
     run = setting.run("doge")
     with model_parallel(run.settings.parallel, run.settings.train.seed):
@@ -259,10 +271,14 @@ def doge(setting: Setting) -> Record:
 
 
 def regression(setting: Setting) -> Record:
-    """RegMix: many short runs of the proxy."""
+    """Compute RegMix's weights from many short runs of the proxy.
+
+    Raises:
+        UserError: the size does not say how many runs.
+    """
     wanted, names = setting.size.regmix, list(setting.domains)
     if wanted is None:
-        raise UserError(f"SIZE={setting.size.name} does not say how many runs RegMix has")
+        raise UserError(f"sizes/{setting.size.name}.yaml must set regmix, the runs of that method")
     tokens = np.array([domain.tokens for domain in setting.domains.values()], dtype=float)
     generator = np.random.default_rng(setting.seed)
     x = regmix.mixtures(tokens, wanted.fit + wanted.held_out, generator)
@@ -310,26 +326,26 @@ _METHODS: dict[str, Callable[[Setting], Record]] = {
     "doge": doge,
     "regmix": regression,
 }
-# Those that read what Chameleon's run of the same seed left.
+# Methods that read files of Chameleon's run with the same seed.
 _AFTER_CHAMELEON = ("chameleon-paper", "chameleon-forecast", "control", "doremi")
 _VARIANT = "chameleon:"
 _RESCORING = ("objective", "preset", "ridge", "exponent", "min_effective")
 
 
 def after_chameleon(name: str) -> bool:
-    """Whether a method needs Chameleon's proxy, or its embeddings, of the same seed."""
+    """Return whether a method needs Chameleon's proxy or embeddings of the same seed."""
     return name in _AFTER_CHAMELEON or name.startswith(_VARIANT)
 
 
 def method_called(name: str) -> Callable[[Setting], Record]:
-    """A method by its name; `chameleon:exponent=0.5,layer=1` is Chameleon with other settings.
+    """Return a method by its name; `chameleon:exponent=0.5,layer=1` is Chameleon with settings.
 
     Raises:
-        UserError: there is none.
+        UserError: no method has this name.
     """
     if name.startswith(_VARIANT):
         pairs = [pair.partition("=") for pair in name.removeprefix(_VARIANT).split(",")]
         return partial(variant, settings={key: value for key, _, value in pairs})
     if name not in _METHODS:
-        raise UserError(f"{name!r} is none of the methods {', '.join(_METHODS)}")
+        raise UserError(f"unknown method {name!r}; the methods are {', '.join(_METHODS)}")
     return _METHODS[name]

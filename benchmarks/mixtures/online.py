@@ -1,7 +1,7 @@
-"""DoReMi and DoGE: a proxy's training in which the domains' weights move at every step.
+"""Implement DoReMi and DoGE, which change the domains' weights at every step of a proxy's training.
 
-Both see the same number of samples of each domain at each step, train with the weights that they
-have by then, and give the mean of these over the steps.
+In both, every batch has the same number of samples of each domain, the loss or its gradient is
+weighted by the current weights, and the result is the mean of the weights over all steps.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ from nemo_chameleon.train.step import Batch
 
 
 class Online(trainer.Trainer):
-    """A training run that moves its domains' weights, in one process.
+    """A training run in one process that changes its domains' weights.
 
     Attributes:
-        alpha: (k,) the weights by now.
-        history: alpha of every step.
+        alpha: current weights (k,).
+        history: alpha after every step.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -43,24 +43,24 @@ class Online(trainer.Trainer):
 
     @property
     def average(self) -> dict[str, float]:
-        """The weights: the mean over the steps, by domain."""
+        """The mean of the weights over the steps, by domain."""
         mean = np.mean(self.history, axis=0)
         return dict(zip(self.run.domains, (mean / mean.sum()).tolist(), strict=True))
 
     def samples(self, domain: int, iteration: int) -> Batch:
-        """A domain's part of an iteration's batch."""
+        """Return a domain's part of an iteration's batch."""
         mine = self._of_domain[domain]
         wanted = np.arange(iteration * self._each, (iteration + 1) * self._each) % len(mine)
         batch = default_collate([self.dataset[int(index)] for index in mine[wanted]])
         return {name: value.to(current_device()) for name, value in batch.items()}
 
     def batch(self, iteration: int) -> Batch:
-        """All domains' parts, one after the other."""
+        """Return an iteration's batch: the parts of all domains, one after the other."""
         parts = [self.samples(i, iteration) for i in range(len(self.alpha))]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def step(self, _: Iterator[Batch] | None) -> float | None:
-        """One iteration: gradients as the method has them, then the optimizer."""
+        """Train one iteration: the method's gradients, then the optimizer."""
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         loss = self.gradients()
@@ -72,11 +72,11 @@ class Online(trainer.Trainer):
         return float(grad_norm) if grad_norm else None
 
     def gradients(self) -> torch.Tensor:
-        """Move alpha, leave the gradients in the model's buffers; returns the loss."""
+        """Update alpha, leave the gradients in the model's buffers and return the loss."""
         raise NotImplementedError
 
     def backward(self, batch: Batch, loss: Any) -> None:
-        """Forward and backward through one batch; `loss` makes a scalar of its (b, s) losses."""
+        """Run one batch forward and backward; `loss` reduces its losses (b, s) to a scalar."""
 
         def step(_: Any, gpt: torch.nn.Module) -> tuple[torch.Tensor, Any]:
             def scalar(losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -98,19 +98,20 @@ class Online(trainer.Trainer):
 
 
 def per_token(gpt: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Losses (b, s)."""
+    """Return the losses (b, s) of a batch."""
     losses: torch.Tensor = gpt(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
     return losses
 
 
 class DoReMi(Online):
-    """Xie et al. 2023, arXiv 2305.10429, algorithm 1: distributionally robust over excess losses.
+    """DoReMi: distributionally robust optimisation over excess losses.
 
-    Step size 1, smoothing 1e-3, as in the paper.
+    This is algorithm 1 of Xie et al. 2023, arXiv 2305.10429, with the paper's step size of 1 and
+    its smoothing of 1e-3.
     """
 
     def __init__(self, run: TrainingRun, reference: torch.nn.Module) -> None:
-        """`reference` was trained on the reference weights, here uniform."""
+        """Start a run; `reference` is a model trained on the reference weights, here uniform."""
         super().__init__(run)
         self._reference = reference
         self.excess: list[NDArray[np.float64]] = []
@@ -141,12 +142,13 @@ class DoReMi(Online):
 
 
 class DoGE(Online):
-    """Fan et al. 2024, arXiv 2310.15393, algorithm 1: by how a domain's gradient serves the others.
+    """DoGE: weights grow with the alignment of a domain's gradient with those of the others.
 
-    alpha grows with exp(lr · s_i / μ). As the authors' code runs, and unlike the paper's formula,
-    s_i = <g_i, Σ g_j> leaves a domain's product with itself out, is divided by the gradients' mean
-    norm and clipped to 0..5, and μ is 0.01. (By the formula alone, with μ = 0.05, the noise of a
-    domain's own gradient decides: 94 % went to one domain in SIZE=cpu.)
+    This is algorithm 1 of Fan et al. 2024, arXiv 2310.15393: alpha_i is multiplied by
+    exp(lr · s_i / μ), where s_i = <g_i, Σ g_j>. It follows the authors' code where that differs
+    from the paper's formula: the sum leaves out g_i itself, s_i is divided by the gradients' mean
+    norm and clipped to 0..5, and μ is 0.01. With the formula and μ = 0.05, the noise of a domain's
+    own gradient dominates: in SIZE=cpu one domain got a weight of 94 %.
     """
 
     mu, most = 0.01, 5.0
@@ -175,7 +177,7 @@ class DoGE(Online):
         return losses.mean()
 
     def _by_domain(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients (k, parameters) and losses (k,)."""
+        """Return gradients (k, parameters) and losses (k,)."""
         gradients, losses = [], []
         for i in range(len(self.alpha)):
             self.model.zero_grad_buffer()
@@ -191,10 +193,13 @@ class DoGE(Online):
 
     @torch.no_grad()
     def checked(self, step: float = 1e-3) -> float:
-        """The paper's premise: Spearman's correlation of alignment with the loss that it promises.
+        """Check the paper's premise that alignment predicts how much a step lowers the loss.
 
-        From the last weights, a step along each domain's gradient alone, and by how much that
-        lowers the mean loss of the other domains over another batch.
+        From the final parameters, take a step along the gradient of each domain alone, and measure
+        how much it lowers the mean loss of the other domains on another batch.
+
+        Returns:
+            Spearman's correlation of the alignment with this decrease.
         """
         with torch.enable_grad():
             gradients, _ = self._by_domain(self.iteration - 1)
@@ -220,12 +225,12 @@ class DoGE(Online):
 
 
 def _with_others(gradients: torch.Tensor) -> torch.Tensor:
-    """(k,) <g_i, Σ g_j>, j other than i."""
+    """Return <g_i, Σ g_j> (k,), where j runs over all domains except i."""
     return gradients @ gradients.sum(0) - gradients.square().sum(1)
 
 
 def doremi(run: TrainingRun, reference: Path, vocab_size: int) -> DoReMi:
-    """DoReMi's proxy, against a checkpoint of the same model."""
+    """Train DoReMi's proxy against a checkpoint of the reference model, which has its shape."""
     with model_parallel(run.settings.parallel, run.settings.train.seed):
         gpt = build_gpt(run.settings, vocab_size, for_training=False)
         checkpoint.load(reference, gpt)

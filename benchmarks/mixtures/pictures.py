@@ -1,4 +1,4 @@
-"""Pictures of docs/results.md: what each method wins and loses."""
+"""Draw the pictures of docs/results.md: changes in loss by method."""
 
 import io
 from pathlib import Path
@@ -12,9 +12,10 @@ from nemo_chameleon.utils.files import write_atomically
 
 
 def write(measured: Measured, path: Path) -> None:
-    """Change of the loss on the domains against that on unseen ones, a point a method, as SVG.
+    """Draw the change in loss on the domains against that on unseen domains, as SVG.
 
-    Bars are 95 % intervals over seeds, cut off at the picture's edge; a hollow point is one seed.
+    Each method is one point. Bars are 95 % intervals over seeds, cut off at the edge of the
+    picture. A hollow point is a method with one seed.
     """
     with mpl.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(7, 5), layout="constrained")
@@ -37,12 +38,12 @@ def write(measured: Measured, path: Path) -> None:
             label = method.removeprefix("chameleon:")
             axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", color=color)
         axes.margins(0.15)
-        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # of the points, not of their bars
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the limits of the points alone
         for xs, ys, color in bars:
             if np.isfinite([*xs, *ys]).all():
                 axes.plot(xs, ys, color=color, linewidth=0.8)
-        axes.set_xlabel("loss on the domains, nats less uniform's (left is better)")
-        axes.set_ylabel("loss on unseen domains (down is better)")
+        axes.set_xlabel("loss on the domains, minus uniform's, in nats per token (left is better)")
+        axes.set_ylabel("loss on unseen domains, minus uniform's (down is better)")
         axes.set_title(f"SIZE={measured.size.name}")
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})

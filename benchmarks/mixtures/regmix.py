@@ -1,10 +1,10 @@
-"""RegMix: Liu et al. 2024, arXiv 2407.01492: a regression from mixtures to losses of small runs.
+"""Implement RegMix (Liu et al. 2024, arXiv 2407.01492), which regresses losses on mixtures.
 
-As published: mixtures from Dirichlet distributions of many strengths around the domains' tokens
-(to the power 0.5), a regression by LightGBM or a linear one, 100,000 simulated mixtures, the mean
-of the best 100. The target is the mean loss over the domains. Of the two regressions the one with
-the higher rank correlation in cross-validation on the runs is taken: with a few dozen runs trees
-often have nothing to split.
+As published, the mixtures of the small runs are drawn from Dirichlet distributions of many
+strengths around the domains' tokens to the power 0.5. A regression, LightGBM or linear, predicts
+the losses of 100,000 simulated mixtures, and the result is the mean of the best 100. The target is
+the mean loss over the domains. Cross-validation on the runs chooses the regression with the higher
+rank correlation: with a few dozen runs, trees often find nothing to split.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ SIMULATED, BEST = 100_000, 100
 
 
 def mixtures(tokens: Array, count: int, generator: np.random.Generator) -> Array:
-    """(count, k) weights around the domains' tokens (k,)."""
+    """Draw mixtures (count, k) around the domains' tokens (k,)."""
     prior = tokens**0.5 / (tokens**0.5).sum()
-    # A strength of 1 is Dirichlet(1, ..., 1) about equal domains.
+    # For equal domains, a strength of 1 gives Dirichlet(1, ..., 1).
     strengths = np.exp(generator.uniform(np.log(0.1), np.log(5.0), count)) * len(tokens)
     drawn = np.stack([generator.dirichlet(prior * strength) for strength in strengths])
     drawn = np.maximum(drawn, 1e-4)
@@ -31,13 +31,13 @@ def mixtures(tokens: Array, count: int, generator: np.random.Generator) -> Array
 
 
 def linear(x: Array, y: Array) -> Regression:
-    """Least squares; the weights' sum of 1 stands for the constant."""
+    """Fit by least squares; the weights sum to 1 and so include a constant."""
     coefficients, *_ = np.linalg.lstsq(x, y, rcond=None)
     return lambda new: new @ coefficients
 
 
 def trees(x: Array, y: Array) -> Regression:
-    """LightGBM with the paper's settings, and leaves as small as few runs need."""
+    """Fit LightGBM with the paper's settings, and with smaller leaves for few runs."""
     settings = {
         "objective": "regression",
         "metric": "l2",
@@ -53,7 +53,7 @@ def trees(x: Array, y: Array) -> Regression:
 
 
 def cross_validated(fit: Callable[[Array, Array], Regression], x: Array, y: Array) -> float:
-    """Spearman's correlation of eight folds' predictions with what the runs gave."""
+    """Return Spearman's correlation of predicted and measured losses, over eight folds."""
     predicted = np.empty(len(y))
     for fold in np.array_split(np.arange(len(y)), min(8, len(y))):
         rest = np.setdiff1d(np.arange(len(y)), fold)
@@ -62,13 +62,13 @@ def cross_validated(fit: Callable[[Array, Array], Regression], x: Array, y: Arra
 
 
 def best(x: Array, y: Array, tokens: Array, seed: int) -> tuple[Array, Regression, str]:
-    """The weights (k,) for the lowest predicted loss, the regression and its name.
+    """Return the weights (k,) with the lowest predicted loss, the regression and its name.
 
     Args:
-        x: (runs, k) mixtures.
-        y: (runs,) their losses.
-        tokens: (k,) of the domains.
-        seed: of the simulation.
+        x: mixtures of the runs (runs, k).
+        y: their losses (runs,).
+        tokens: tokens of the domains (k,).
+        seed: seed of the simulation.
     """
     regressions = {"linear": linear, "LightGBM": trees}
     name = max(regressions, key=lambda name: cross_validated(regressions[name], x, y))

@@ -1,8 +1,9 @@
-"""docs/results.md and its pictures, written from the result files.
+"""Write docs/results.md and its pictures from the result files.
 
     python -m benchmarks.mixtures.report [SIZE ...]
 
-Every difference is to uniform weights at the same seed; its interval is Student's t over seeds.
+Every difference compares a method with uniform weights at the same seed. Its interval follows
+Student's t distribution over seeds.
 """
 
 import argparse
@@ -24,27 +25,29 @@ PAGE = Path("docs/results.md")
 
 
 def section(measured: Measured) -> str:
-    """A size's part of the page."""
+    """Return the section of one size."""
     first, fitted = measured.uniform[min(measured.uniform)], fit(measured)
     parts = [
         f"## SIZE={measured.size.name}",
-        f"{_setup(measured, first)} {first['machine']}, {versions(first['created'])}.",
+        f"{_setup(measured, first)} Machine and versions: {first['machine']}, "
+        f"{versions(first['created'])}.",
         _summary(measured),
-        f"![what each method wins and loses]({_picture(measured).name})",
-        """Losses are nats a token less uniform's at the same seed, averaged over domains: mean and
-95 % interval over seeds; bold where three seeds or more exceed it, of
-some twenty comparisons. Macro perplexity is over all seeds of a method, its change at the same
-seeds. Cost counts floating point
-operations of all proxies, embedding included; seconds are of runs side by side on a shared machine.
-Effective domains are exp(entropy of the weights).""",
+        f"![changes in loss by method]({_picture(measured).name})",
+        """Losses are nats per token, minus uniform's at the same seed, averaged over domains. The
+table gives their mean over seeds and its 95 % interval. A difference is bold where there are three
+seeds or more and the interval does not contain zero; there are some twenty comparisons, and no
+correction for their number. Macro perplexity is averaged over all seeds of a method, and its change
+is taken at the same seeds. The cost is the number of floating point operations of all proxies,
+embedding included. The seconds were measured on a shared machine with several runs side by side.
+The effective number of domains is exp(entropy of the weights).""",
         _chosen(measured),
         added(measured),
         where(measured, fitted),
         forecast(measured),
         studies(measured, fitted),
-        "Weights, mean over seeds (and standard deviation between them):",
+        "Weights, averaged over seeds (the standard deviation over seeds is in parentheses):",
         _by_weight(measured),
-        "Loss by domain, less uniform's, mean over seeds:",
+        "Loss by domain, minus uniform's, averaged over seeds:",
         _by_domain(measured),
         _checks(measured),
     ]
@@ -53,22 +56,23 @@ Effective domains are exp(entropy of the weights).""",
 
 def _setup(measured: Measured, first: Record) -> str:
     size, config = measured.size, measured.size.config
-    seeds = f"seeds {', '.join(map(str, measured.all_seeds))}."
+    seeds = f"The seeds are {', '.join(map(str, measured.all_seeds))}."
     made = f"`make bench-quality SIZE={(size.start or size.name)}`"
+    unseen = f"{len(size.unseen)} unseen domain{'s' if len(size.unseen) > 1 else ''}"
     if size.start is not None:
         return (
-            f"{made}: the model of SIZE={size.start} on uniform weights, of the same seed, "
-            f"finetuned on {first['tokens'] / 1e6:.2f}M tokens of "
-            f"{len(size.domains)} other domains; {len(size.unseen)} more only to evaluate on; "
-            f"{seeds} That model itself embeds them."
+            f"{made} finetunes the model that SIZE={size.start} trained on uniform weights with "
+            f"the same seed. It is finetuned on {first['tokens'] / 1e6:.2f}M tokens of "
+            f"{len(size.domains)} other domains, which it embeds itself, and is also evaluated on "
+            f"{unseen}. {seeds}"
         )
     proxy = config["proxy"]
     proxy_length = proxy["model"].get("seq_length", config["model"]["seq_length"])
     seen = proxy["train"]["train_iters"] * proxy["train"]["global_batch_size"] * proxy_length
     return (
-        f"{made}: {len(size.domains)} domains, {len(size.unseen)} unseen ones, base models of "
-        f"{first['parameters'] / 1e6:.1f}M parameters on {first['tokens'] / 1e6:.2f}M tokens, "
-        f"proxies on {seen / 1e6:.2f}M; {seeds}"
+        f"{made} mixes {len(size.domains)} domains and also evaluates on {unseen}. Base models "
+        f"have {first['parameters'] / 1e6:.1f}M parameters and train on "
+        f"{first['tokens'] / 1e6:.2f}M tokens; proxies train on {seen / 1e6:.2f}M tokens. {seeds}"
     )
 
 
@@ -96,15 +100,15 @@ def _summary(measured: Measured) -> str:
         )
     return table(
         [
-            "weights",
+            "method",
             "seeds",
             "effective domains",
             "macro perplexity",
             "loss on the domains",
-            "better in",
+            "better on",
             "loss on unseen domains",
-            "better in",
-            "cost of weights (ours = 1)",
+            "better on",
+            "cost of the weights (chameleon = 1)",
             "seconds",
         ],
         rows,
@@ -121,8 +125,8 @@ def _chosen(measured: Measured) -> str:
         verdict(measured.differences("chameleon", part).mean(1)[others])
         for part in ("loss", "unseen")
     )
-    return f"""The exponent of the default was chosen on seed {chosen}. On the
-other seeds alone chameleon has {domains} on the domains and {unseen} on unseen ones."""
+    return f"""The default exponent was chosen on seed {chosen}. On the other seeds alone, the
+difference of chameleon is {domains} on the domains and {unseen} on unseen domains."""
 
 
 def _by_weight(measured: Measured) -> str:
@@ -138,7 +142,7 @@ def _by_weight(measured: Measured) -> str:
 def _by_domain(measured: Measured) -> str:
     size, others = measured.size, [m for m in measured.methods if m != "uniform"]
     return table(
-        ["domain", "uniform, nats", *others],
+        ["domain", "uniform (nats per token)", *others],
         [
             [
                 name + ("" if part == "loss" else " (unseen)"),
@@ -153,7 +157,7 @@ def _by_domain(measured: Measured) -> str:
 
 def _checks(measured: Measured) -> str:
     checks = [
-        f"- {method}, seed {seed}: " + "; ".join(f"{k} {figure(v)}" for k, v in check.items())
+        f"- {method}, seed {seed}: " + "; ".join(f"{k}: {figure(v)}" for k, v in check.items())
         for method in measured.methods
         for seed, record in measured.records(method).items()
         if (check := record.get("check"))
@@ -164,10 +168,10 @@ def _checks(measured: Measured) -> str:
     )
     lines = []
     if checks:
-        lines += ["Checks that the methods work, as their papers have them:", "\n".join(checks)]
+        lines += ["Checks of the other methods, taken from their papers:", "\n".join(checks)]
     lines.append(
-        "13-word runs that unseen domains share with what is trained on (documents that share "
-        f"more\nthan half are dropped): {shared}."
+        "Share of the 13-word sequences of unseen domains that also occur in training text "
+        f"(a document\nis dropped if more than half of its sequences do): {shared}."
     )
     return "\n\n".join(lines)
 
@@ -177,19 +181,23 @@ def _picture(measured: Measured) -> Path:
 
 
 def all_measured() -> list[Measured]:
-    """Sizes that have results of more than a miniature, and by now of Chameleon."""
+    """Return the sizes whose results belong on the page.
+
+    Miniatures do not, nor does a size that has no base model on Chameleon's weights yet.
+    """
     names = [name for name in sorted(SIZES) if (FOLDER / f"{name}.json").is_file()]
     measured = [Measured(name) for name in names if not name.startswith("smoke")]
     return [one for one in measured if "chameleon" in one.methods]
 
 
 def page() -> str:
-    """All sizes' parts."""
+    """Return the page: the sections of all sizes."""
     return "\n".join(
         [
             "# Does it pay?",
             "",
-            "Written by `python -m benchmarks.mixtures.report` from benchmarks/mixtures/results.",
+            "`python -m benchmarks.mixtures.report` writes this page from the files in "
+            "benchmarks/mixtures/results.",
             "",
             *map(section, all_measured()),
         ]
@@ -198,9 +206,11 @@ def page() -> str:
 
 @program
 def main() -> None:
-    """Write the page, or print some sizes' parts of it."""
+    """Write the page, or print the sections of some sizes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("sizes", nargs="*", help="print these results alone")
+    parser.add_argument(
+        "sizes", nargs="*", help="print the sections of these sizes instead of writing the page"
+    )
     arguments = parser.parse_args()
     for name in arguments.sizes:
         print(section(Measured(name)))

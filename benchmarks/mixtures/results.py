@@ -1,4 +1,4 @@
-"""What was measured, a file a size: results/SIZE.json, appended to and never computed twice."""
+"""Keep the measured records of each size in results/SIZE.json; no record is computed twice."""
 
 import json
 import platform
@@ -18,7 +18,7 @@ class Results:
     """Records by stage ("weights" or "base"), method and seed."""
 
     def __init__(self, size: str) -> None:
-        """Read what is there."""
+        """Read the records of a size, none if there is no file."""
         self.path = FOLDER / f"{size}.json"
         self.facts: Record = {"records": {}}
         if self.path.is_file():
@@ -26,45 +26,47 @@ class Results:
 
     @classmethod
     def going_on(cls, size: Size) -> "Results":
-        """To add to.
+        """Read the records of a size in order to add to them.
 
         Raises:
-            UserError: they are of other settings or data than the size's.
+            UserError: the records have other settings or data than the size has now.
         """
         results = cls(size.name)
         own = {"settings": size.settings, "data": size.data_facts}
         if results.facts.setdefault("settings", size.settings) != size.settings:
             raise UserError(
-                f"{results.path} is of other settings or data: move it away to measure anew"
+                f"{results.path} has other settings or data than sizes/{size.name}.yaml; move it "
+                "away to measure again"
             )
         results.facts.update(own)
         now = choose_preset().settings()
         for seed, record in results.of("weights", "chameleon").items():
             if record.get("settings") != now:
                 raise UserError(
-                    f"{results.path}: chameleon, seed {seed}, is of {record.get('settings')}, the "
-                    f"defaults are {now}: rename or remove its records"
+                    f"{results.path}: chameleon, seed {seed}, has the settings "
+                    f"{record.get('settings')}, but the defaults are {now}; rename or remove its "
+                    "records"
                 )
         return results
 
     def get(self, stage: str, method: str, seed: int) -> Record | None:
-        """A record, if it is there."""
+        """Return a record, or None if there is none."""
         record: Record | None = self.facts["records"].get(_key(stage, method, seed))
         return record
 
     def add(self, stage: str, method: str, seed: int, record: Record) -> None:
-        """Write a record down."""
+        """Add a record and write the file."""
         where = {"machine": _machine(), "created": provenance()}
         self.facts["records"][_key(stage, method, seed)] = {**record, **where}
         self.path.parent.mkdir(exist_ok=True)
         write_atomically(self.path, json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
 
     def methods(self) -> list[str]:
-        """All that there is a record of."""
+        """Return all methods that have a record."""
         return sorted({key.split("/")[1] for key in self.facts["records"]})
 
     def of(self, stage: str, method: str) -> dict[int, Record]:
-        """All seeds' records of a method."""
+        """Return the records of a method, by seed."""
         found = {}
         for key, record in self.facts["records"].items():
             own_stage, own_method, seed = key.split("/")

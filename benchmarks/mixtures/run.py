@@ -1,8 +1,8 @@
-"""Every method's weights and base models, as many at once as a size says; can be stopped any time.
+"""Compute every method's weights and base models, several at a time.
 
     python -m benchmarks.mixtures.run SIZE [--corpora FOLDER] [--seeds 1 2 ...] [--methods NAME ...]
 
-What results/SIZE.json has is not computed again.
+The command can be stopped at any time: a record in results/SIZE.json is not computed again.
 """
 
 import argparse
@@ -26,16 +26,16 @@ Task = tuple[str, str, int]  # stage ("start", "weights" or "base"), method, see
 
 @program
 def main() -> None:
-    """Prepare the data, run what is missing."""
+    """Prepare the data and compute the missing records."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("size", choices=SIZES)
-    parser.add_argument("--corpora", type=Path, help="folder of the texts, but for smoke")
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the size's")
-    parser.add_argument("--methods", nargs="+", help="in place of the size's")
+    parser.add_argument("--corpora", type=Path, help="folder of the texts; smoke needs none")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to use instead of the size's")
+    parser.add_argument("--methods", nargs="+", help="methods to use instead of the size's")
     arguments = parser.parse_args()
     size = size_called(arguments.size)
     data.prepare(size, arguments.corpora)
-    if size.name.startswith("smoke"):  # which is to say whether it runs, not what it gave
+    if size.name.startswith("smoke"):  # it tests that everything runs, so it always starts over
         Results(size.name).path.unlink(missing_ok=True)
     results = Results.going_on(size)
     seeds, methods = arguments.seeds or size.seeds, arguments.methods or size.methods
@@ -50,10 +50,10 @@ def main() -> None:
 
 
 def run(size: Size, results: Results, missing: list[Task]) -> None:
-    """Start each task when what it reads is there.
+    """Start each task when its inputs exist.
 
     Raises:
-        UserError: one failed; with its last words.
+        UserError: a task failed; the message ends with its error output.
     """
     started = time.monotonic()
     running: dict[Future[Record], Task] = {}
@@ -65,9 +65,7 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
                     missing.remove(task)
                     running[pool.submit(_in_a_process, size.name, task)] = task
             if not running:
-                raise UserError(
-                    f"nothing gives what {missing[0]} needs: add chameleon to --methods"
-                )
+                raise UserError(f"{missing[0]} needs Chameleon's run; add chameleon to --methods")
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 task = running.pop(future)
@@ -83,7 +81,7 @@ def run(size: Size, results: Results, missing: list[Task]) -> None:
 
 
 def _started(size: Size, seed: int) -> bool:
-    """Whether what a finetuning starts from is there, or nothing has to be."""
+    """Return whether the model that a finetuning starts from exists, if the size needs one."""
     folder = size.start_folder(seed)
     return folder is None or (folder / "latest_checkpointed_iteration.txt").is_file()
 

@@ -1,4 +1,4 @@
-"""A size of the benchmark: which domains, how large the models, and the product's configuration."""
+"""Read a size of the benchmark: its domains, its models, and the product's configuration."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,14 @@ SIZES = tuple(path.stem for path in sorted((HERE / "sizes").glob("*.yaml")))
 
 @dataclass(frozen=True)
 class RegMix:
-    """Runs that the regression is fitted on and tested on, and how long each is."""
+    """RegMix's runs.
+
+    Attributes:
+        fit: number of runs that the regression is fitted to.
+        held_out: number of runs that it is tested on.
+        train_iters: training iterations per run.
+        eval_iters: evaluation iterations per run.
+    """
 
     fit: int
     held_out: int
@@ -33,20 +40,21 @@ class Size:
     """One file of sizes/.
 
     Attributes:
-        name: of the file.
-        corpora: folder of the texts under the corpora's root; demo: the demo's.
-        domains: that are mixed.
-        unseen: that no method sees, and models are evaluated on.
-        workers: runs at once.
-        seeds: of proxies, windows and base models.
-        methods: in the order of the tables.
-        config: the product's, without data.
-        studies: methods of which the weights alone are computed.
-        characters: of each domain's training text, at most.
-        vocab_size: of the tokenizer, trained on the domains; of the start's if there is one.
-        regmix: its runs.
-        start: the size whose model on uniform weights is finetuned, and embeds the domains.
-        chosen_on: seeds that the product's defaults were chosen by.
+        name: the file's name without its ending.
+        corpora: folder of the texts in the folder of all corpora; "demo" means the demo's texts.
+        domains: domains that are mixed.
+        unseen: domains that no method sees and models are evaluated on.
+        workers: number of tasks that run at the same time.
+        seeds: seeds of proxies, windows and base models.
+        methods: methods, in the order of the tables.
+        config: the product's configuration, without its data.
+        studies: methods whose weights are computed, without base models.
+        characters: most characters of training text per domain.
+        vocab_size: size of the tokenizer that is trained on the domains; None with `start`, whose
+            tokenizer is used.
+        regmix: RegMix's runs.
+        start: the size whose model on uniform weights is finetuned and embeds the domains.
+        chosen_on: seeds that the product's defaults were chosen on.
     """
 
     name: str
@@ -66,7 +74,7 @@ class Size:
 
     @classmethod
     def load(cls, name: str) -> "Size":
-        """Read a size by its name."""
+        """Read a size from its file."""
         settings: Any = OmegaConf.to_container(OmegaConf.load(HERE / "sizes" / f"{name}.yaml"))
         if "regmix" in settings:
             settings["regmix"] = RegMix(**settings["regmix"])
@@ -74,28 +82,28 @@ class Size:
 
     @property
     def folder(self) -> Path:
-        """Where everything that can be made again lies."""
+        """The folder of everything that can be made again."""
         return Path("runs") / "bench" / self.name
 
     @property
     def data(self) -> Path:
-        """Tokenizer and datasets."""
+        """The folder of the tokenizer and the datasets."""
         return self.folder / "data"
 
     def start_folder(self, seed: int) -> Path | None:
-        """Where the checkpoint lies that a finetuning starts from."""
+        """Return the folder of the checkpoint that a finetuning starts from."""
         if self.start is None:
             return None
         return size_called(self.start).folder / f"seed{seed}" / "start" / "uniform"
 
     def training_path(self, domain: str) -> str:
-        """Prefix of a domain's dataset."""
+        """Return the prefix of a domain's dataset."""
         return str(self.data / f"{domain}.train")
 
     @cached_property
     def settings(self) -> str:
-        """A digest of all that a result follows from, but for the code, the seed and the method."""
-        # How much text there is shows in the data's fingerprints.
+        """A digest of everything that results depend on, except code, seed and method."""
+        # The fingerprints of the data already depend on the number of characters.
         apart = ("workers", "seeds", "methods", "studies", "characters", "chosen_on")
         facts = {
             key: value
@@ -107,7 +115,7 @@ class Size:
 
     @cached_property
     def data_facts(self) -> dict[str, Any]:
-        """Tokens and fingerprints of the datasets, and what unseen ones share with the others."""
+        """Tokens and fingerprints of the datasets, and the text that unseen domains share."""
         facts: dict[str, Any] = json.loads((self.data / "data.json").read_text())
         return facts
 
@@ -119,14 +127,14 @@ class Size:
         domains: Sequence[str] = (),
         overrides: Sequence[str] = (),
     ) -> Config:
-        """The product's configuration for one run.
+        """Return the product's configuration for one run.
 
         Args:
-            seed: of its weights, its data's order and its windows.
-            name: of its folder.
-            mixture: data.mixture.
-            domains: to mix, where not all.
-            overrides: KEY=VALUE.
+            seed: seed of its parameters, its order of data and its windows.
+            name: name of its folder.
+            mixture: value of data.mixture.
+            domains: domains to mix; all if empty.
+            overrides: further settings, as KEY=VALUE.
         """
         data = {
             "mixture": mixture,
@@ -154,18 +162,18 @@ class Size:
             own["checkpoint"]["pretrained_checkpoint"] = str(start)
             own["proxy"] = {"load": str(start)}
         merged = OmegaConf.merge(self.config, own)
-        # Methods of one seed run side by side, and some differ in data.mixture alone.
+        # Methods with one seed run side by side, and some differ in data.mixture alone.
         file = self.folder / f"seed{seed}" / f"{name}-{Path(mixture).stem}.yaml"
         write_atomically(file, OmegaConf.to_yaml(merged))
         return load_config(file, overrides)
 
 
 def size_called(name: str) -> Size:
-    """A size by its name.
+    """Return a size by its name.
 
     Raises:
-        UserError: there is none.
+        UserError: no size has this name.
     """
     if name not in SIZES:
-        raise UserError(f"{name!r} is none of the sizes {', '.join(SIZES)}")
+        raise UserError(f"unknown size {name!r}; the sizes are {', '.join(SIZES)}")
     return Size.load(name)

@@ -1,4 +1,4 @@
-"""Figures and tables as docs/results.md writes them."""
+"""Format the figures and tables of docs/results.md."""
 
 import math
 from typing import Any
@@ -7,7 +7,10 @@ from benchmarks.mixtures.measured import Array, interval
 
 
 def verdict(values: Array) -> str:
-    """A difference with its interval, and in words where three seeds or more exceed it."""
+    """Format a difference with its interval; say better or worse where the evidence suffices.
+
+    That takes three seeds or more, and an interval that does not contain zero.
+    """
     mean, half = interval(values)
     if not math.isfinite(half):
         return f"{mean:+.3f} (one seed)"
@@ -17,18 +20,18 @@ def verdict(values: Array) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
+    """Format a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def spread(values: Array) -> str:
-    """Mean over seeds, and their standard deviation where there are some."""
+    """Format the mean over seeds, with the standard deviation where there are several."""
     if len(values) < 2:
         return f"{values.mean():.3f}"
     return f"{values.mean():.3f} ({values.std(ddof=1):.3f})"
 
 
 def figure(value: Any) -> str:
-    """A number to three places."""
+    """Format a number to three decimal places, and anything else as it is."""
     return f"{value:.3f}" if isinstance(value, float) else str(value)

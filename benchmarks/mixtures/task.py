@@ -1,8 +1,8 @@
-"""One piece of the benchmark in a process of its own.
+"""Do one task of the benchmark in a process of its own.
 
     python -m benchmarks.mixtures.task SIZE start|weights|base METHOD SEED FILE
 
-Writes its record to FILE. A base model's weights are read from what `run` has of its method.
+The task's record is written to FILE. A base model reads its weights from the size's result file.
 """
 
 import json
@@ -20,7 +20,7 @@ from nemo_chameleon.utils.files import write_atomically
 
 @program
 def main() -> None:
-    """Do it, write the record."""
+    """Do the task and write its record."""
     name, stage, method, seed, file = sys.argv[1:]
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
@@ -29,12 +29,12 @@ def main() -> None:
 
 
 def start(size: Size, mixture: str, seed: int) -> dict[str, Any]:
-    """The model that a finetuning starts from: of the size that it names."""
+    """Train the model that a finetuning starts from, with the size that it names."""
     from nemo_chameleon import provider
     from nemo_chameleon.distributed.processes import process_group
     from nemo_chameleon.train import trainer
 
-    assert size.start is not None, "run asks for it where there is one"
+    assert size.start is not None, "run.py starts this task only for a size that has `start`"
     config = size_called(size.start).configured(seed, "start", mixture)
     prepared = provider.prepare(config)
     with process_group():
@@ -44,13 +44,13 @@ def start(size: Size, mixture: str, seed: int) -> dict[str, Any]:
 
 
 def weights(size: Size, name: str, seed: int) -> dict[str, Any]:
-    """A method's weights, and their cost."""
+    """Compute a method's weights and their cost."""
     from benchmarks.mixtures.methods import Setting, method_called
     from nemo_chameleon import provider
     from nemo_chameleon.distributed.processes import process_group
 
     wanted = "chameleon" if name == "chameleon" else "uniform"
-    # Methods that need Chameleon's run find it in its folder.
+    # Methods that need Chameleon's run read its folder.
     folder = name if name in ("doge", "regmix") else "chameleon"
     config = size.configured(seed, folder, wanted)
     prepared = provider.prepare(config)
@@ -62,14 +62,14 @@ def weights(size: Size, name: str, seed: int) -> dict[str, Any]:
 
 
 def base(size: Size, method: str, seed: int) -> dict[str, Any]:
-    """A base model, trained through the product on a method's weights; its losses."""
+    """Train a base model with the product on a method's weights; return its losses."""
     from benchmarks.mixtures.results import Results
     from nemo_chameleon import Mixture, provider
     from nemo_chameleon.distributed.processes import process_group
     from nemo_chameleon.train import trainer
 
     known = Results(size.name).get("weights", method, seed)
-    assert known is not None, "run starts it when the weights are there"
+    assert known is not None, "run.py starts this task only when the weights are computed"
     file = size.folder / f"seed{seed}" / f"{method}-weights.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     Mixture.static(known["weights"]).save(file)
@@ -78,7 +78,7 @@ def base(size: Size, method: str, seed: int) -> dict[str, Any]:
     with process_group():
         mixture = provider.resolve_mixture(config, prepared)
         result = trainer.train(provider.base_run(config, prepared.domains, mixture))
-    shutil.rmtree(config.output)  # checkpoints of models that nobody asks for
+    shutil.rmtree(config.output)  # the checkpoints are not needed any more
     return {
         "loss": {name: domain["loss"] for name, domain in result["domains"].items()},
         "unseen": {name: scores["loss"] for name, scores in result["validation"].items()},
