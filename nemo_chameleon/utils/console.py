@@ -64,7 +64,7 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(1)
         except (UserError, StoppedError) as error:
             if int(os.environ.get("LOCAL_RANK", "0")) != 0:
-                time.sleep(10)
+                time.sleep(_LET_OTHERS_SPEAK)
             stopped = isinstance(error, StoppedError)
             print(f"{'' if stopped else 'error: '}{error}", file=sys.stderr, flush=True)
             sys.exit(StoppedError.exit_code if stopped else 2)
