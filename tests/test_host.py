@@ -145,7 +145,7 @@ def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, but the run asks for 0\.7"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
     mixture.save(tmp_path / "mixture.json")
-    with pytest.raises(UserError, match="its weights are named 'mixture' and were not computed"):
+    with pytest.raises(UserError, match="it is a 'mixture' mixture, which was not computed"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
 
 

@@ -132,7 +132,7 @@ def test_empty_domain(tmp_path: Path) -> None:
 
 def test_prefix_with_its_ending(ten: str) -> None:
     """A path with the ending of a file is refused with the advice to leave the ending out."""
-    with pytest.raises(UserError, match="leave out the ending"):
+    with pytest.raises(UserError, match="write the path without"):
         IndexedDomain.open("d", ten + ".bin")
 
 
@@ -158,7 +158,7 @@ def test_validation_data_that_is_trained_on_is_refused(corpus: Path, config: Con
     ):
         open_indexed_validation(config.data, domains)
     config.data.validation["held"].path += ".bin"
-    with pytest.raises(UserError, match=r"^data\.validation\.held\.path=.*leave out the ending"):
+    with pytest.raises(UserError, match=r"^data\.validation\.held\.path=.*write the path without"):
         open_indexed_validation(config.data, domains)
 
 

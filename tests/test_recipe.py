@@ -356,7 +356,7 @@ def test_damaged_data_is_refused_before_anything_runs(
     [
         ("data.mixtur=uniform", "did you mean data.mixture?"),
         ("data.mixture=unifrom", "did you mean uniform?"),
-        ("parallel.tensor_model_parallel_size=3", "does not divide"),
+        ("parallel.tensor_model_parallel_size=3", "is not a multiple of"),
         ("data.tokenizer=nowhere.json", "nowhere.json"),
         ("data.split=100", "validation tokens"),
         ("data.mixture=static", "needs data.domains.code.weight"),

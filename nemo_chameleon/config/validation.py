@@ -56,11 +56,12 @@ def check_mixture(config: Config) -> None:
         )
     if data.mixture not in MIXTURES and not _is_file(data.mixture):
         raise UserError(
-            f"data.mixture={data.mixture} is neither a mixture file nor one of "
+            f"data.mixture={data.mixture} is neither a file that exists nor one of "
             f"{', '.join(MIXTURES)}{nearest(data.mixture, MIXTURES)}"
         )
     if (data.tokenizer is None) == (data.vocab_size is None):
-        raise UserError("set exactly one of data.tokenizer and data.vocab_size")
+        both = "both are" if data.tokenizer is not None else "neither is"
+        raise UserError(f"set one of data.tokenizer and data.vocab_size: {both} set")
     require_valid(data, "data.", data.dataset)
     if data.dataset == SFT and data.tokenizer is None:
         raise UserError("data.dataset=sft needs data.tokenizer: set it to a tokenizer.json")
@@ -98,11 +99,14 @@ def check_run(run: RunConfig, world_size: int, prefix: str) -> None:
     check_model(run, world_size, prefix)
     require_valid(optimizer, f"{prefix}optimizer.")
     if not 0 <= optimizer.min_lr <= optimizer.lr:
-        raise UserError(f"{prefix}optimizer.min_lr must be between 0 and {prefix}optimizer.lr")
+        raise UserError(
+            f"{prefix}optimizer.min_lr={optimizer.min_lr} must be between 0 and "
+            f"{prefix}optimizer.lr={optimizer.lr}"
+        )
     if not 0 <= optimizer.lr_warmup_iters < train.train_iters:
         raise UserError(
-            f"{prefix}optimizer.lr_warmup_iters={optimizer.lr_warmup_iters} must be less than "
-            f"{prefix}train.train_iters={train.train_iters}"
+            f"{prefix}optimizer.lr_warmup_iters={optimizer.lr_warmup_iters} must be at least "
+            f"0 and less than {prefix}train.train_iters={train.train_iters}"
         )
     replicas = world_size // (
         run.parallel.tensor_model_parallel_size * run.parallel.pipeline_model_parallel_size
@@ -151,8 +155,8 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
     if parallel.sequence_parallel:
         if tensor == 1:
             raise UserError(
-                f"{prefix}parallel.sequence_parallel needs tensor parallelism: set it to false or "
-                f"{prefix}parallel.tensor_model_parallel_size to more than 1"
+                f"{prefix}parallel.sequence_parallel needs tensor parallelism: set it to false, or "
+                f"set {prefix}parallel.tensor_model_parallel_size above 1"
             )
         length = model.seq_length
         _require_divides(tensor, length, tp_key, f"{prefix}model.seq_length={length}")
@@ -164,8 +168,9 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
     )
     if model.position_embedding_type == "rope" and model.hidden_size // heads % 2:
         raise UserError(
-            f"{prefix}model.hidden_size divided by {prefix}model.num_attention_heads is odd, but "
-            "rope needs an even width"
+            f"{prefix}model.hidden_size={model.hidden_size} divided by "
+            f"{prefix}model.num_attention_heads={heads} is {model.hidden_size // heads}, the size "
+            "of a head; rope needs an even size"
         )
 
 
@@ -201,8 +206,8 @@ def _check_chameleon(config: Config) -> None:
     if wanted.source == "model":
         if proxy.load is not None or proxy.hf is not None:
             raise UserError(
-                "chameleon.source=model embeds with checkpoint.pretrained_checkpoint: to embed "
-                "with proxy.load or proxy.hf, set chameleon.source=proxy"
+                "chameleon.source=model does not use proxy.load or proxy.hf: set "
+                "chameleon.source=proxy, or remove the other key"
             )
         if config.checkpoint.pretrained_checkpoint is None:
             raise UserError(
@@ -246,4 +251,4 @@ def _is_file(path: str) -> bool:
 
 def _require_divides(divisor: int, number: int, what: str, of: str) -> None:
     if number % divisor:
-        raise UserError(f"{what} does not divide {of}")
+        raise UserError(f"{of} is not a multiple of {what}")

@@ -83,7 +83,11 @@ class IndexedDomain:
         where = f"{key}.{name}.path={path}"
         for ending in (".bin", ".idx"):
             if not Path(path + ending).is_file():
-                hint = "; leave out the ending" if path.endswith((".bin", ".idx")) else ""
+                hint = (
+                    "; write the path without .bin or .idx"
+                    if path.endswith((".bin", ".idx"))
+                    else ""
+                )
                 raise UserError(f"{where}: there is no file {path}{ending}{hint}")
         header, sequences, dtype = _read_header(Path(path + ".idx"), where)
         size = Path(path + ".bin").stat().st_size
@@ -132,7 +136,8 @@ class IndexedDomain:
             if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
                 raise UserError(
                     f"{where}: the dataset has token id {int(ids.max())}, but the vocabulary has "
-                    f"{vocab_size} tokens: set data.tokenizer to the one it was written with"
+                    f"{vocab_size} tokens: set data.tokenizer, or data.vocab_size, to those that "
+                    "the dataset was made with"
                 )
         return cls(
             name,

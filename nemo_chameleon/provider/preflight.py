@@ -188,8 +188,8 @@ def _refuse_a_run_without_its_mixture(run: TrainingRun) -> None:
     if checkpoint.newest(folder) is not None:
         copy = folder / "mixture.json"
         whole = copy.is_file() and "bound" not in Mixture.load(copy).method
-        remedy = f"copy {copy} there, " if whole else ""
+        remedy = f"copy {copy} to {file}, " if whole else ""
         raise UserError(
-            f"{folder} holds a run whose mixture, {file}, is gone: {remedy}remove {folder}, or set "
-            "another output"
+            f"{folder} has checkpoints, but their mixture file {file} is gone: {remedy}delete "
+            f"{folder} with its checkpoints to start again, or set output to another folder"
         )

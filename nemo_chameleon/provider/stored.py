@@ -54,8 +54,8 @@ def stored_mixture(
             mixture.require_domains(domains)
         except UserError as error:
             change = (
-                f"; `nemo-chameleon mixture add {path} NAME=PATH` and `nemo-chameleon mixture "
-                f"remove {path} NAME` change its domains without training a proxy"
+                f"; run `nemo-chameleon mixture add {path} NAME=PATH` or `nemo-chameleon mixture "
+                f"remove {path} NAME`, which train no proxy"
             )
             raise UserError(f"{error}{change if computed else ''}") from error
         _require_data(mixture, domains)
@@ -86,7 +86,7 @@ def saved_mixture(
     mixture = Mixture.load(file)
     try:
         if mixture.name != "chameleon":
-            raise UserError(f"its weights are named {mixture.name!r} and were not computed")
+            raise UserError(f"it is a {mixture.name!r} mixture, which was not computed")
         _require_data(mixture, domains)
         _require_settings(config, mixture, plan, bounded=True)
     except UserError as error:
@@ -100,7 +100,9 @@ def _require_data(mixture: Mixture, domains: Mapping[str, Domain]) -> None:
     mixture.require_domains(domains)
     for name, facts in mixture.domains.items():
         if facts.get("fingerprint", domains[name].fingerprint) != domains[name].fingerprint:
-            raise UserError(f"the data of domain {name!r} has changed since the file was written")
+            raise UserError(
+                f"the data of domain {name!r} has changed since the mixture was computed"
+            )
 
 
 def _require_settings(
@@ -108,7 +110,15 @@ def _require_settings(
 ) -> None:
     assert plan is not None, "a computed mixture has a plan"
     if "bound" in mixture.method and not bounded:
-        raise UserError("it holds a run's weights within bounds, not those that were computed")
+        raise UserError(
+            "its weights were changed by the data.max_epochs, data.pin or data.floor of a run: use "
+            "the file that was computed"
+        )
+    if mixture.name != "chameleon":
+        raise UserError(
+            f"it is a {mixture.name!r} mixture, which was not computed: use it as "
+            f"data.mixture={config.chameleon.file}"
+        )
     scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
     recorded = {"objective": mixture.objective, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
@@ -125,6 +135,6 @@ def _require_settings(
         )
     if mixture.proxy.get("settings") != plan.settings:
         raise UserError(
-            "it was made through another proxy, because proxy.*, the seed, data.split or the "
-            "tokenizer was different"
+            "it was made through another proxy: proxy.*, a seed, data.split or the tokenizer has "
+            "changed"
         )
