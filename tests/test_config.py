@@ -94,7 +94,7 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("data.vocab_size=null", "set one of data.tokenizer and data.vocab_size: neither is set"),
         (
             "parallel.tensor_model_parallel_size=8",
-            "model.num_attention_heads=12 is not a multiple of parallel.tensor_model_parallel_size=8",
+            "num_attention_heads=12 is not a multiple of parallel.tensor_model_parallel_size=8",
         ),
         ("parallel.tensor_model_parallel_size=2", "the number of processes, 1"),
         ("parallel.sequence_parallel=true", "needs tensor parallelism"),
