@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, cluster, missing
+from cluster import Cluster, missing, shared_cluster
 from conftest import ROOT
 
 # That of NeMo, which brings NeMo-Run; the jobs themselves run in the tests' own.
@@ -42,9 +42,15 @@ with chain(executor, config, settings, checkout=%r) as experiment:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster whose jobs start one process a node, in this environment."""
-    with cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
+    """A cluster whose jobs start one process per node, in this environment."""
+    with shared_cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def corpus(slurm: Cluster, request: pytest.FixtureRequest) -> Path:
+    """The corpus of all tests, also of those in other processes."""
+    return Path(slurm.once("corpus", lambda: str(request.getfixturevalue("corpus"))))
 
 
 def submitted(slurm: Cluster, config: Path, action: str) -> str:
@@ -54,7 +60,7 @@ def submitted(slurm: Cluster, config: Path, action: str) -> str:
     script.write_text(SUBMIT % str(ROOT))
     env = {**slurm.env, "NEMORUN_HOME": str(folder), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     command = [str(PYTHON), str(script), str(config), str(folder), action]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -74,7 +80,7 @@ def test_the_experiment_runs(slurm: Cluster, config_file: Path) -> None:
     handles = json.loads(next(line for line in printed.splitlines() if line.startswith("jobs"))[4:])
     jobs = [handle.split("/")[3] for handle in handles]
     out = config_file.parent / "out"
-    slurm.until((out / "proxy" / "mixture.json").exists, 120, jobs[0])
+    slurm.until((out / "proxy" / "mixture.json").exists, 300, jobs[0])
     slurm.run("scancel", "--signal=USR1", jobs[0])
     facts = [slurm.ended(job) for job in jobs]
     logs = "".join(path.read_text() for path in config_file.parent.glob("runs/**/*.out"))
