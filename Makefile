@@ -1,27 +1,31 @@
-# make install   a virtual environment in .venv with all that the demo and the tests need
-# make demo      eight domains of real text, Chameleon against uniform weights, on two CPU cores
-# make demo-sft  seven languages to translate into, finetuned from the demo's model, the same
-# make test      what needs no GPU, in minutes
-# make test-all  ruff and mypy too, and what takes real starts under torchrun
-# make test-gpu  what does
-# make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]   does it pay? benchmarks/mixtures
-# make test-slurm   recipes/slurm on a SLURM of two nodes, on this machine, as root
-# make test-nemo, make test-bridge   the hosts' own training, each in an environment of its own
-# make check     ruff, mypy, and which package may import which
+# make install       install everything that the demo and the tests need into .venv
+# make demo          compare Chameleon with uniform weights: eight domains of real text, two CPU cores
+# make demo-sft      finetune the demo's model to translate into seven languages, and compare again
+# make check         run ruff and mypy, and check which package imports which
+# make test          run the tests that need no GPU and start no real programs; takes minutes
+# make test-all      run `make check` and all tests that need no GPU
+# make test-gpu      run the tests that need a GPU
+# make test-nemo     train with NeMo, in an environment of its own
+# make test-bridge   train with Megatron-Bridge, in an environment of its own
+# make test-slurm    run recipes/slurm on a real SLURM on this machine; needs root
+# make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]
+#                    compare mixtures by the models that they make, see benchmarks/mixtures
+# make ci            run everything that must pass before a change is merged, see .ci/run
 
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-sft test test-all test-gpu test-nemo test-bridge test-slurm bench-quality check clean
+.PHONY: install demo demo-sft check test test-all test-gpu test-nemo test-bridge test-slurm
+.PHONY: bench-quality ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 SIZE ?= smoke
-# The size itself, and those that finetune its model.
+# The size itself, and the sizes that finetune its model.
 SIZES = $(SIZE) $(basename $(notdir $(wildcard benchmarks/mixtures/sizes/$(SIZE)-*.yaml)))
 CORPORA ?=
 
-# Two processes on two cores: more threads would only fight. And glibc gives every large buffer
-# back to the kernel unless told to keep it, which costs a fifth of the speed of a small model.
+# Two processes use two cores, so more threads would only compete. By default glibc returns every
+# large buffer to the kernel, which costs a small model a fifth of its speed.
 export OMP_NUM_THREADS := 1
 export MALLOC_MMAP_THRESHOLD_ := 33554432
 export MALLOC_TRIM_THRESHOLD_ := 134217728
@@ -31,7 +35,7 @@ TUNE = $(BIN)/torchrun --nproc_per_node=2 recipes/sft_chameleon.py --config conf
 
 install: .venv/installed
 
-# torch first and pinned: a range would bring the newest build and its CUDA packages.
+# torch is installed first and pinned: a range would bring the newest build with its CUDA packages.
 .venv/installed: setup.cfg pyproject.toml constraints.txt demo/requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
@@ -68,8 +72,8 @@ demo-sft: .venv/installed
 	@echo "  1. copy conf/sft_chameleon.yaml and name your .jsonl files in it"
 	@echo "  2. torchrun --nproc_per_node=8 recipes/sft_chameleon.py --config YOURS.yaml"
 
-# A file's tests share what is made once a file, so each file is one worker's. In their own order
-# files of a few long tests are not the last.
+# The tests of a file share fixtures that are made once per file, so one worker runs all of them.
+# Files are run in their own order, so that files with a few long tests do not come last.
 TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
 
 test: .venv/installed
@@ -78,7 +82,7 @@ test: .venv/installed
 test-all: .venv/installed check
 	$(TEST) -m "not gpu"
 
-# Goes on with what benchmarks/mixtures/results has; can be stopped any time.
+# Records in benchmarks/mixtures/results are not computed again, so this can be stopped at any time.
 bench-quality: .venv/installed
 	set -e; for size in $(SIZES); do \
 	  $(BIN)/python -m benchmarks.mixtures.run $$size $(if $(CORPORA),--corpora $(CORPORA)); done
@@ -87,8 +91,8 @@ bench-quality: .venv/installed
 test-gpu:
 	$(PYTHON) -m pytest -m gpu
 
-# torch first, for its dependencies; the rest is pinned whole, for the hosts ask for packages that
-# need CUDA, or for versions that do not go together.
+# torch is installed first, with its dependencies. All other packages are pinned and installed without
+# theirs: the hosts ask for packages that need CUDA, and for versions that contradict each other.
 .venv-%/installed: tests/hosts/requirements-%.txt setup.cfg
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -100,11 +104,12 @@ test-gpu:
 test-nemo test-bridge: test-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest tests/hosts/test_$*.py
 
-# A real SLURM of two nodes on this machine; as root. NeMo's environment brings NeMo-Run.
+# NeMo's environment contains NeMo-Run. Most of these tests wait for SLURM, so six run at a time.
 test-slurm: .venv/installed .venv-nemo/installed
 	command -v slurmctld munged shellcheck > /dev/null || \
 		(apt-get update -qq && apt-get install -y -qq slurm-wlm munge shellcheck)
-	$(BIN)/python -m pytest tests/slurm
+	$(BIN)/python tests/slurm/cluster.py \
+		$(BIN)/python -m pytest -n 6 --dist worksteal tests/slurm
 
 check: .venv/installed
 	$(BIN)/ruff format --check --quiet .

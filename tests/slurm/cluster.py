@@ -1,16 +1,34 @@
-"""A real SLURM cluster of two nodes on this machine, of Debian's slurm-wlm and munge, as root."""
+"""A real SLURM cluster on this machine: Debian's slurm-wlm and munge, as root.
+
+    python tests/slurm/cluster.py COMMAND [ARGUMENT ...]
+
+starts a cluster, runs the command and stops the cluster. All tests that the command runs use this
+cluster, also in several processes, as pytest -n starts them.
+"""
 
 import contextlib
+import fcntl
+import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+NODES = tuple(f"n{number}" for number in range(1, 15))
+"""Enough for all jobs of the tests that run at the same time."""
+
+_SHARED = "CHAMELEON_SLURM"  # environment variable: the folder of the cluster that tests share
+
+# The scheduler looks for jobs that can start every second. By default it takes up to a minute to
+# start a job that was put back into the queue.
 _CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -18,7 +36,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=5
+AuthInfo=cred_expire=5,socket={folder}/munge.socket
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -31,24 +49,26 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 GresTypes=gpu
 KillWait=10
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 Gres=gpu:8
-PartitionName=all Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+MinJobAge=86400
+NodeName=n[1-{count}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 Gres=gpu:8
+PartitionName=all Nodes=n[1-{count}] Default=YES MaxTime=INFINITE State=UP
 """
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that is running.
+    """A cluster that runs.
 
     Attributes:
-        folder: the folder of its files; the files in `local` there lie on each node's own disk.
+        folder: its files; each node sees files of its own in the folder `local`.
         work: the folder that jobs are submitted from.
-        env: the environment of its commands and jobs.
+        env: environment variables of its commands and jobs.
     """
 
     folder: Path
@@ -56,15 +76,15 @@ class Cluster:
     env: dict[str, str]
 
     def run(self, *command: str) -> str:
-        """Run a command of SLURM's and return what it prints."""
+        """Run a command of SLURM and return what it prints."""
         done = subprocess.run(
-            command, env=self.env, cwd=self.work, capture_output=True, text=True, timeout=60
+            command, env=self.env, cwd=self.work, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{command}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
 
     def given(self, **variables: str) -> "Cluster":
-        """Return this cluster with more variables for its commands and jobs."""
+        """Return the same cluster, with more environment variables for its commands and jobs."""
         return replace(self, env={**self.env, **variables})
 
     def submit(self, *arguments: str) -> str:
@@ -72,18 +92,18 @@ class Cluster:
         return self.run("sbatch", "--parsable", *arguments)
 
     def facts(self, job: str) -> dict[str, str]:
-        """Return what `scontrol show job` says of a job."""
+        """Return what `scontrol show job` says."""
         pairs = self.run("scontrol", "show", "job", job).split()
         return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
-    def ended(self, job: str, within: float = 180) -> dict[str, str]:
-        """Wait for a job to end, and return its facts."""
+    def ended(self, job: str, within: float = 300) -> dict[str, str]:
+        """Wait for the end of a job and return its facts."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         self.until(lambda: self.facts(job)["JobState"] in over, within, job)
         return self.facts(job)
 
     def until(self, happened: Callable[[], bool], within: float, job: str) -> None:
-        """Wait until something has happened, `within` so many seconds."""
+        """Wait until something has happened, for a number of seconds at most."""
         deadline = time.monotonic() + within
         while not happened():
             assert time.monotonic() < deadline, f"{self.facts(job)}{self.logs()}"
@@ -91,13 +111,25 @@ class Cluster:
 
     @property
     def local(self) -> Path:
-        """Return a path where the two nodes see different files."""
+        """A folder in which every node sees different files."""
         return self.folder / "local"
 
     def on(self, node: str, *command: str) -> None:
-        """Run a command among the files that a node sees."""
+        """Run a command that sees the files of a node."""
         pid = (self.folder / f"{node}.pid").read_text().strip()
         subprocess.run(["nsenter", f"--target={pid}", "--mount", *command], check=True)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns in the first process that asks for `name`, as JSON keeps it.
+
+        Other processes wait for the first one.
+        """
+        kept = self.folder / f"{name}.json"
+        with (self.folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_text(json.dumps(make()))
+        return json.loads(kept.read_text())
 
     def logs(self) -> str:
         """Return the ends of the daemons' logs."""
@@ -107,65 +139,92 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, work: Path) -> Iterator[Cluster]:
-    """Start a cluster, and end its processes by their numbers in the end.
+def shared_cluster(folder: Path, work: Path) -> Iterator[Cluster]:
+    """Give the cluster that this file started as a command, or else start one in `folder`.
 
-    Its jobs run in this environment, and start one process per node.
+    Its jobs run in this environment and start one process per node. They do not compile: loading
+    torch's compiler would take a quarter of the time that a process needs to start.
     """
-    _munge()
     env = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1", "GRACE": "60"}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "TORCHDYNAMO_DISABLE": "1"}
+    shared = os.environ.get(_SHARED)
+    with contextlib.nullcontext(Path(shared)) if shared else _started(folder) as running:
+        yield Cluster(running, work, {**env, "SLURM_CONF": str(running / "slurm.conf")})
+
+
+@contextlib.contextmanager
+def _started(folder: Path) -> Iterator[Path]:
+    """Start a cluster whose files are in `folder`, and stop its processes in the end."""
     devices = folder / "devices"
     for path in (devices, folder / "state", folder / "local"):
         path.mkdir(parents=True)
     for number in range(8):
-        os.mknod(devices / f"gpu{number}", 0o20666, os.makedev(1, 3))  # the device is /dev/null
-    first = _free_ports(3)
+        os.mknod(devices / f"gpu{number}", 0o20666, os.makedev(1, 3))  # these act like /dev/null
+    count = len(NODES)
+    port = _free_ports(1 + count)
     configuration = _CONFIGURATION.format(
-        host=socket.gethostname(), folder=folder, port=first, first=first + 1, last=first + 2
+        host=socket.gethostname(),
+        folder=folder,
+        port=port,
+        first=port + 1,
+        last=port + count,
+        count=count,
     )
     (folder / "slurm.conf").write_text(configuration)
     (folder / "gres.conf").write_text(f"Name=gpu File={devices}/gpu[0-7]\n")
-    running = Cluster(folder, work, {**env, "SLURM_CONF": str(folder / "slurm.conf")})
+    cluster = Cluster(folder, folder, {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")})
     try:
-        running.run("slurmctld", "-c")
-        for node in ("n1", "n2"):
-            own_disk = f'mount -t tmpfs none "{running.local}" && exec slurmd -N {node}'
-            running.run("unshare", "--mount", "sh", "-c", own_disk)
+        _start_munge(folder)
+        cluster.run("slurmctld", "-c")
+        for node in NODES:
+            own_disk = f'mount -t tmpfs none "{cluster.local}" && exec slurmd -N {node}'
+            cluster.run("unshare", "--mount", "sh", "-c", own_disk)
         deadline = time.monotonic() + 60
-        while running.run("sinfo", "-h", "-o", "%t %D") != "idle 2":
-            assert time.monotonic() < deadline, running.logs()
-            time.sleep(0.5)
-        yield running
+        while cluster.run("sinfo", "-h", "-o", "%t %D") != f"idle {count}":
+            assert time.monotonic() < deadline, cluster.logs()
+            time.sleep(0.2)
+        yield folder
     finally:
-        subprocess.run(["scancel", "--user=root", "--full"], env=running.env, check=False)
-        for name in ("n1", "n2", "slurmctld"):
+        subprocess.run(["scancel", "--user=root", "--full"], env=cluster.env, check=False)
+        for name in (*NODES, "slurmctld", "munge"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 os.kill(int((folder / f"{name}.pid").read_text()), 15)
 
 
 def missing() -> list[str]:
-    """Return the commands that are not installed."""
+    """Return the commands that the tests need and that are not installed."""
     needed = ("sbatch", "slurmctld", "slurmd", "munged", "shellcheck")
     return [command for command in needed if shutil.which(command) is None]
 
 
-def _munge() -> None:
-    """Start SLURM's authentication, unless it is running."""
-    if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
-        return
-    for folder in ("/run/munge", "/var/log/munge", "/var/lib/munge"):
-        Path(folder).mkdir(exist_ok=True)
-        shutil.chown(folder, "munge", "munge")
-    Path("/run/munge").chmod(0o755)
-    subprocess.run(["su", "-s", "/bin/sh", "munge", "-c", "munged"], check=True)
+def _start_munge(folder: Path) -> None:
+    """Start SLURM's authentication, with a key and a socket of this cluster's own."""
+    key = folder / "munge.key"
+    key.touch(0o600)
+    key.write_bytes(secrets.token_bytes(128))
+    files = ("socket", "pid-file", "log-file", "seed-file")
+    options = [f"--{name}={folder}/munge.{name.removesuffix('-file')}" for name in files]
+    subprocess.run(["munged", "--force", f"--key-file={key}", *options], check=True)
 
 
 def _free_ports(count: int) -> int:
-    """Return the first of `count` consecutive ports that are free."""
+    """Return the first of `count` consecutive ports that nobody listens at."""
     for first in range(26800, 28000, count):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
     raise AssertionError("no free ports")
+
+
+def main() -> int:
+    """Run a command with a cluster and return its exit code."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as name,
+        _started(Path(name)) as folder,
+    ):
+        return subprocess.run(sys.argv[1:], env={**os.environ, _SHARED: str(folder)}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""NeMo-Run's experiment on the same SLURM: `make test-slurm` runs these tests."""
+"""NeMo-Run's experiment on the same SLURM. Its own environment submits: make test-slurm."""
 
 import json
 import re
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, cluster, missing
+from cluster import Cluster, missing, shared_cluster
 from conftest import ROOT
 
-# NeMo's environment has NeMo-Run and submits. The jobs run in the environment of the tests.
+# That of NeMo, which brings NeMo-Run; the jobs themselves run in the tests' own.
 PYTHON = ROOT / ".venv-nemo" / "bin" / "python"
 if missing() or not PYTHON.exists():
     pytest.skip("make test-slurm installs SLURM and .venv-nemo", allow_module_level=True)
@@ -43,8 +43,14 @@ with chain(executor, config, settings, checkout=%r) as experiment:
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Yield a cluster whose jobs start one process per node, in this environment."""
-    with cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
+    with shared_cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def corpus(slurm: Cluster, request: pytest.FixtureRequest) -> Path:
+    """The corpus of all tests, also of those in other processes."""
+    return Path(slurm.once("corpus", lambda: str(request.getfixturevalue("corpus"))))
 
 
 def submitted(slurm: Cluster, config: Path, action: str) -> str:
@@ -54,7 +60,7 @@ def submitted(slurm: Cluster, config: Path, action: str) -> str:
     script.write_text(SUBMIT % str(ROOT))
     env = {**slurm.env, "NEMORUN_HOME": str(folder), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     command = [str(PYTHON), str(script), str(config), str(folder), action]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -74,7 +80,7 @@ def test_the_experiment_runs(slurm: Cluster, config_file: Path) -> None:
     handles = json.loads(next(line for line in printed.splitlines() if line.startswith("jobs"))[4:])
     jobs = [handle.split("/")[3] for handle in handles]
     out = config_file.parent / "out"
-    slurm.until((out / "proxy" / "mixture.json").exists, 120, jobs[0])
+    slurm.until((out / "proxy" / "mixture.json").exists, 300, jobs[0])
     slurm.run("scancel", "--signal=USR1", jobs[0])
     facts = [slurm.ended(job) for job in jobs]
     logs = "".join(path.read_text() for path in config_file.parent.glob("runs/**/*.out"))

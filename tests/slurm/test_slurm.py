@@ -1,4 +1,4 @@
-"""The .sbatch scripts on a real SLURM of two nodes: `make test-slurm` runs these tests."""
+"""The .sbatch scripts on a real SLURM with jobs of two nodes: make test-slurm."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from cluster import Cluster, cluster, missing
+from cluster import NODES, Cluster, missing, shared_cluster
 from conftest import ROOT, write_config
 
 if missing():
@@ -29,8 +29,14 @@ LONG = ("train.train_iters=160", *UNIFORM)
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Yield a cluster whose jobs start one process per node, in this environment."""
-    with cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
+    with shared_cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def corpus(slurm: Cluster, request: pytest.FixtureRequest) -> Path:
+    """The corpus of all tests, also of those in other processes."""
+    return Path(slurm.once("corpus", lambda: str(request.getfixturevalue("corpus"))))
 
 
 def submit(slurm: Cluster, config: Path, *settings: str) -> str:
@@ -47,7 +53,6 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def said(config: Path, job: str) -> str:
-    """Return the log of a job."""
     return (config.parent / f"job-{job}.log").read_text()
 
 
@@ -60,13 +65,27 @@ def test_scripts_are_sound(script: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(slurm: Cluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Return the loss of a job on two nodes that nothing happens to."""
-    config = write_config(corpus, tmp_path_factory.mktemp("undisturbed"))
-    facts = slurm.ended(job := submit(slurm, config, *LONG))
-    assert facts["JobState"] == "COMPLETED", said(config, job)
-    assert facts["NumNodes"] == "2"
-    loss: float = result(config.parent / "out" / "uniform")["loss"]
+def undisturbed(
+    slurm: Cluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], float]:
+    """Submit a job on two nodes that nothing happens to; the function waits for its last loss.
+
+    All tests share this job, also those in other processes.
+    """
+
+    def submit_once() -> list[str]:
+        config = write_config(corpus, tmp_path_factory.mktemp("undisturbed"))
+        return [str(config), submit(slurm, config, *LONG)]
+
+    name, job = slurm.once("undisturbed", submit_once)
+    config = Path(name)
+
+    def loss() -> float:
+        facts = slurm.ended(job)
+        assert facts["JobState"] == "COMPLETED", said(config, job)
+        assert facts["NumNodes"] == "2"
+        return float(result(config.parent / "out" / "uniform")["loss"])
+
     return loss
 
 
@@ -82,7 +101,7 @@ def test_proxy_mixture_and_base_in_one_job(slurm: Cluster, config_file: Path) ->
 
 @pytest.mark.parametrize("to", ["--batch", "steps"])
 def test_a_job_out_of_time_goes_on(
-    slurm: Cluster, config_file: Path, undisturbed: float, to: str
+    slurm: Cluster, config_file: Path, undisturbed: Callable[[], float], to: str
 ) -> None:
     """A job that is signalled saves, is queued again and continues.
 
@@ -91,16 +110,16 @@ def test_a_job_out_of_time_goes_on(
     job = submit(slurm, config_file, *LONG)
     folder = config_file.parent / "out" / "uniform"
     tracker = folder / "latest_checkpointed_iteration.txt"
-    slurm.until(tracker.exists, 120, job)
+    slurm.until(tracker.exists, 300, job)
     slurm.run("scancel", "--signal=USR1", *([to] if to == "--batch" else []), job)
     facts = slurm.ended(job)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said(config_file, job)
     assert "out of time: back into the queue" in said(config_file, job)
-    assert result(folder)["loss"] == pytest.approx(undisturbed, abs=1e-6)
+    assert result(folder)["loss"] == pytest.approx(undisturbed(), abs=1e-6)
 
 
 def test_a_rank_that_dies_takes_the_job_with_it(
-    slurm: Cluster, config_file: Path, undisturbed: float
+    slurm: Cluster, config_file: Path, undisturbed: Callable[[], float]
 ) -> None:
     """When a rank dies, the job fails within a minute.
 
@@ -108,7 +127,7 @@ def test_a_rank_that_dies_takes_the_job_with_it(
     """
     job = submit(slurm, config_file, *LONG)
     folder = config_file.parent / "out" / "uniform"
-    slurm.until((folder / "latest_checkpointed_iteration.txt").exists, 120, job)
+    slurm.until((folder / "latest_checkpointed_iteration.txt").exists, 300, job)
     ranks = [
         process
         for process in psutil.process_iter(["cmdline", "environ"])
@@ -124,7 +143,7 @@ def test_a_rank_that_dies_takes_the_job_with_it(
     assert "gloo" not in log, "the other rank waits for the one that died to be named"
     again = submit(slurm, config_file, *LONG)
     assert slurm.ended(again)["JobState"] == "COMPLETED", said(config_file, again)
-    assert result(folder)["loss"] == pytest.approx(undisturbed, abs=1e-6)
+    assert result(folder)["loss"] == pytest.approx(undisturbed(), abs=1e-6)
 
 
 def launched(slurm: Cluster, recipe: Path, *arguments: str) -> str:
@@ -149,7 +168,7 @@ def test_work_that_does_not_listen_is_ended(slurm: Cluster, config_file: Path) -
     )
     job = launched(slurm.given(GRACE="3"), recipe)
     slurm.until(begun.exists, 60, job)
-    time.sleep(2)  # by then both nodes have started
+    time.sleep(2)  # both of them
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     facts = slurm.ended(job, within=120)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said(config_file, job)
@@ -180,7 +199,7 @@ def test_a_rank_that_fails_says_so_first(slurm: Cluster, config_file: Path) -> N
     recipe = config_file.parent / "dying.py"
     recipe.write_text(DYING.format(recipes=str(ROOT / "recipes")))
     job = launched(slurm, recipe, "--config", str(config_file), *LONG)
-    slurm.until((config_file.parent / "out" / "uniform" / "mixture.json").exists, 120, job)
+    slurm.until((config_file.parent / "out" / "uniform" / "mixture.json").exists, 300, job)
     assert slurm.ended(job, within=60)["JobState"] == "FAILED"
     log = said(config_file, job)
     first = log.index("Traceback")
@@ -206,7 +225,7 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
     assert names == ("train_proxy", "compute_mixture", "pretrain_chameleon")
     out = config_file.parent / "out"
-    slurm.until((out / "proxy" / "mixture.json").exists, 120, jobs[0])
+    slurm.until((out / "proxy" / "mixture.json").exists, 300, jobs[0])
     slurm.run("scancel", "--signal=USR1", "--batch", jobs[0])
     facts = [slurm.ended(job) for job in jobs]
     logs = "".join(said(config_file, job) for job in jobs)
@@ -267,7 +286,7 @@ def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
         *(str(SCRIPTS / "array.sbatch"), str(config_file), "train.train_iters=160", *PACE),
     )
     tracker = folder / "out" / "proportional" / "latest_checkpointed_iteration.txt"
-    slurm.until(tracker.exists, 120, f"{job}_2")
+    slurm.until(tracker.exists, 300, f"{job}_2")
     assert slurm.facts(f"{job}_2")["JobId"] == job
     slurm.run("scancel", "--signal=USR1", "--batch", f"{job}_2")
     for number, name in (("1", "uniform"), ("2", "proportional")):
@@ -285,13 +304,14 @@ def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
 def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> None:
     """An output on local disks is refused before training, in a line that says what to set."""
     local = slurm.local / config_file.parent.name
-    job = submit(slurm, config_file, f"output={local}")
-    assert slurm.ended(job)["JobState"] == "FAILED"
-    wanted = f"error: output={local} on n[12] is a different folder from that on the first rank's"
-    assert re.match(wanted, said(config_file, job)), said(config_file, job)
-    job = submit(slurm, config_file, f"data.cache={local}")
-    assert slurm.ended(job)["JobState"] == "FAILED"
-    assert f"error: data.cache={local} on n" in said(config_file, job)
+    # Both jobs wait for minutes in case the folder only shows late.
+    output = submit(slurm, config_file, f"output={local}")
+    cache = submit(slurm, config_file, f"data.cache={local}")
+    assert slurm.ended(output)["JobState"] == "FAILED"
+    wanted = rf"error: output={local} on n\d+ is another folder than on the first rank's"
+    assert re.match(wanted, said(config_file, output)), said(config_file, output)
+    assert slurm.ended(cache)["JobState"] == "FAILED"
+    assert f"error: data.cache={local} on n" in said(config_file, cache)
 
 
 def test_data_on_local_disks(slurm: Cluster, config_file: Path) -> None:
@@ -301,17 +321,27 @@ def test_data_on_local_disks(slurm: Cluster, config_file: Path) -> None:
     """
     settings = yaml.safe_load(config_file.read_text())["data"]["domains"]
     domain, path = next((name, facts["path"]) for name, facts in settings.items())
-    local = slurm.local / f"data-{config_file.parent.name}"
-    for node in ("n1", "n2"):
-        slurm.on(node, "mkdir", str(local))
-        for end in (".bin", ".idx"):
-            slurm.on(node, "cp", path + end, f"{local}/{domain}{end}")
-    moved = (*UNIFORM, f"data.domains.{domain}.path={local}/{domain}")
-    job = submit(slurm, config_file, *moved)
-    assert slurm.ended(job)["JobState"] == "COMPLETED", said(config_file, job)
-    damage = ("if=/dev/zero", f"of={local}/{domain}.bin", "count=1", "conv=notrunc", "status=none")
-    slurm.on("n2", "dd", *damage)
-    job = submit(slurm, config_file, *moved, f"output={config_file.parent}/anew")
-    assert slurm.ended(job)["JobState"] == "FAILED"
-    wanted = f"error: domain {domain!r} has other data on n[12] than on the first rank's node: "
-    assert re.match(wanted, said(config_file, job)), said(config_file, job)
+    local = slurm.local / config_file.parent.name
+    for number, node in enumerate(NODES):
+        for folder in ("same", "other"):
+            slurm.on(node, "mkdir", "-p", f"{local}/{folder}")
+            for end in (".bin", ".idx"):
+                slurm.on(node, "cp", path + end, f"{local}/{folder}/{domain}{end}")
+        # The first token is the node's number, so no two nodes have the same data.
+        token = rf"printf '\{number:o}\0'"
+        write = f"{token} | dd of={local}/other/{domain}.bin conv=notrunc status=none"
+        slurm.on(node, "sh", "-c", write)
+    same, other = (
+        submit(
+            slurm,
+            config_file,
+            *UNIFORM,
+            f"data.domains.{domain}.path={local}/{folder}/{domain}",
+            f"output={config_file.parent}/{folder}",
+        )
+        for folder in ("same", "other")
+    )
+    assert slurm.ended(same)["JobState"] == "COMPLETED", said(config_file, same)
+    assert slurm.ended(other)["JobState"] == "FAILED"
+    wanted = rf"error: domain {domain!r} is other data on n\d+ than on the first rank's node: "
+    assert re.match(wanted, said(config_file, other)), said(config_file, other)
