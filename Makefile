@@ -10,11 +10,12 @@
 # make test-slurm    run recipes/slurm on a real SLURM on this machine; needs root
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]
 #                    compare mixtures by the models that they make, see benchmarks/mixtures
+# make coverage      run `make test` and show which lines it covers
 # make ci            run everything that must pass before a change is merged, see .ci/run
 
 .DELETE_ON_ERROR:
 .PHONY: install demo demo-sft check test test-all test-gpu test-nemo test-bridge test-slurm
-.PHONY: bench-quality ci clean
+.PHONY: bench-quality smoke coverage ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -116,6 +117,22 @@ check: .venv/installed
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Line by line, the tests that ran in-process; what forked ranks and started programs run is not seen.
+coverage: .venv/installed
+	$(TEST) -m "not gpu and not slow" --cov=nemo_chameleon --cov-report=term:skip-covered
+
+smoke: .venv/installed
+	$(MAKE) bench-quality SIZE=smoke
+
+# Two jobs at a time, in this order: the hosts' tests, each one process, beside the tests of two;
+# SLURM's last, beside the benchmark.
+ci: test-all test-bridge test-nemo smoke test-slurm
+
+ifeq ($(MAKECMDGOALS),ci)
+# An editable install writes into this folder, so two of them must not run at the same time.
+.venv-bridge/installed .venv-nemo/installed: | .venv/installed
+endif
 
 clean:
 	rm -rf runs build *.egg-info
