@@ -33,7 +33,7 @@ from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.config.schema import ChameleonConfig, Config, DataConfig, DomainConfig
 from nemo_chameleon.data.blend import training_dataset
 from nemo_chameleon.data.indexed import open_indexed
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding import embed, middle_layer

@@ -199,7 +199,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     from nemo_chameleon.config import load_sft_config
     from nemo_chameleon.config.validation import check_mixture
-    from nemo_chameleon.data.kind import kind_of
+    from nemo_chameleon.data.kinds import kind_of
 
     config = load_sft_config(arguments.config, arguments.overrides)
     check_mixture(config)

@@ -15,8 +15,8 @@ from nemo_chameleon.utils.console import program
 @program
 def main() -> None:
     """Resolve the mixture and train the base model on it."""
-    # Megatron's checkpoint writer starts a process that imports this file again: what stands here
-    # it need not wait for.
+    # Megatron's checkpoint writer starts a process that imports this file again. It does not need
+    # these imports, and does not wait for them here.
     from nemo_chameleon import engines
     from nemo_chameleon.config import parse_command_line
 

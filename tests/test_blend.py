@@ -16,7 +16,7 @@ from nemo_chameleon.data.blend import (
     validation_datasets,
 )
 from nemo_chameleon.data.indexed import open_indexed
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import load_tokenizer
 from nemo_chameleon.data.vocabulary import Vocabulary

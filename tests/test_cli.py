@@ -147,3 +147,24 @@ def test_a_checkout_that_is_not_installed(
     monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "doctor"])
     cli.main()
     assert "megatron-core" in capsys.readouterr().out
+
+
+BREAKS = """
+import os
+from nemo_chameleon.utils.console import program
+
+@program
+def main():
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.write(writer, b"to a helper process that has died")
+
+main()
+"""
+
+
+def test_a_broken_pipe_to_another_process_is_an_error() -> None:
+    """Only a closed stdout ends a program quietly; any other broken pipe keeps its traceback."""
+    done = subprocess.run([sys.executable, "-c", BREAKS], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr

@@ -14,6 +14,8 @@ from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.engines import host
+from nemo_chameleon.provider import plan
+from ranks import on_ranks
 
 NAMES = ("code", "prose", "legal")
 
@@ -198,3 +200,40 @@ def test_finetuning_goes_on_as_it_began(finetuning: tuple[Path, Path], tmp_path:
         first.within(400, 32)
     with pytest.raises(UserError, match="this takes datasets of tokens"):
         host.resolve(mixture, config=config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Existing:
+    """As much of an existing proxy as a plan asks for."""
+
+    identity: str
+    num_layers: int = 4
+    seq_length: int = 32
+
+
+def embeds_with(config_file: str) -> list[str]:
+    """Resolve a mixture on a rank whose files name another proxy than those of other ranks."""
+    found: list[str] = []
+
+    def compute(prepared: Any) -> Mixture:
+        found.append(prepared.plan.proxy.identity)
+        return Mixture.uniform(prepared.domains)
+
+    plan._existing_proxy = lambda config: Existing(os.environ["RANK"])  # type: ignore[assignment, return-value]
+    host.compute_mixture = compute  # type: ignore[attr-defined]
+    host.resolve("chameleon", config=config_file)
+    return found
+
+
+def test_all_ranks_embed_with_the_first_ranks_proxy(config_file: Path) -> None:
+    """Ranks that see different checkpoints in one folder take the one that the first rank sees."""
+    assert on_ranks(2, embeds_with, str(config_file)) == [["0"], ["0"]]
+
+
+def test_a_mistyped_dataset_is_named(config: Config) -> None:
+    """A kind of data that does not exist is refused with the nearest one, as in a run."""
+    config.data.dataset = "spt"
+    with pytest.raises(
+        UserError, match=r"data\.dataset=spt is not one of gpt, sft; did you mean sft"
+    ):
+        host.resolve("chameleon", config=config)

@@ -29,6 +29,7 @@ logger.info("everywhere", extra=EVERY_RANK)
         ({"SLURM_PROCID": "2"}, 2, ["everywhere"]),
         ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, 0, ["once", "everywhere"]),
         ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, 1, ["everywhere"]),
+        ({"RANK": "", "SLURM_PROCID": "worker-0"}, 0, ["once", "everywhere"]),
     ],
 )
 def test_a_host_sees_records_of_its_first_rank(

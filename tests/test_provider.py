@@ -49,14 +49,40 @@ def test_bounds_hold_for_the_run_and_not_in_the_file(config: Config) -> None:
         resolve(config, "chameleon")
 
 
-def test_errors_about_no_bound_are_passed_on(config: Config) -> None:
-    """Only an error about a bound gets the prefix of its key."""
+def test_errors_about_bounds_name_keys(config: Config) -> None:
+    """An error about bounds names its keys in full; an error about something else names none."""
     domains = provider.prepare(config).domains
     with pytest.raises(UserError, match=r"^the domains differ from the mixture's"):
         runs.within_bounds(config, domains, Mixture.uniform(["code", "prose"]))
     config.data.pin = {"code": 0.5, "prose": 0.5}
-    with pytest.raises(UserError, match=r"^data\.pin"):
+    with pytest.raises(UserError, match=r"^data\.pin and data\.floor leave no weight"):
         runs.within_bounds(config, domains, Mixture.uniform(domains))
+    config.data.pin, config.data.floor = {"code": 0.2}, {"code": 0.3}
+    with pytest.raises(UserError, match=r"^data\.pin\.code=0\.2 is below data\.floor\.code=0\.3"):
+        runs.within_bounds(config, domains, Mixture.uniform(domains))
+
+
+def test_what_was_prepared_does_not_hide_another_mixture(config: Config) -> None:
+    """A configuration that asks for another mixture since then gets it."""
+    config.data.mixture = "uniform"
+    prepared = provider.prepare(config)
+    config.data.mixture = "static"
+    for weight, domain in zip((1, 1, 2), config.data.domains.values(), strict=True):
+        domain.weight = weight
+    weights = provider.resolve_mixture(config, prepared).weights
+    assert weights == {"code": 0.25, "prose": 0.25, "legal": 0.5}
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mixture_that_was_computed_since_is_used(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was prepared before the mixture file existed does not compute it a second time."""
+    prepared = provider.prepare(config)
+    mixture = provider.resolve_mixture(config, prepared)
+    resolve_module = sys.modules["nemo_chameleon.provider.resolve"]
+    monkeypatch.setattr(resolve_module, "compute_mixture", lambda _: pytest.fail("computed again"))
+    assert provider.resolve_mixture(config, prepared) == mixture
 
 
 def test_example_of_resolve_mixture(

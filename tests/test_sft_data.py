@@ -16,7 +16,7 @@ from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config, DataConfig, RunConfig
 from nemo_chameleon.data.blend import training_dataset, validation_datasets
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.sft import index as indices
 from nemo_chameleon.data.sft.dataset import SFTDataset, sample_of
 from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domain

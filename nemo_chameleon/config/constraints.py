@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from nemo_chameleon.utils.errors import UserError
@@ -95,18 +95,23 @@ def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
     return constraint
 
 
-def require_valid(section: Any, prefix: str, dataset: str | None = None) -> None:
+def require_valid(
+    section: Any, prefix: str, dataset: str | None = None, only: Collection[str] = ()
+) -> None:
     """Check every setting in one section of the configuration against its constraint.
 
     Args:
         section: a dataclass; sections inside it are not checked.
         prefix: what the section's keys begin with, for instance "proxy.train."; "" for the top.
         dataset: the value of data.dataset; None skips the check of `Constraint.only_for`.
+        only: names of the settings that are checked; all of them if there are none.
 
     Raises:
         UserError: a value is not allowed; the error names the key and what the value must be.
     """
     for field in dataclasses.fields(section):
+        if only and field.name not in only:
+            continue
         key, value = prefix + field.name, getattr(section, field.name)
         constraint = constraint_of(field)
         if (complaint := constraint.complaint(value)) is not None:

@@ -97,6 +97,7 @@ def check_run(run: RunConfig, world_size: int, prefix: str) -> None:
     """
     train, optimizer = run.train, run.optimizer
     check_model(run, world_size, prefix)
+    require_valid(train, f"{prefix}train.")
     require_valid(optimizer, f"{prefix}optimizer.")
     if not 0 <= optimizer.min_lr <= optimizer.lr:
         raise UserError(
@@ -132,8 +133,9 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
         UserError: a value is wrong; the error names the key and what its value must be.
     """
     model, parallel = run.model, run.parallel
-    for section in ("model", "parallel", "train"):
-        require_valid(getattr(run, section), f"{prefix}{section}.")
+    require_valid(model, f"{prefix}model.")
+    require_valid(parallel, f"{prefix}parallel.")
+    require_valid(run.train, f"{prefix}train.", only=("precision",))
     tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     heads, groups = model.num_attention_heads, model.query_groups
     tp_key = f"{prefix}parallel.tensor_model_parallel_size={tensor}"

@@ -3,7 +3,8 @@
 domain.py        the protocol of a domain, whatever format its files have
 indexed.py       a domain of Megatron's indexed datasets (.bin and .idx)
 agreement.py     opens domains once on each node and compares the nodes' data
-kind.py          everything that differs between pretraining and finetuning data
+kind.py          what differs between pretraining and finetuning data
+kinds.py         the kind that data.dataset names
 pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
 token_shares.py  converts shares of answer tokens to shares of samples

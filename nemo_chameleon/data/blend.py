@@ -14,7 +14,7 @@ from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from nemo_chameleon.config.schema import DataConfig
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.mixture import Mixture

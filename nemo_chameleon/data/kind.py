@@ -1,37 +1,35 @@
-"""Everything that differs between pretraining and finetuning data, in one object per kind.
+"""What differs between pretraining and finetuning data.
 
-Code that opens, checks, packs or records data asks the `DataKind` of a configuration. No other
-code branches on data.dataset.
+Code that opens, checks, packs or records data asks the `DataKind` of a configuration, which
+kinds.py finds. Only the validation of the configuration looks at data.dataset itself.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-from nemo_chameleon.config.schema import GPT, SFT, ChameleonConfig, DataConfig, DomainConfig
+from nemo_chameleon.config.schema import ChameleonConfig, DataConfig
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.pretraining import PretrainingData
-from nemo_chameleon.data.sft.finetuning import FinetuningData
 
 
-class DataKind(Protocol):
-    """The data of one value of data.dataset."""
+class DataKind(ABC):
+    """The data of one value of data.dataset.
 
-    @property
-    def packed(self) -> bool:
-        """Whether a sample has several sequences, with loss on some of their tokens.
+    Attributes:
+        supervised: whether the data are examples to finetune on, with loss on their answers alone.
+        packed: whether a sample may have several sequences, whose positions begin at 0 again.
+        order_settings: the keys of `data` that decide the order and the contents of this kind's
+            samples. A checkpoint records them, in addition to the keys that decide them for all
+            data.
+    """
 
-        The schedule, the reports and the host adapters depend on it.
-        """
+    supervised: bool = False
+    packed: bool = False
+    order_settings: tuple[str, ...] = ()
 
-    @property
-    def order_settings(self) -> tuple[str, ...]:
-        """The keys of `data` that decide the order and the contents of this kind's samples.
-
-        A checkpoint records them, in addition to the keys that decide them for all data.
-        """
-
+    @abstractmethod
     def open_domains(
         self, data: DataConfig, seq_length: int, *, answers_alone: bool = True
     ) -> dict[str, Domain]:
@@ -50,6 +48,7 @@ class DataKind(Protocol):
             UserError: a domain's data are missing or damaged; the message names the domain.
         """
 
+    @abstractmethod
     def open_validation(
         self, data: DataConfig, domains: Mapping[str, Domain], seq_length: int
     ) -> dict[str, Domain]:
@@ -67,6 +66,7 @@ class DataKind(Protocol):
             UserError: a set is missing, damaged or the same data as a domain; the message names it.
         """
 
+    @abstractmethod
     def require_samples(
         self,
         data: DataConfig,
@@ -91,6 +91,7 @@ class DataKind(Protocol):
                 the message names it.
         """
 
+    @abstractmethod
     def dataset_config(
         self, data: DataConfig, settings: Mapping[str, Any]
     ) -> tuple[type, GPTDatasetConfig]:
@@ -116,6 +117,7 @@ class DataKind(Protocol):
         Returns:
             The data configuration and the domains that the proxy trains on.
         """
+        return data, domains
 
     def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
         """Return the settings that decide the embeddings of this kind of data alone.
@@ -126,6 +128,8 @@ class DataKind(Protocol):
         Returns:
             Settings by name, as a mixture file records them.
         """
+        del wanted
+        return {}
 
     def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
         """Return what it takes to read further domains as this run reads its own.
@@ -137,7 +141,10 @@ class DataKind(Protocol):
         Returns:
             Facts by name, as a mixture file records them about its proxy.
         """
+        del data, seq_length
+        return {}
 
+    @abstractmethod
     def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
         """Return a configuration that reads domains as a mixture's own domains were read.
 
@@ -151,38 +158,3 @@ class DataKind(Protocol):
         Raises:
             UserError: the domains would be tokenised differently from the mixture's own.
         """
-
-
-_KINDS: dict[str, DataKind] = {GPT: PretrainingData(), SFT: FinetuningData()}
-
-
-def kind_of(data: DataConfig) -> DataKind:
-    """Return the kind of data that data.dataset names.
-
-    Args:
-        data: the data configuration.
-
-    Returns:
-        The kind.
-    """
-    return _KINDS[data.dataset]
-
-
-def read_as_recorded(
-    record: Mapping[str, Any], domains: dict[str, DomainConfig]
-) -> tuple[DataConfig, int]:
-    """Return a configuration that reads domains as a mixture's own domains were read.
-
-    Args:
-        record: what a mixture file says about its proxy.
-        domains: the domains that are to be read, by name.
-
-    Returns:
-        The data configuration, and the tokens per sample.
-
-    Raises:
-        UserError: the domains would be tokenised differently from the mixture's own.
-    """
-    dataset = SFT if "sft" in record else GPT
-    data = DataConfig(dataset=dataset, domains=domains, split=str(record.get("split")))
-    return kind_of(data).as_recorded(record, data)

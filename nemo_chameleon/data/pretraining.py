@@ -9,19 +9,17 @@ from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-from nemo_chameleon.config.schema import ChameleonConfig, DataConfig
+from nemo_chameleon.config.schema import DataConfig
 from nemo_chameleon.data.agreement import opened_once_a_node
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexed_validation
+from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.utils.errors import UserError
 
 
-class PretrainingData:
-    """See `DataKind`."""
-
-    packed = False
-    order_settings: tuple[str, ...] = ()
+class PretrainingData(DataKind):
+    """Megatron's indexed datasets; see `DataKind`."""
 
     def open_domains(
         self, data: DataConfig, seq_length: int, *, answers_alone: bool = True
@@ -72,22 +70,6 @@ class PretrainingData:
         """See `DataKind`."""
         del data
         return GPTDataset, GPTDatasetConfig(**settings)
-
-    def for_proxy(
-        self, data: DataConfig, domains: Mapping[str, Domain]
-    ) -> tuple[DataConfig, Mapping[str, Domain]]:
-        """See `DataKind`: the proxy reads what the base model reads."""
-        return data, domains
-
-    def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
-        """See `DataKind`: embeddings are always means over all tokens, so there are none."""
-        del wanted
-        return {}
-
-    def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
-        """See `DataKind`: the vocabulary and the split, which every mixture records, suffice."""
-        del data, seq_length
-        return {}
 
     def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
         """See `DataKind`."""

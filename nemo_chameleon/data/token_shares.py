@@ -6,10 +6,11 @@ its samples have.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.utils.errors import BoundError
+from nemo_chameleon.utils.errors import UserError
 
 # Each round brings the counts nearer to those of the samples that are drawn. Three rounds are
 # enough for a domain of many samples; a domain of few can come no nearer than one whole sample.
@@ -56,7 +57,7 @@ def within_token_bounds(
     seq_length: int,
     seed: int,
     max_epochs: float,
-    **bounds: Mapping[str, float],
+    **bounds: Any,
 ) -> Mixture:
     """Apply `Mixture.within_bounds` to weights that are shares of answer tokens.
 
@@ -80,7 +81,8 @@ def within_token_bounds(
     """
     # This raises if the domains have too few tokens for the run.
     passes = {name: domain.pass_tokens(seq_length) for name, domain in domains.items()}
-    mixture.within_bounds(passes, samples * seq_length, max_epochs)
+    prefix = bounds.get("prefix", "")
+    mixture.within_bounds(passes, samples * seq_length, max_epochs, prefix=prefix)
     sizes = {
         name: domain.loss_tokens(domain.pass_tokens(seq_length) // seq_length, seq_length, seed)
         for name, domain in domains.items()
@@ -103,7 +105,7 @@ def within_token_bounds(
         middle = (low + high) // 2
         try:
             enough = draws(capped(middle).weights) <= middle
-        except BoundError:  # fixed shares above so low a cap
+        except UserError:  # fixed shares above so low a cap
             enough = True
         low, high = (low, middle) if enough else (middle, high)
     return capped(high)

@@ -118,7 +118,7 @@ class MixtureSFTConfig(_Provider):
         Raises:
             UserError: the configuration is not one for finetuning, or `micro_batch_size` is not 1.
         """
-        if not draw.packed:
+        if not draw.supervised:
             raise UserError(
                 f"{self.mixture_config}: MixtureSFTConfig needs data.dataset=sft; for pretraining, "
                 "use MixtureDatasetConfig"

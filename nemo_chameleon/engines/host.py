@@ -8,6 +8,7 @@ They are settled here, for every host in the same way, before the host builds an
     kept        makes a run that continues draw by the mixture that it has drawn by so far
 """
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,9 @@ import torch.distributed as dist
 
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.config.schema import MIXTURES, Config
+from nemo_chameleon.config.validation import check_mixture
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.processes import process_group, world_size
@@ -92,7 +94,7 @@ class Draw:
         if self.config is None or self.domains is None:
             return self
         data, sizes = self.config.data, {"samples": samples, "seq_length": seq_length}
-        if kind_of(data).packed:
+        if kind_of(data).supervised:
             own = self.config.model.seq_length
             if own != seq_length:
                 raise UserError(
@@ -133,14 +135,14 @@ class Draw:
         return self
 
     @property
-    def packed(self) -> bool:
+    def supervised(self) -> bool:
         """Whether the samples hold several examples to finetune on."""
-        return self.config is not None and kind_of(self.config.data).packed
+        return self.config is not None and kind_of(self.config.data).supervised
 
     @property
     def _read(self) -> dict[str, Any]:
         """What else decides the samples of finetuning, for the mixture file of the run."""
-        if self.config is None or self.domains is None or not self.packed:
+        if self.config is None or self.domains is None or not self.supervised:
             return {}
         data = self.config.data
         keys = [key for key in kind_of(data).order_settings if key != "dataset"]
@@ -229,22 +231,27 @@ def _configured(
 ) -> Draw:
     if not isinstance(config, Config):
         config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
-    if kind_of(config.data).packed and not finetuning:
+    check_mixture(config)
+    if kind_of(config.data).supervised and not finetuning:
         raise UserError(
             "data.dataset=sft: this takes datasets of tokens alone; to finetune, use NeMo 2 with "
             "MixtureDataModule or Bridge with MixtureSFTConfig"
         )
-    prepared = prepare_mixture(config)
+    # Where the host's processes have not met, the ranks meet here, so that the first one decides
+    # for all of them which files exist and which checkpoint embeds.
+    meets = world_size() > 1 and "RANK" in os.environ and not dist.is_initialized()
+    with process_group() if meets else contextlib.nullcontext():
+        prepared = prepare_mixture(config)
+        mixture = _computed(prepared, folders, meets)
     domains = prepared.domains
     own = {name: domain.path for name, domain in domains.items()}
-    mixture = _computed(prepared, folders)
     # A mixture that a run saved is within the bounds of that run already.
     bounds = None if "bound" in mixture.method else config
     named = {name: domains[name].prefix for name in _paths(own, paths)}
     return Draw(mixture, named, bounds, domains)
 
 
-def _computed(prepared: Prepared, folders: Folders) -> Mixture:
+def _computed(prepared: Prepared, folders: Folders, have_met: bool) -> Mixture:
     """Return the configuration's mixture: stored, from a run's folder, or computed by all ranks."""
     config = prepared.config
 
@@ -254,16 +261,10 @@ def _computed(prepared: Prepared, folders: Folders) -> Mixture:
             found = saved_mixture(config, prepared.domains, prepared.plan, file)
         return None if found is None else found.to_json()
 
-    several = world_size() > 1
-    if several and "RANK" in os.environ and not dist.is_initialized():
-        # The ranks have to agree on which files exist.
-        with process_group():
-            text = on_first_rank(find)
-            return Mixture.from_json(text) if text else compute_mixture(prepared)
-    text = find()
+    text = on_first_rank(find) if have_met else find()
     if text is not None:
         return Mixture.from_json(text)
-    if several or dist.is_initialized():
+    if not have_met and (world_size() > 1 or dist.is_initialized()):
         raise UserError(
             f"there is no {config.chameleon.file} yet, and the host starts the processes: compute "
             "it first, with torchrun recipes/compute_mixture.py --config FILE"

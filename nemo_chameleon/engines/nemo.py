@@ -70,7 +70,7 @@ class MixtureDataModule(PreTrainingDataModule):
             self.draw = host.resolve(
                 mixture, prefixes, weights, config=mixture_config, finetuning=True
             )
-            if self.draw.packed:
+            if self.draw.supervised:
                 if paths is not None:
                     raise UserError(
                         "leave out paths: finetuning domains are named in mixture_config"
@@ -78,7 +78,7 @@ class MixtureDataModule(PreTrainingDataModule):
                 kwargs["dataset_cls"] = sft.PackedSFTDataset
             pairs = self.draw.pairs
             paths = {**paths, "train": pairs} if isinstance(paths, Mapping) else pairs
-            if not self.draw.packed:
+            if not self.draw.supervised:
                 # NeMo writes these with a checkpoint. The paths hold the weights, so nothing is
                 # computed when the checkpoint is read.
                 self.__io__.paths, self.__io__.mixture, self.__io__.mixture_config = (
@@ -131,7 +131,7 @@ class MixtureDataModule(PreTrainingDataModule):
     @property
     def gpt_dataset_config(self) -> Any:
         """The configuration of the datasets: NeMo's own, or this package's for finetuning."""
-        if self.draw is None or not self.draw.packed:
+        if self.draw is None or not self.draw.supervised:
             return super().gpt_dataset_config
         return sft.dataset_config(self.draw, self.seq_length, self.seed, self.micro_batch_size)
 

@@ -61,6 +61,6 @@ def dataset_config(draw: Draw, seq_length: int, seed: int, micro_batch_size: int
             f"micro_batch_size={micro_batch_size}: a host takes packed samples one at a time, so "
             "set it to 1"
         )
-    assert draw.config is not None and draw.domains is not None, "draw.packed says so"
+    assert draw.config is not None and draw.domains is not None, "draw.supervised says so"
     domains = draw.domains.values()
     return blend.dataset_config(draw.config.data, domains, seq_length, seed, draw.blend)[1]

@@ -1,7 +1,7 @@
 """Warnings about weights that say little about the data, in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike
 
 from nemo_chameleon.method.intervals import WeightErrors
 from nemo_chameleon.method.leverage import affinity_matrix
+
+SETTINGS = {name: name for name in ("samples", "min_effective", "pin", "max_epochs")}
+"""The names of settings that a warning advises; a caller gives the names that work when typed."""
 
 # Two embeddings count as the same if their distance is below this share of the domains' root mean
 # square distance from the centre, however small their errors are.
@@ -29,6 +32,7 @@ def caveats(
     scores: ArrayLike,
     weights: ArrayLike,
     noise: ArrayLike = 0.0,
+    settings: Mapping[str, str] = SETTINGS,
 ) -> list[str]:
     """Return warnings about a computed mixture.
 
@@ -38,6 +42,7 @@ def caveats(
         scores: (k,), leverage scores.
         weights: (k,), with a sum of 1.
         noise: (k,), the expected squared error of each embedding, or one number for all.
+        settings: as `SETTINGS`, with the caller's names.
 
     Returns:
         Sentences that name the domains in question and say what can be done; none if nothing is
@@ -60,7 +65,8 @@ def caveats(
     if w.max() > DOMINANT:
         found.append(
             f"{names[int(w.argmax())]!r} alone has {w.max():.0%} of the samples; "
-            "raise min_effective, pin its share or cap its epochs to reduce that"
+            f"raise {settings['min_effective']}, or set {settings['pin']} or "
+            f"{settings['max_epochs']}, to reduce that"
         )
     if k <= _PAIRS:
         affinity = affinity_matrix(x)
@@ -92,7 +98,11 @@ def caveats(
 
 
 def doubts(
-    names: Sequence[str], errors: WeightErrors, samples: Sequence[int | None], tolerance: float
+    names: Sequence[str],
+    errors: WeightErrors,
+    samples: Sequence[int | None],
+    tolerance: float,
+    settings: Mapping[str, str] = SETTINGS,
 ) -> list[str]:
     """Return warnings about weights that the windows and proxies do not determine well.
 
@@ -101,6 +111,7 @@ def doubts(
         errors: their weights, with errors.
         samples: (k,), the number of windows drawn, or None for a domain whose data is used up.
         tolerance: half-width of an interval that is narrow enough.
+        settings: as `SETTINGS`, with the caller's names.
 
     Returns:
         Sentences: which weight has the widest interval and what would help, and which domains next
@@ -118,7 +129,8 @@ def doubts(
             unit = 10 ** math.floor(math.log10(needed))
             advice = (
                 f"; about {math.ceil(needed / unit) * unit:,} samples per domain would bring the "
-                f"error from sampling down to {tolerance} (samples=auto draws as many as needed)"
+                f"error from sampling down to {tolerance} ({settings['samples']}=auto draws as "
+                "many as needed)"
             )
         elif of_windows <= tolerance:
             advice = "; averaging more proxies would help, more samples would not"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_chameleon.method.diagnostics import caveats, doubts
+from nemo_chameleon.method.diagnostics import SETTINGS, caveats, doubts
 from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.intervals import WeightErrors, resample
 from nemo_chameleon.method.weights import Preset, tempered_weights, weights_from_scores
@@ -31,6 +31,7 @@ def mixture_from_embeddings(
     method: Mapping[str, Any] | None = None,
     proxy: Mapping[str, Any] | None = None,
     created: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] = SETTINGS,
 ) -> Mixture:
     """Compute the mixture of domains that one proxy or several embedded.
 
@@ -45,6 +46,7 @@ def mixture_from_embeddings(
         method: how the embeddings were made, for the file.
         proxy: which proxy made them, for the file.
         created: versions and time, for the file.
+        settings: the names of settings in caveats, as `diagnostics.SETTINGS`.
 
     Returns:
         The mixture, with intervals unless there are only two domains or one shard.
@@ -67,14 +69,14 @@ def mixture_from_embeddings(
     errors = None if len(names) == 2 else errors_of(embeddings, names, objective, preset)
     # The embeddings of several proxies have no common scale to give the noise in.
     noise = [embeddings[0][name].noise() for name in names] if len(embeddings) == 1 else 0.0
-    found = caveats(names, x, scores, weights, noise)
+    found = caveats(names, x, scores, weights, noise, settings)
     if errors is not None:
         drawn = [embeddings[0][name].tokens.sum() for name in names]
         samples = [
             facts.get("samples") if tokens < facts.get("tokens", math.inf) else None
             for facts, tokens in zip(domains.values(), drawn, strict=True)
         ]
-        found += doubts(names, errors, samples, tolerance)
+        found += doubts(names, errors, samples, tolerance, settings)
     return Mixture(
         weights=dict(zip(names, weights.tolist(), strict=True)),
         objective=objective,

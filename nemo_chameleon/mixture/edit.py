@@ -14,8 +14,8 @@ from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.compute import digest, mixture_from_embeddings, require_embeddings
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, load_embeddings, save_embeddings
-from nemo_chameleon.mixture.mixture import provenance
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.provenance import provenance
 
 _SCORING = ("preset", "ridge", "exponent", "min_effective")
 _EMBEDDING = ("layer", "samples", "sample_length", "seed", "cross_documents", "tokens")

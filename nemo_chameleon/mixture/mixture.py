@@ -11,14 +11,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.method.bounds import bounded_weights
 from nemo_chameleon.mixture.parsing import parse_mixture
-from nemo_chameleon.utils.errors import BoundError, UserError
+from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 
 FORMAT = 1
@@ -160,6 +158,7 @@ class Mixture:
         *,
         pin: Mapping[str, float] | None = None,
         floor: Mapping[str, float] | None = None,
+        prefix: str = "",
     ) -> "Mixture":
         """Apply a cap on epochs, fixed shares and least shares to the weights.
 
@@ -171,49 +170,55 @@ class Mixture:
             max_epochs: the most passes over any one domain; None for no cap.
             pin: fixed shares, by domain name.
             floor: least shares, by domain name.
+            prefix: what errors put before the names of these bounds, for instance "data.".
 
         Returns:
             This mixture if the weights are within the bounds; else a mixture whose `method` records
             the bounds and, as `bound`, the domains that are at one.
 
         Raises:
-            BoundError: a bound is for a name that is not a domain, no weights are within the
+            UserError: a bound is for a name that is not a domain, no weights are within the
                 bounds, or there is too little data; then the error has the number of missing
-                tokens. The message begins with the name of the argument that is wrong.
-            UserError: `tokens` has other domains than the mixture.
+                tokens. Or `tokens` has other domains than the mixture.
         """
         self.require_domains(tokens)
         pin, floor = dict(pin or {}), dict(floor or {})
         for what, shares in (("pin", pin), ("floor", floor)):
             for name, share in shares.items():
                 if name not in self.weights:
-                    raise BoundError(f"{what}.{name}: {name!r} is not one of the domains")
+                    raise UserError(f"{prefix}{what}.{name}: {name!r} is not one of the domains")
                 if not 0 < share < 1:
-                    raise BoundError(f"{what}.{name}={share} must be a share between 0 and 1")
+                    raise UserError(
+                        f"{prefix}{what}.{name}={share} must be a share between 0 and 1"
+                    )
         caps = dict.fromkeys(self.weights, math.inf)
         if max_epochs is not None:
             caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
             # A rounding error is not a lack of data; bounds.py has the same tolerance.
             if (bearable := math.fsum(caps.values())) < 1 - 1e-12:
-                raise BoundError(
-                    f"max_epochs={max_epochs} allows {round(bearable * budget):,} tokens in all, "
-                    f"but the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
+                raise UserError(
+                    f"{prefix}max_epochs={max_epochs} allows {round(bearable * budget):,} tokens "
+                    f"in all, but the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
                 )
         low = {name: pin.get(name, floor.get(name, 0.0)) for name in self.weights}
         high = {name: pin.get(name, caps[name]) for name in self.weights}
         for name in self.weights:
             if floor.get(name, 0.0) > pin.get(name, 1.0):
-                raise BoundError(f"pin.{name}={pin[name]} is below floor.{name}={floor[name]}")
+                raise UserError(
+                    f"{prefix}pin.{name}={pin[name]} is below {prefix}floor.{name}={floor[name]}"
+                )
             if low[name] > caps[name]:
                 what = "pin" if name in pin else "floor"
-                raise BoundError(
-                    f"{what}.{name}={low[name]} takes {low[name] * budget / tokens[name]:.2f} "
-                    f"epochs of {name!r}, more than max_epochs={max_epochs}"
+                epochs = low[name] * budget / tokens[name]
+                raise UserError(
+                    f"{prefix}{what}.{name}={low[name]} takes {epochs:.2f} epochs of {name!r}, more than {prefix}max_epochs={max_epochs}"
                 )
-        weights = self._bounded(low, high)
+        weights = self._bounded(low, high, prefix)
         for name, weight in weights.items():
             if not weight > 0:
-                raise BoundError(f"pin and floor leave no weight for domain {name!r}")
+                raise UserError(
+                    f"{prefix}pin and {prefix}floor leave no weight for domain {name!r}"
+                )
         held = [
             name
             for name, weight in weights.items()
@@ -226,9 +231,11 @@ class Mixture:
         # The intervals are those of the computed weights, so they are dropped.
         return replace(self, weights=weights, uncertainty={}, method={**self.method, **given})
 
-    cap_epochs = within_bounds  # the method's name before 0.2
+    cap_epochs = within_bounds  # the method's former name
 
-    def _bounded(self, low: Mapping[str, float], high: Mapping[str, float]) -> dict[str, float]:
+    def _bounded(
+        self, low: Mapping[str, float], high: Mapping[str, float], prefix: str
+    ) -> dict[str, float]:
         names = list(self.weights)
         try:
             weights = bounded_weights(
@@ -237,7 +244,7 @@ class Mixture:
                 [high[name] for name in names],
             )
         except ValueError as error:
-            raise BoundError(f"pin and floor cannot be kept: {error}") from error
+            raise UserError(f"{prefix}pin and {prefix}floor cannot be kept: {error}") from error
         return dict(zip(names, weights.tolist(), strict=True))
 
     def require_domains(self, names: Iterable[str]) -> None:
@@ -316,17 +323,6 @@ class Mixture:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the mixture file {path}: {error}") from error
         return cls.from_json(text, source=str(path))
-
-
-def provenance() -> dict[str, str]:
-    """Return the UTC time and the versions of the packages that compute, by name."""
-    versions = {}
-    for package in ("nemo_chameleon", "megatron-core", "torch", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **versions}
 
 
 def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nemo_chameleon.config.schema import DomainConfig
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of, read_as_recorded
+from nemo_chameleon.data.kinds import kind_of, read_as_recorded
 from nemo_chameleon.embedding.registry import proxy_from_record
 from nemo_chameleon.embedding.sampler import Sampler, Windows
 from nemo_chameleon.method.embeddings import ShardedEmbedding

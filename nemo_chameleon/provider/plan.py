@@ -6,7 +6,7 @@ from typing import Any
 
 from nemo_chameleon.config.schema import ALL, AUTO, Config
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.embedding.huggingface import huggingface_proxy

@@ -16,7 +16,7 @@ from nemo_chameleon.config.validation import (
     check_windows,
 )
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import require_device
 from nemo_chameleon.distributed.processes import world_size
@@ -36,12 +36,14 @@ class Prepared:
 
     Attributes:
         config: the whole configuration.
+        wanted: data.mixture, as it was then.
         domains: the opened domains by name, in the configuration's order.
         plan: how the domains are embedded; None where data.mixture is not chameleon.
         stored: the mixture, before bounds; None where it has to be computed.
     """
 
     config: Config
+    wanted: str
     domains: Mapping[str, Domain]
     plan: EmbeddingPlan | None
     stored: Mixture | None
@@ -60,14 +62,15 @@ class Prepared:
         Raises:
             UserError: a proxy or a mixture file that cannot be used.
         """
-        plan = plan_embedding(config, domains) if config.data.mixture == "chameleon" else None
+        wanted = config.data.mixture
+        plan = plan_embedding(config, domains) if wanted == "chameleon" else None
 
         def find() -> str | None:
             mixture = stored_mixture(config, domains, plan)
             return None if mixture is None else mixture.to_json()
 
         text = on_first_rank(find)
-        return cls(config, domains, plan, None if text is None else Mixture.from_json(text))
+        return cls(config, wanted, domains, plan, None if text is None else Mixture.from_json(text))
 
 
 def prepare(config: Config) -> Prepared:
@@ -179,7 +182,7 @@ def _check_proxy(prepared: Prepared, processes: int) -> None:
         _require_samples(proxy_run(config, prepared.domains), "proxy.model.")
         return
     if isinstance(plan.proxy, MegatronProxy):
-        check_model(plan.proxy.checkpoint.run, processes, "proxy.")
+        check_model(plan.proxy.checkpoint.run, processes, plan.proxy.checkpoint.prefix)
     check_windows(config.chameleon, plan.num_layers, plan.seq_length)
 
 

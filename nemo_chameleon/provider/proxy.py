@@ -13,7 +13,7 @@ import numpy as np
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.embedding.megatron import MegatronProxy
@@ -22,7 +22,6 @@ from nemo_chameleon.embedding.sampler import Sampler, draw_until_known
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture import Mixture, compute
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, save_embeddings
-from nemo_chameleon.mixture.mixture import provenance
 from nemo_chameleon.mixture.tables import layers_table
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint
@@ -31,8 +30,17 @@ from nemo_chameleon.provider.preflight import Prepared
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.train import trainer
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.provenance import provenance
 
 logger = package_logger(__package__)
+
+# The keys of the settings that a caveat may advise to change.
+_KEYS = {
+    "samples": "chameleon.samples",
+    "min_effective": "chameleon.min_effective",
+    "pin": "data.pin",
+    "max_epochs": "data.max_epochs",
+}
 
 
 def compute_mixture(prepared: Prepared) -> Mixture:
@@ -82,6 +90,7 @@ def compute_mixture(prepared: Prepared) -> Mixture:
                 "trained": identity,
             },
             created=provenance(),
+            settings=_KEYS,
         )
         text = mixture.to_json()
         save_embeddings(embeddings_file(config.chameleon.file), [embeddings])

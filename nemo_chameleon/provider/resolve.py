@@ -5,9 +5,11 @@ data.pin and data.floor are applied.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.provider.preflight import Prepared, prepare
 from nemo_chameleon.provider.proxy import compute_mixture
@@ -44,7 +46,12 @@ def resolve_mixture(
     """
     if domains is None:
         domains = prepare(config)
-    prepared = domains if isinstance(domains, Prepared) else Prepared.of(config, domains)
+    if not isinstance(domains, Prepared):
+        prepared = Prepared.of(config, domains)
+    elif domains.config is not config or domains.wanted != config.data.mixture:
+        prepared = Prepared.of(config, domains.domains)  # another mixture is wanted since
+    else:
+        prepared = domains
     return within_bounds(config, prepared.domains, unbounded_mixture(prepared))
 
 
@@ -59,6 +66,8 @@ def unbounded_mixture(prepared: Prepared) -> Mixture:
     Returns:
         The mixture, the same on every rank.
     """
+    if prepared.stored is None and on_first_rank(Path(prepared.config.chameleon.file).is_file):
+        prepared = Prepared.of(prepared.config, prepared.domains)  # it was computed since
     if prepared.stored is None:
         return compute_mixture(prepared)
     if prepared.plan is not None:

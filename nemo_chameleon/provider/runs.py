@@ -10,11 +10,11 @@ from typing import Any
 
 from nemo_chameleon.config.schema import MIXTURES, Config
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import kind_of
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import within_token_bounds
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.train.run import TrainingRun
-from nemo_chameleon.utils.errors import BoundError, UserError
+from nemo_chameleon.utils.errors import UserError
 
 
 def base_run(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> TrainingRun:
@@ -97,19 +97,16 @@ def within_bounds(
     """
     data, length = config.data, seq_length or config.model.seq_length
     drawn = config.train.samples if samples is None else samples
-    bounds: dict[str, Any] = {"pin": data.pin, "floor": data.floor}
-    try:
-        if kind_of(data).packed and data.unit == "tokens" and data.max_epochs is not None:
-            return within_token_bounds(
-                mixture,
-                domains,
-                samples=drawn,
-                seq_length=length,
-                seed=config.train.seed,
-                max_epochs=data.max_epochs,
-                **bounds,
-            )
-        tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
-        return mixture.within_bounds(tokens, drawn * length, data.max_epochs, **bounds)
-    except BoundError as error:
-        raise UserError(f"data.{error}") from error
+    bounds: dict[str, Any] = {"pin": data.pin, "floor": data.floor, "prefix": "data."}
+    if kind_of(data).supervised and data.unit == "tokens" and data.max_epochs is not None:
+        return within_token_bounds(
+            mixture,
+            domains,
+            samples=drawn,
+            seq_length=length,
+            seed=config.train.seed,
+            max_epochs=data.max_epochs,
+            **bounds,
+        )
+    tokens = {name: domain.pass_tokens(length) for name, domain in domains.items()}
+    return mixture.within_bounds(tokens, drawn * length, data.max_epochs, **bounds)

@@ -10,7 +10,8 @@ from typing import Any
 
 from nemo_chameleon.config.schema import Config, RunConfig
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kind import DataKind, kind_of
+from nemo_chameleon.data.kind import DataKind
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.device import dtype_of

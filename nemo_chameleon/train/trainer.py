@@ -22,7 +22,6 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.shared_storage import require_shared
-from nemo_chameleon.mixture.mixture import provenance
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.gpt import build_gpt, parameter_count
 from nemo_chameleon.models.optimizer import build_optimizer, build_scheduler
@@ -33,8 +32,9 @@ from nemo_chameleon.utils import preemption
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
-from nemo_chameleon.utils.logging import package_logger
-from nemo_chameleon.utils.ranks import is_first_rank
+from nemo_chameleon.utils.logging import EVERY_RANK, package_logger
+from nemo_chameleon.utils.provenance import provenance
+from nemo_chameleon.utils.ranks import is_first_rank, rank
 
 logger = package_logger(__package__)
 
@@ -129,6 +129,9 @@ class Trainer:
                     if save or stop:
                         self._save()
                     if stop and not last:
+                        if asked():
+                            signal = preemption.SIGNAL.name
+                            logger.info("rank %d got %s", rank(), signal, extra=EVERY_RANK)
                         raise preemption.StoppedError(
                             f"{run.name}: stopped at iteration {self.iteration}, as requested; the "
                             "same command continues from there"

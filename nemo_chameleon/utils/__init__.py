@@ -9,5 +9,6 @@ preemption.py   the signal that asks a run to stop
 seeding.py      random generators that are seeded from names
 tables.py       tables in plain text
 moved.py        names where old checkpoints look for them
+provenance.py   time and versions, for the record
 arrays.py       names of array types
 """

@@ -59,7 +59,9 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
             main()
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of the pipe, for instance `head`, has closed it: drop the buffered rest.
+            if not _stdout_is_closed():
+                raise
+            # The reader of stdout, for instance `head`, has closed it: drop the buffered rest.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (UserError, StoppedError) as error:
@@ -78,6 +80,15 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     return record(run)
+
+
+def _stdout_is_closed() -> bool:
+    """Return whether the broken pipe is stdout, and not one to another process."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _came_from_elsewhere(error: Exception) -> bool:

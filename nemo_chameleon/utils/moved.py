@@ -1,4 +1,4 @@
-"""Names that checkpoints and scripts made before 0.2 refer to, where they were then.
+"""Names that checkpoints and scripts made earlier refer to, where they were then.
 
 NeMo and Megatron-Bridge record functions and classes with a checkpoint by the name of their module,
 so an old checkpoint can be read only if that module can still be imported.

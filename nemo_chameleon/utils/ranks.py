@@ -19,9 +19,9 @@ def rank() -> int:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
     for variables in _LAUNCHERS:
-        if any(variable in os.environ for variable in variables):
-            # The process for which all variables are zero is the first one.
-            return max(int(os.environ.get(variable, "0")) for variable in variables)
+        numbers = [os.environ[name] for name in variables if os.environ.get(name, "").isdecimal()]
+        if numbers:  # the process for which all variables are zero is the first one
+            return max(map(int, numbers))
     return 0
 
 

@@ -11,6 +11,7 @@ from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from nemo_chameleon.config.schema import SFT, ChameleonConfig, DataConfig
 from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.sft.dataset import SFTDataset, SFTDatasetConfig
 from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domains, open_sft_validation
 from nemo_chameleon.data.sft.fitting import require_fitting
@@ -22,9 +23,10 @@ from nemo_chameleon.utils.errors import UserError
 _READING = ("chat_template", "on_malformed", "on_too_long", "cache")
 
 
-class FinetuningData:
-    """See `DataKind`."""
+class FinetuningData(DataKind):
+    """JSONL of examples; see `DataKind`."""
 
+    supervised = True
     packed = True
     order_settings = ("dataset", "unit", "packing", "on_too_long")
 
