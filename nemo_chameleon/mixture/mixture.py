@@ -196,9 +196,10 @@ class Mixture:
             caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
             # A rounding error is not a lack of data; bounds.py has the same tolerance.
             if (bearable := math.fsum(caps.values())) < 1 - 1e-12:
+                missing = round((1 - bearable) * budget)
                 raise UserError(
                     f"{prefix}max_epochs={max_epochs} allows {round(bearable * budget):,} tokens "
-                    f"in all, but the run draws {budget:,}: {round((1 - bearable) * budget):,} are missing"
+                    f"in all, but the run draws {budget:,}: {missing:,} are missing"
                 )
         low = {name: pin.get(name, floor.get(name, 0.0)) for name in self.weights}
         high = {name: pin.get(name, caps[name]) for name in self.weights}
@@ -211,7 +212,8 @@ class Mixture:
                 what = "pin" if name in pin else "floor"
                 epochs = low[name] * budget / tokens[name]
                 raise UserError(
-                    f"{prefix}{what}.{name}={low[name]} takes {epochs:.2f} epochs of {name!r}, more than {prefix}max_epochs={max_epochs}"
+                    f"{prefix}{what}.{name}={low[name]} takes {epochs:.2f} epochs of {name!r}, "
+                    f"more than {prefix}max_epochs={max_epochs}"
                 )
         weights = self._bounded(low, high, prefix)
         for name, weight in weights.items():

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import select
 import sys
 import time
 import warnings
@@ -84,11 +85,9 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
 
 def _stdout_is_closed() -> bool:
     """Return whether the broken pipe is stdout, and not one to another process."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # a pipe without a reader is an error, asked for or not
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _came_from_elsewhere(error: Exception) -> bool:
