@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -186,9 +187,16 @@ def _started(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["scancel", "--user=root", "--full"], env=cluster.env, check=False)
+        stopped = []
         for name in (*NODES, "slurmctld", "munge"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                os.kill(int((folder / f"{name}.pid").read_text()), 15)
+                pid = int((folder / f"{name}.pid").read_text())
+                os.kill(pid, signal.SIGTERM)
+                stopped.append(Path(f"/proc/{pid}"))
+        deadline = time.monotonic() + 30
+        # Until they have ended they write files.
+        while any(process.exists() for process in stopped) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 def missing() -> list[str]:
@@ -219,6 +227,7 @@ def _free_ports(count: int) -> int:
 
 def main() -> int:
     """Run a command with a cluster and return its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
     with (
         tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as name,
         _started(Path(name)) as folder,
