@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nemo_chameleon.config.schema import CAVEAT_KEYS
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
@@ -277,7 +278,7 @@ def _add(arguments: argparse.Namespace) -> None:
         names = [name for name, _, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"domain {twice!r} is given twice")
-    before = ComputedMixture.load(arguments.file)
+    before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
     with process_group():
         embedded = embed_new(before, paths, arguments.proxy, arguments.micro_batch_size)
         if is_first_rank():
@@ -285,12 +286,12 @@ def _add(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    before = ComputedMixture.load(arguments.file)
+    before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
     _change(arguments, before, before.without(arguments.domains))
 
 
 def _rescore(arguments: argparse.Namespace) -> None:
-    before = ComputedMixture.load(arguments.file)
+    before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
     after = before.rescored(
         arguments.objective,
         preset=arguments.preset,
@@ -302,7 +303,7 @@ def _rescore(arguments: argparse.Namespace) -> None:
 
 
 def _average(arguments: argparse.Namespace) -> None:
-    parts = [ComputedMixture.load(file) for file in arguments.files]
+    parts = [ComputedMixture.load(file, CAVEAT_KEYS) for file in arguments.files]
     _change(arguments, parts[0], averaged(parts))
 
 

@@ -22,6 +22,13 @@ ENGINES = {
 ON_MIXTURE_CHANGE = ("refuse", "accept")
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
 GPT, SFT = "gpt", "sft"
+CAVEAT_KEYS = {
+    "samples": "chameleon.samples",
+    "min_effective": "chameleon.min_effective",
+    "pin": "data.pin",
+    "max_epochs": "data.max_epochs",
+}
+"""The keys of the settings that a mixture's caveats may advise, by the names in diagnostics.py."""
 
 
 @dataclass

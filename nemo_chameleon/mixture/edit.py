@@ -5,10 +5,11 @@ a model: `provider.new_domains.embed_new` embeds them with the mixture's proxy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_chameleon.method.diagnostics import SETTINGS
 from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture import Mixture
@@ -28,17 +29,20 @@ class ComputedMixture:
     Attributes:
         mixture: the mixture.
         embeddings: by domain name, one mapping per proxy, in the order of `proxies`.
+        settings: the names of settings in the caveats of changed mixtures.
     """
 
     mixture: Mixture
     embeddings: Sequence[Embeddings]
+    settings: Mapping[str, str] = field(default_factory=lambda: SETTINGS)
 
     @classmethod
-    def load(cls, file: str | Path) -> "ComputedMixture":
+    def load(cls, file: str | Path, settings: Mapping[str, str] = SETTINGS) -> "ComputedMixture":
         """Read a mixture file and the embeddings beside it.
 
         Args:
             file: the mixture file.
+            settings: the names of settings in the caveats of changed mixtures.
 
         Returns:
             The mixture and its embeddings.
@@ -52,7 +56,7 @@ class ComputedMixture:
             raise UserError(f"{file}: its weights were not computed, but are {mixture.name}")
         if "bound" in mixture.method:
             raise UserError(f"{file} has a run's weights within bounds; use the computed mixture")
-        computed = cls(mixture, load_embeddings(embeddings_file(file)))
+        computed = cls(mixture, load_embeddings(embeddings_file(file)), settings)
         try:
             computed._require_complete()
         except UserError as error:
@@ -224,8 +228,9 @@ class ComputedMixture:
             method={key: method[key] for key in _EMBEDDING if key in method},
             proxy=self.mixture.proxy if proxy is None else proxy,
             created=provenance(),
+            settings=self.settings,
         )
-        return ComputedMixture(mixture, embeddings)
+        return ComputedMixture(mixture, embeddings, self.settings)
 
 
 def averaged(parts: Sequence[ComputedMixture]) -> ComputedMixture:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.schema import CAVEAT_KEYS, Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
@@ -33,14 +33,6 @@ from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.provenance import provenance
 
 logger = package_logger(__package__)
-
-# The keys of the settings that a caveat may advise to change.
-_KEYS = {
-    "samples": "chameleon.samples",
-    "min_effective": "chameleon.min_effective",
-    "pin": "data.pin",
-    "max_epochs": "data.max_epochs",
-}
 
 
 def compute_mixture(prepared: Prepared) -> Mixture:
@@ -90,7 +82,7 @@ def compute_mixture(prepared: Prepared) -> Mixture:
                 "trained": identity,
             },
             created=provenance(),
-            settings=_KEYS,
+            settings=CAVEAT_KEYS,
         )
         text = mixture.to_json()
         save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
