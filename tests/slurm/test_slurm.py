@@ -308,7 +308,7 @@ def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> 
     output = submit(slurm, config_file, f"output={local}")
     cache = submit(slurm, config_file, f"data.cache={local}")
     assert slurm.ended(output)["JobState"] == "FAILED"
-    wanted = rf"error: output={local} on n\d+ is another folder than on the first rank's"
+    wanted = rf"error: output={local} on n\d+ is a different folder from that on the first rank's"
     assert re.match(wanted, said(config_file, output)), said(config_file, output)
     assert slurm.ended(cache)["JobState"] == "FAILED"
     assert f"error: data.cache={local} on n" in said(config_file, cache)
@@ -343,5 +343,5 @@ def test_data_on_local_disks(slurm: Cluster, config_file: Path) -> None:
     )
     assert slurm.ended(same)["JobState"] == "COMPLETED", said(config_file, same)
     assert slurm.ended(other)["JobState"] == "FAILED"
-    wanted = rf"error: domain {domain!r} is other data on n\d+ than on the first rank's node: "
+    wanted = rf"error: domain {domain!r} has other data on n\d+ than on the first rank's node: "
     assert re.match(wanted, said(config_file, other)), said(config_file, other)
