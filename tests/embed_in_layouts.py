@@ -94,15 +94,20 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
         chunk.load_state_dict(found[str(i)])
     domains = open_indexed(config.data.domains, config.data.split)
     with megatron_extractor(chunks) as extractor:
-        embeddings = embed(
-            extractor,
-            domains,
-            layers=LAYERS,
-            samples=41,
-            sample_length=run.model.seq_length,
-            micro_batch_size=4,
-            seed=1,
-        )
+        embeddings = [
+            of_layer
+            for normalize_states in (False, True)
+            for of_layer in embed(
+                extractor,
+                domains,
+                layers=LAYERS,
+                samples=41,
+                sample_length=run.model.seq_length,
+                micro_batch_size=4,
+                seed=1,
+                normalize_states=normalize_states,
+            )
+        ]
     digests = [shards.digest() for of_layer in embeddings for shards in of_layer.values()]
     everyones: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyones, digests)

@@ -1,12 +1,13 @@
 """method/embeddings.py: embeddings in shards; mixture/embeddings_file.py: their file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
+from nemo_chameleon.method.embeddings import HeaviestTokens, ShardedEmbedding, shard_count
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.utils.errors import UserError
 
@@ -28,6 +29,15 @@ def test_joined() -> None:
     assert both.tokens.tolist() == [4, 8]
 
 
+def test_joined_heaviest_tokens() -> None:
+    """The share of the heaviest tokens is the mean by tokens, and the heaviest token stays."""
+    one, other = HeaviestTokens(0.1, 5.0, 7, 0), HeaviestTokens(0.4, 3.0, 8, 9)
+    both = replace(shards(0.0, 4.0), heaviest=one).joined(
+        replace(shards(4.0, 4.0, tokens=(3, 5)), heaviest=other)
+    )
+    assert both.heaviest == HeaviestTokens(pytest.approx(0.3), 5.0, 7, 0)
+
+
 def test_no_more_shards_than_windows() -> None:
     """Every shard has at least one window, and there are at most 32 shards."""
     assert [shard_count(n) for n in (1, 31, 32, 2048)] == [1, 31, 32, 32]
@@ -42,8 +52,9 @@ def test_noise_is_that_of_the_mean() -> None:
 
 def test_file_round_trip_is_exact(tmp_path: Path) -> None:
     """Two proxies' embeddings of domains with slashes in their names are read back bit for bit."""
+    heaviest = HeaviestTokens(1 / 3, 25_957.123, 49_151, 511)
     written = [
-        {"a/b": shards(0.1, 1 / 3), "c": shards(1e-30, 2.0)},
+        {"a/b": replace(shards(0.1, 1 / 3), heaviest=heaviest), "c": shards(1e-30, 2.0)},
         {"a/b": shards(5.0, 6.0), "c": shards(7.0, 8.0)},
     ]
     save_embeddings(tmp_path / "e.safetensors", written)
@@ -54,6 +65,7 @@ def test_file_round_trip_is_exact(tmp_path: Path) -> None:
         for name in before:
             assert before[name].means.tobytes() == after[name].means.tobytes()
             assert before[name].tokens.tolist() == after[name].tokens.tolist()
+            assert before[name].heaviest == after[name].heaviest
 
 
 @pytest.mark.parametrize(

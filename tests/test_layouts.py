@@ -50,7 +50,7 @@ Embeddings = list[dict[str, ShardedEmbedding]]
 
 @pytest.fixture(scope="module")
 def embedded(trained: list[Path]) -> dict[str, Embeddings]:
-    """Return embeddings after two of the layers, by the name of the layout."""
+    """Return raw and normalised embeddings after two of the layers, by the name of the layout."""
     folder = trained[0].parent
     by_ranks: dict[int, dict[str, dict[str, Any]]] = {}
     for name, layout in LAYOUTS.items():
@@ -66,13 +66,20 @@ def embedded(trained: list[Path]) -> dict[str, Embeddings]:
 def test_embeddings_and_weights_in_any_layout(embedded: dict[str, Embeddings], name: str) -> None:
     """In every layout embeddings are those of one process to 1e-5, and weights to 1e-6.
 
-    This holds after the middle layer and after the last one.
+    This holds after the middle layer and after the last one, for raw token states and for
+    normalised ones. The share of the heaviest tokens is the same too.
     """
     for one, other in zip(embedded["one process"], embedded[name], strict=True):
         scale = max(np.abs(shards.means).max() for shards in one.values())
         for domain, shards in one.items():
             np.testing.assert_array_equal(other[domain].tokens, shards.tokens)
             np.testing.assert_allclose(other[domain].means, shards.means, atol=1e-5 * scale, rtol=0)
+            heaviest, expected = other[domain].heaviest, shards.heaviest
+            assert heaviest is not None
+            assert expected is not None
+            assert heaviest.share == pytest.approx(expected.share, abs=2e-3)
+            assert heaviest.norm == pytest.approx(expected.norm, rel=1e-5)
+            assert (heaviest.token, heaviest.position) == (expected.token, expected.position)
         weights = [
             chameleon_weights(np.stack([shards.embedding for shards in part.values()]))
             for part in (one, other)

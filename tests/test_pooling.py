@@ -50,11 +50,15 @@ def test_the_papers_layer() -> None:
     assert [middle_layer(n) for n in (1, 6, 7, 12)] == [1, 3, 4, 6]
 
 
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("layer", [1, 2, 4])
 def test_equals_the_mean_over_an_unbroken_forward_pass(
-    gpt: GPTModel, domains: Mapping[str, Domain], layer: int
+    gpt: GPTModel, domains: Mapping[str, Domain], layer: int, normalize: bool
 ) -> None:
-    """Padded batches that stop at the layer give the mean over whole passes of single windows."""
+    """Padded batches that stop at the layer give the mean over whole passes of single windows.
+
+    This holds for raw token states, and for states that are divided by their root mean squares.
+    """
     outputs = []
     handle = gpt.decoder.layers[layer - 1].register_forward_hook(
         lambda _module, _arguments, output: outputs.append(output[0][:, 0])
@@ -64,10 +68,55 @@ def test_equals_the_mean_over_an_unbroken_forward_pass(
         with torch.no_grad():
             gpt(window, torch.arange(window.shape[1])[None], None)
     handle.remove()
-    expected = torch.cat(outputs).detach().mean(0)
+    states = torch.cat(outputs).detach().double()
+    if normalize:
+        states /= states.square().mean(1, keepdim=True).sqrt()
     assert len({len(output) for output in outputs}) > 1, "no window was padded: a weak test"
-    mine = embed(gpt, {"legal": domains["legal"]}, layers=(layer,))["legal"].embedding
-    np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+    legal, wanted = {"legal": domains["legal"]}, {"layers": (layer,), "normalize_states": normalize}
+    mine = embed(gpt, legal, **wanted)["legal"]
+    np.testing.assert_allclose(mine.embedding, states.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def heavy_first_token(gpt: GPTModel, factor: float) -> None:
+    """Make the hidden states of each window's first token large, as well-trained models do."""
+    with torch.no_grad():
+        gpt.embedding.position_embeddings.weight[0] *= factor
+
+
+def test_a_heavy_token_counts_like_any_other(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """A first token whose states are large moves a raw mean with the windows' length, and a
+    normalised one hardly.
+    """
+    heavy_first_token(gpt, 1e4)
+    distances = []
+    for normalize in (False, True):
+        short, long = (
+            embed(gpt, domains, normalize_states=normalize, sample_length=length, samples=64)
+            for length in (8, 32)
+        )
+        between = np.linalg.norm(long["code"].embedding - long["prose"].embedding)
+        moved = np.linalg.norm(long["code"].embedding - short["code"].embedding)
+        distances.append(moved / between)
+    assert distances[0] > 10 * distances[1]
+
+
+def test_the_heaviest_tokens_are_found(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """A raw mean that its first tokens decide says so, with the token and its position."""
+    legal = {"legal": domains["legal"]}
+    usual = embed(gpt, legal, normalize_states=False, samples=64)["legal"].heaviest
+    assert usual is not None
+    assert usual.share < 0.05
+    heavy_first_token(gpt, 1e4)
+    raw = embed(gpt, legal, normalize_states=False, samples=64)["legal"].heaviest
+    normalized = embed(gpt, legal, normalize_states=True, samples=64)["legal"].heaviest
+    assert raw is not None
+    assert normalized is not None
+    assert raw.share > 0.3
+    assert normalized.share < 0.05
+    assert raw.position == normalized.position == 0
+    first = {int(domains["legal"].window(i, 32, seed=1).tokens[0]) for i in range(64)}
+    assert raw.token in first
+    assert raw.norm == normalized.norm > 100 * usual.norm
 
 
 def test_nothing_above_the_layer_is_computed(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
@@ -136,6 +185,14 @@ def test_hidden_state_that_is_not_finite(gpt: GPTModel, domains: Mapping[str, Do
     """A NaN in the model is an error that names the domain and the window."""
     with torch.no_grad():
         gpt.decoder.layers[0].mlp.linear_fc1.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="domain 'code': the hidden state of window 0"):
+        embed(gpt, domains)
+
+
+def test_norms_that_overflow(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """Finite states whose norm is infinite are refused, because normalised they would be zero."""
+    with torch.no_grad():
+        gpt.embedding.word_embeddings.weight.fill_(1e30)
     with pytest.raises(UserError, match="domain 'code': the hidden state of window 0"):
         embed(gpt, domains)
 

@@ -107,7 +107,8 @@ def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> 
             ]
             with torch.no_grad():
                 states.append(lm(window, output_hidden_states=True).hidden_states[LAYERS // 2][0])
-        expected = torch.cat(states).mean(0)
+        tokens = torch.cat(states)
+        expected = (tokens / tokens.square().mean(1, keepdim=True).sqrt()).mean(0)
         for shards in (from_hf[name], from_megatron[name]):
             np.testing.assert_allclose(shards.embedding, expected, rtol=0, atol=1e-4)
     assert ours.weights == pytest.approx(theirs.weights, abs=1e-4)

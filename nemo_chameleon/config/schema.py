@@ -24,6 +24,7 @@ MIXTURES = ("chameleon", "uniform", "proportional", "static")
 GPT, SFT = "gpt", "sft"
 CAVEAT_KEYS = {
     "samples": "chameleon.samples",
+    "normalize_states": "chameleon.normalize_states",
     "min_effective": "chameleon.min_effective",
     "pin": "data.pin",
     "max_epochs": "data.max_epochs",
@@ -276,6 +277,9 @@ class ChameleonConfig:
     all: that layer, and in addition the weights that each other layer would give."""
     cross_documents: bool = setting(False, only_for=GPT)
     """Whether a window continues into the next document, as training samples do."""
+    normalize_states: bool | None = None
+    """Whether each token's hidden state is divided by its own root mean square before it is
+    averaged, so that no token counts for more than another; null: true, but false for paper."""
     micro_batch_size: int | None = setting(None, minimum=1)
     """Windows that a rank embeds at once; null: 32 on CUDA, 4 on CPUs."""
     seed: int = 1234

@@ -6,21 +6,19 @@ its windows, of its part of the sequence and of its layers. Ranks exchange nothi
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F  # noqa: N812
 
 from nemo_chameleon.data.domain import Domain, Window
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
+from nemo_chameleon.embedding.sums import DomainSums
 from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
-from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 
 # Batches between two collectives of all ranks. The collectives are frequent enough for any timeout
@@ -51,6 +49,7 @@ def embed(
     seed: int,
     first: int = 0,
     cross_documents: bool = False,
+    normalize_states: bool = True,
     advance: Callable[[int, int], None] = lambda windows, tokens: None,
 ) -> list[dict[str, ShardedEmbedding]]:
     """Embed domains with a model; every rank of the job must call it.
@@ -70,6 +69,8 @@ def embed(
         seed: seed of the windows.
         first: index of the first window; a later call continues where an earlier one ended.
         cross_documents: whether a window may continue into the next document.
+        normalize_states: whether each token's state is divided by its root mean square, so that no
+            token counts for more than another.
         advance: called with the numbers of windows and of tokens in each batch, for a progress bar.
 
     Returns:
@@ -91,19 +92,32 @@ def embed(
             f"the model has positions for {extractor.max_length}: set a smaller one"
         )
     embeddings: list[dict[str, ShardedEmbedding]] = [{} for _ in layers]
-    windows = range(first, first + samples)
+    windows, device = range(first, first + samples), current_device()
     for name, domain in domains.items():
         read = partial(
             domain.window, length=sample_length, seed=seed, cross_documents=cross_documents
         )
+        sums = DomainSums(
+            name,
+            layers,
+            windows,
+            shards=shard_count(samples),
+            hidden_size=extractor.hidden_size,
+            normalize_states=normalize_states,
+            device=device,
+        )
         with contextlib.closing(_batches(read, windows, extractor, micro_batch_size)) as batches:
-            sums = _sums_over_windows(extractor, domain, windows, batches, layers, advance)
-        for by_name, total in zip(embeddings, sums, strict=True):
-            tokens = total[:, -1]
-            if not tokens.all():
-                raise RuntimeError(f"no rank gave a hidden state of domain {name!r}")
-            means = (total[:, :-1] / tokens[:, None]).astype(np.float32)
-            by_name[name] = ShardedEmbedding(means, tokens.astype(np.int64))
+            for block in batches:
+                for batch in block:
+                    indices, tokens, counting = (
+                        part.to(device, non_blocking=True) for part in vars(batch).values()
+                    )
+                    for part in extractor.parts(tokens, layers):
+                        sums.add(part, indices, tokens, counting)
+                    advance(int(batch.counted.any(dim=1).sum()), int(batch.counted.sum()))
+                sums.require_finite()
+        for by_name, shards in zip(embeddings, sums.embeddings(), strict=True):
+            by_name[name] = shards
     return embeddings
 
 
@@ -166,49 +180,3 @@ def _batches(
 
 def _padded(length: int, extractor: Extractor) -> int:
     return -(-length // extractor.length_multiple) * extractor.length_multiple
-
-
-def _sums_over_windows(
-    extractor: Extractor,
-    domain: Domain,
-    windows: range,
-    batches: Iterator[list[_Batch]],
-    layers: Sequence[int],
-    advance: Callable[[int, int], None],
-) -> Floats:
-    """Sum the hidden states of one domain in every shard, over all ranks.
-
-    Returns:
-        For each layer and each of the b shards the sum of the hidden states and, in the last
-        column, the number of tokens (layers, b, h + 1).
-
-    Raises:
-        UserError: a hidden state that is not finite, naming domain and window.
-    """
-    shards, device = shard_count(len(windows)), current_device()
-    size = (len(layers), shards, extractor.hidden_size + 1)
-    total = torch.zeros(size, dtype=torch.float64, device=device)
-    broken = torch.full((), windows.stop, device=device)
-    for block in batches:
-        for batch in block:
-            indices, tokens, counting = (
-                part.to(device, non_blocking=True) for part in vars(batch).values()
-            )
-            places = F.one_hot(indices % shards, shards).t().double()
-            for part in extractor.parts(tokens, layers):
-                counted = counting[:, part.positions].float()
-                sums = torch.einsum("sbh,bs->bh", part.hidden.float(), counted)
-                sums = torch.cat([sums, counted.sum(1, keepdim=True)], dim=1)
-                bad = sums.isfinite().all(dim=1).logical_not()
-                broken = torch.minimum(broken, torch.where(bad, indices, windows.stop).min())
-                # This is a product because CUDA adds up an indexed sum in no fixed order.
-                total[layers.index(part.layer)] += places @ sums.double()
-            advance(int(batch.counted.any(dim=1).sum()), int(batch.counted.sum()))
-        dist.all_reduce(broken, op=dist.ReduceOp.MIN)
-        if int(broken) < windows.stop:
-            raise UserError(
-                f"domain {domain.name!r}: the hidden state of window {int(broken)} is not finite"
-            )
-    dist.all_reduce(total)
-    result: Floats = total.cpu().numpy()
-    return result

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
 from nemo_chameleon.embedding.pooling import embed
 from nemo_chameleon.method.embeddings import SHARDS, ShardedEmbedding
+from nemo_chameleon.mixture import FORMERLY
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
@@ -35,19 +36,36 @@ _FIRST_SAMPLES = 512
 
 @dataclass(frozen=True)
 class Windows:
-    """The layers and windows that embeddings are means over.
+    """The layers and windows that embeddings are means over, and how tokens count.
 
     Attributes:
         layers: numbers of the model's layers, counted from 1.
         sample_length: the most tokens in a window.
         seed: seed of the windows.
         cross_documents: whether a window may continue into the next document.
+        normalize_states: whether each token's state is divided by its root mean square.
     """
 
     layers: tuple[int, ...]
     sample_length: int
     seed: int
     cross_documents: bool = False
+    normalize_states: bool = True
+
+    @classmethod
+    def recorded(cls, layers: tuple[int, ...], method: Mapping[str, Any]) -> "Windows":
+        """Return the windows that a mixture file describes.
+
+        Args:
+            layers: numbers of the model's layers.
+            method: the `method` of the file; older files may lack some settings.
+
+        Returns:
+            The windows of these layers.
+        """
+        settings = {**FORMERLY, **method}
+        names = [item.name for item in fields(cls) if item.name != "layers"]
+        return cls(layers, **{name: settings[name] for name in names})
 
 
 class Sampler:
@@ -139,6 +157,7 @@ class Sampler:
             seed=self.windows.seed,
             first=first,
             cross_documents=self.windows.cross_documents,
+            normalize_states=self.windows.normalize_states,
             advance=advance,
         )
         if path is not None:

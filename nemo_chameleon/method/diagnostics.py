@@ -7,10 +7,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nemo_chameleon.method.embeddings import HeaviestTokens
 from nemo_chameleon.method.intervals import WeightErrors
 from nemo_chameleon.method.leverage import affinity_matrix
 
-SETTINGS = {name: name for name in ("samples", "min_effective", "pin", "max_epochs")}
+SETTINGS = {
+    name: name for name in ("samples", "min_effective", "pin", "max_epochs", "normalize_states")
+}
 """The names of settings that a warning advises; a caller gives the names that work when typed."""
 
 # Two embeddings count as the same if their distance is below this share of the domains' root mean
@@ -20,6 +23,8 @@ ALIKE = 0.01
 EQUAL = 0.02
 # A weight above this share is reported.
 DOMINANT = 0.5
+# The share of a mean's squared norm that its heaviest 1 % of tokens may give without a warning.
+HEAVY = 0.1
 # How many pairs of domains are named before the rest is only counted.
 _NAMED = 3
 # Pairs of domains are compared only if there are at most this many domains.
@@ -95,6 +100,39 @@ def caveats(
                     "they are not"
                 )
     return found
+
+
+def heavy_tokens(
+    heaviest: Mapping[str, HeaviestTokens],
+    layer: int | None,
+    texts: Mapping[str, str],
+    settings: Mapping[str, str] = SETTINGS,
+) -> list[str]:
+    """Return a warning if a few tokens decide the domains' embeddings.
+
+    Args:
+        heaviest: the heaviest tokens of each domain, by name; may lack domains.
+        layer: the layer that embeds, counted from 1; None if it is not known.
+        texts: the text of the heaviest token of each domain, by name; may lack domains.
+        settings: as `SETTINGS`, with the caller's names.
+
+    Returns:
+        One sentence that names the layer, the domain with the largest share and its heaviest token,
+        and says what can be done; none if there is no such domain.
+    """
+    above = [name for name, tokens in heaviest.items() if tokens.share > HEAVY]
+    if not above:
+        return []
+    worst = max(above, key=lambda name: heaviest[name].share)
+    heavy = heaviest[worst]
+    text = f"{texts[worst]!r} " if worst in texts else ""
+    others = f", and more than {HEAVY:.0%} in {len(above) - 1} more" if len(above) > 1 else ""
+    return [
+        f"in the output of layer {layer}, 1 % of the tokens give {heavy.share:.0%} of the squared "
+        f"norm of {worst!r}'s mean{others}; the heaviest one is token {heavy.token} {text}at "
+        f"position {heavy.position} of its window. Such states measure how long the windows are, "
+        f"not what they say: set {settings['normalize_states']}=true"
+    ]
 
 
 def doubts(

@@ -6,7 +6,7 @@ how far another draw of windows could have moved the embedding.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,26 @@ from nemo_chameleon.utils.arrays import Floats, Ints
 
 SHARDS = 32
 """The most shards that the windows of a domain are divided into."""
+HEAVIEST = 0.01
+"""The share of a domain's tokens that `HeaviestTokens` is about."""
+
+
+@dataclass(frozen=True)
+class HeaviestTokens:
+    """The tokens with the largest hidden states among those that an embedding is a mean over.
+
+    Attributes:
+        share: of the squared norm of the mean, what the heaviest 1 % of the tokens give: 0.01 if
+            all tokens are alike.
+        norm: the largest norm of a token's hidden state, before it is normalised.
+        token: id of the token that has it.
+        position: position of that token in its window, counted from 0.
+    """
+
+    share: float
+    norm: float
+    token: int
+    position: int
 
 
 @dataclass(frozen=True)
@@ -24,10 +44,12 @@ class ShardedEmbedding:
     Attributes:
         means: (b, d) float32, the mean hidden state over the tokens of each shard.
         tokens: (b,) int64, the number of tokens in each shard.
+        heaviest: the tokens with the largest hidden states; None if it was not recorded.
     """
 
     means: NDArray[np.float32]
     tokens: Ints
+    heaviest: HeaviestTokens | None = None
 
     @property
     def embedding(self) -> Floats:
@@ -60,13 +82,20 @@ class ShardedEmbedding:
             others: embedding of other windows of the domain, with as many shards.
 
         Returns:
-            As many shards as before, with the tokens of both.
+            As many shards as before, with the tokens of both. The share of the heaviest tokens is
+            the mean of both shares by tokens.
         """
         tokens = self.tokens + others.tokens
         sums = self.means * self.tokens[:, None].astype(np.float64) + others.means * others.tokens[
             :, None
         ].astype(np.float64)
-        return ShardedEmbedding((sums / tokens[:, None]).astype(np.float32), tokens)
+        heaviest = None
+        if self.heaviest is not None and others.heaviest is not None:
+            own = float(self.tokens.sum() / tokens.sum())
+            share = own * self.heaviest.share + (1 - own) * others.heaviest.share
+            heaviest = max(self.heaviest, others.heaviest, key=lambda tokens: tokens.norm)
+            heaviest = replace(heaviest, share=share)
+        return ShardedEmbedding((sums / tokens[:, None]).astype(np.float32), tokens, heaviest)
 
 
 Embeddings = Mapping[str, ShardedEmbedding]

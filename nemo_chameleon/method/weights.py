@@ -49,6 +49,8 @@ class Preset:
         exponent: γ. Either this or `temperatures` is set.
         temperatures: T of the softmax, by objective.
         min_effective: the least exp(entropy of the weights)/k.
+        normalize_states: whether embeddings for this preset are means over normalised token states,
+            unless the user decides otherwise.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Preset:
     exponent: float | None = None
     temperatures: dict[str, float] | None = None
     min_effective: float = 0.0
+    normalize_states: bool = True
 
     def leverage_scores(self, embeddings: ArrayLike, *, center: bool = True) -> Floats:
         """Compute leverage scores at the preset's ridge.
@@ -86,7 +89,12 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("calibrated", relative_ridge=0.3, exponent=0.5, min_effective=0.5),
-        Preset("paper", ridge=10.0, temperatures={"pretrain": 5.0, "finetune": 0.2}),
+        Preset(
+            "paper",
+            ridge=10.0,
+            temperatures={"pretrain": 5.0, "finetune": 0.2},
+            normalize_states=False,
+        ),
     )
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_chameleon.method.diagnostics import SETTINGS, caveats, doubts
+from nemo_chameleon.method.diagnostics import SETTINGS, caveats, doubts, heavy_tokens
 from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.intervals import WeightErrors, resample
 from nemo_chameleon.method.weights import Preset, tempered_weights, weights_from_scores
@@ -39,7 +39,8 @@ def mixture_from_embeddings(
         embeddings: by domain name, one mapping per proxy.
         domains: facts about each domain, by name, in the mixture's order. `samples` is the number
             of windows that the domain's embedding is the mean of, `tokens` the number of tokens
-            that the domain has; both may be missing.
+            that the domain has, `heaviest_token` the text of its heaviest token; all may be
+            missing.
         objective: "pretrain" or "finetune".
         preset: how scores are computed and become weights.
         tolerance: a caveat asks for more samples if an interval's half-width is above this.
@@ -70,6 +71,17 @@ def mixture_from_embeddings(
     # The embeddings of several proxies have no common scale to give the noise in.
     noise = [embeddings[0][name].noise() for name in names] if len(embeddings) == 1 else 0.0
     found = caveats(names, x, scores, weights, noise, settings)
+    heaviest = {
+        name: max(shares, key=lambda tokens: tokens.share)
+        for name in names
+        if (shares := [proxy[name].heaviest for proxy in embeddings if proxy[name].heaviest])
+    }
+    texts = {
+        name: facts["heaviest_token"]
+        for name, facts in domains.items()
+        if "heaviest_token" in facts
+    }
+    found += heavy_tokens(heaviest, (method or {}).get("layer"), texts, settings)
     if errors is not None:
         drawn = [embeddings[0][name].tokens.sum() for name in names]
         samples = [
@@ -81,7 +93,12 @@ def mixture_from_embeddings(
         weights=dict(zip(names, weights.tolist(), strict=True)),
         objective=objective,
         domains={
-            name: {**domains[name], "embedding": digest(embeddings, name), "score": score}
+            name: {
+                **domains[name],
+                "embedding": digest(embeddings, name),
+                **({"heaviest_share": heaviest[name].share} if name in heaviest else {}),
+                "score": score,
+            }
             for name, score in zip(names, scores.tolist(), strict=True)
         },
         method={

@@ -12,14 +12,22 @@ from typing import Any
 from nemo_chameleon.method.diagnostics import SETTINGS
 from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.weights import Preset, choose_preset
-from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture import FORMERLY, Mixture
 from nemo_chameleon.mixture.compute import digest, mixture_from_embeddings, require_embeddings
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, load_embeddings, save_embeddings
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.provenance import provenance
 
 _SCORING = ("preset", "ridge", "exponent", "min_effective")
-_EMBEDDING = ("layer", "samples", "sample_length", "seed", "cross_documents", "tokens")
+_EMBEDDING = (
+    "layer",
+    "samples",
+    "sample_length",
+    "seed",
+    "cross_documents",
+    "normalize_states",
+    "tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,9 @@ class ComputedMixture:
         for key in ("layer", "sample_length", "seed"):
             if type(method.get(key)) is not int:
                 raise UserError(f"its method has no integer {key!r}")
-        if not isinstance(method.get("cross_documents"), bool):
-            raise UserError("its method has no 'cross_documents', which must be true or false")
+        for key in ("cross_documents", "normalize_states"):
+            if not isinstance({**FORMERLY, **method}.get(key), bool):
+                raise UserError(f"its method has no {key!r}, which must be true or false")
         if not isinstance(method.get("tolerance"), float):
             raise UserError("its method has no number 'tolerance'")
         self.preset()  # raises a UserError if the settings are not those of a preset
@@ -257,7 +266,9 @@ def averaged(parts: Sequence[ComputedMixture]) -> ComputedMixture:
         if part.mixture.objective != first.mixture.objective:
             raise UserError("the mixtures have different objectives: rescore one of them")
         for key in (*_SCORING, *_EMBEDDING):
-            one, other = first.mixture.method.get(key), part.mixture.method.get(key)
+            one, other = (
+                {**FORMERLY, **computed.mixture.method}.get(key) for computed in (first, part)
+            )
             if one != other:
                 raise UserError(f"the mixtures were made with {key}={one} and {key}={other}")
         for name, facts in first.facts.items():

@@ -1,9 +1,11 @@
 """The file of domain embeddings beside a mixture file, in safetensors, keyed by domain name.
 
-The tensors of proxy P (0, 1, ...) and domain NAME are "P/means/NAME" and "P/tokens/NAME".
+The tensors of proxy P (0, 1, ...) and domain NAME are "P/means/NAME", "P/tokens/NAME" and, in files
+of version 0.2 and later, "P/heaviest/NAME" with the fields of `HeaviestTokens`.
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from nemo_chameleon.method.embeddings import Embeddings, ShardedEmbedding
+from nemo_chameleon.method.embeddings import Embeddings, HeaviestTokens, ShardedEmbedding
+from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 
@@ -43,6 +46,8 @@ def save_embeddings(path: Path, embeddings: Sequence[Embeddings]) -> None:
         for name, shards in domains.items():
             tensors[f"{proxy}/means/{name}"] = shards.means
             tensors[f"{proxy}/tokens/{name}"] = shards.tokens
+            if shards.heaviest is not None:
+                tensors[f"{proxy}/heaviest/{name}"] = np.array(astuple(shards.heaviest))
     try:
         write_atomically(path, save(tensors))
     except OSError as error:
@@ -73,7 +78,8 @@ def load_embeddings(path: Path) -> list[dict[str, ShardedEmbedding]]:
                 tokens = tensors[f"{proxy}/tokens/{name}"]
                 if means.ndim != 2 or tokens.shape != means.shape[:1] or not np.all(tokens > 0):
                     raise UserError(f"{path}: the embedding of domain {name!r} is damaged")
-                shards = ShardedEmbedding(means, tokens.astype(np.int64))
+                heaviest = _heaviest(tensors.get(f"{proxy}/heaviest/{name}"))
+                shards = ShardedEmbedding(means, tokens.astype(np.int64), heaviest)
                 embeddings.setdefault(int(proxy), {})[name] = shards
         return [embeddings[proxy] for proxy in range(max(1, len(embeddings)))]
     except UserError:  # which is a ValueError
@@ -83,3 +89,10 @@ def load_embeddings(path: Path) -> list[dict[str, ShardedEmbedding]]:
             f"{path} has no domain embeddings of this version: remove it and the mixture file to "
             "compute them again"
         ) from error
+
+
+def _heaviest(stored: Floats | None) -> HeaviestTokens | None:
+    if stored is None:
+        return None
+    share, norm, token, position = stored.tolist()
+    return HeaviestTokens(share, norm, int(token), int(position))

@@ -23,6 +23,8 @@ FORMAT = 1
 """The version of the file's format."""
 SUM_TOLERANCE = 1e-9
 """How far the sum of weights may be from 1."""
+FORMERLY: dict[str, Any] = {"normalize_states": False}
+"""Settings that the `method` of older files lacks, and the values they were made with."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Mixture:
         objective: "pretrain" or "finetune" for computed weights, else None.
         domains: facts about each domain, by name: `path`, `tokens`, `fingerprint`; for computed
             weights also `documents`, `samples` (the number of windows embedded), `embedding` (a
-            digest of its numbers in the embeddings file) and `score`.
+            digest of its numbers in the embeddings file), `score`, `heaviest_share` (of the squared
+            norm of the embedding, what the heaviest 1 % of its tokens give) and `heaviest_token`.
         method: how the weights were made: `name`, and the settings of the computation.
         proxy: for computed weights, the proxy: `checkpoint`, `tokens` seen and `tokenizer`; or
             `averaged`, a list of such proxies.

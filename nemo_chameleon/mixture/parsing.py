@@ -48,7 +48,10 @@ def _require_types(body: Mapping[str, Any]) -> None:
         for key in ("tokens", "documents", "samples", "score"):
             if not (_is_number(facts.get(key, 0)) and facts.get(key, 0) >= 0):
                 raise UserError(f"{key!r} of domain {name!r} must be a number of at least 0")
-        for key in ("path", "fingerprint", "embedding"):
+        share = facts.get("heaviest_share", 0)
+        if not _is_number(share):
+            raise UserError(f"'heaviest_share' of domain {name!r} must be a number")
+        for key in ("path", "fingerprint", "embedding", "heaviest_token"):
             if not isinstance(facts.get(key, ""), str):
                 raise UserError(f"{key!r} of domain {name!r} must be text")
     for name, ends in body.get("uncertainty", {}).items():

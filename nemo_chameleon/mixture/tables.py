@@ -18,19 +18,20 @@ def show_mixture(mixture: Mixture) -> str:
     for name in sorted(mixture.weights, key=lambda name: -mixture.weights[name]):
         facts = mixture.domains.get(name, {})
         tokens = facts.get("tokens")
-        interval = mixture.uncertainty.get(name)
+        interval, heaviest = mixture.uncertainty.get(name), facts.get("heaviest_share")
         rows.append(
             [
                 name,
                 f"{mixture.weights[name]:.4f}",
                 "-" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}",
                 decimal(facts.get("score"), 4),
+                "-" if heaviest is None else f"{heaviest:.1%}",
                 "-" if tokens is None else amount(tokens),
             ]
         )
     spread = effective_domains(list(mixture.weights.values()))
     lines = [
-        table(["domain", "weight", "95 % interval", "score", "tokens"], rows),
+        table(["domain", "weight", "95 % interval", "score", "heaviest 1%", "tokens"], rows),
         f"{len(rows)} domains; effective number of domains: {spread:.1f}",
     ]
     described = [("method", mixture.method)]

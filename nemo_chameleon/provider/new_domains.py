@@ -55,8 +55,7 @@ def embed_new(
         domains = _opened_as(record, paths, method)
         for name, domain in domains.items():
             computed.require_unknown(name, domain.fingerprint)
-        keys = ("sample_length", "seed", "cross_documents")
-        windows = Windows((method["layer"],), **{key: method[key] for key in keys})
+        windows = Windows.recorded((method["layer"],), method)
         with proxy.opened() as extractor:
             sampler = Sampler(
                 extractor, windows, micro_batch_size=micro_batch_size, model=proxy.identity

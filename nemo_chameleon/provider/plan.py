@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_chameleon.config.schema import ALL, AUTO, Config
+from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.collectives import on_first_rank
@@ -73,6 +74,11 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
         "sample_length": wanted.sample_length or length,
         "seed": wanted.seed,
         "cross_documents": wanted.cross_documents,
+        "normalize_states": (
+            preset_of(wanted).normalize_states
+            if wanted.normalize_states is None
+            else wanted.normalize_states
+        ),
         **kind_of(config.data).embedding_settings(wanted),
     }
     if wanted.samples == AUTO:
@@ -80,7 +86,7 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     others = range(1, num_layers + 1) if wanted.layer == ALL else ()
     # The weights are computed from the first of these layers.
     layers = (layer, *(other for other in others if other != layer))
-    windows = Windows(layers, method["sample_length"], wanted.seed, wanted.cross_documents)
+    windows = Windows.recorded(layers, method)
     settings = _proxy_settings(config, domains, proxy)
     return EmbeddingPlan(proxy, num_layers, longest, windows, method, settings)
 

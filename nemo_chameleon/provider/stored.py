@@ -9,9 +9,12 @@ from pathlib import Path
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture import FORMERLY, Mixture
 from nemo_chameleon.provider.plan import EmbeddingPlan
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
 
 
 def stored_mixture(
@@ -120,9 +123,19 @@ def _require_settings(
             f"data.mixture={config.chameleon.file}"
         )
     scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
-    recorded = {"objective": mixture.objective, **mixture.method}
+    recorded = {"objective": mixture.objective, **FORMERLY, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
         if recorded.get(key) != value:
+            if key in FORMERLY.keys() - mixture.method and getattr(config.chameleon, key) is None:
+                logger.warning(
+                    "an earlier version computed %s with chameleon.%s=%s. It is used as it is; "
+                    "remove the file to compute it again with %s, or set the key to keep it so",
+                    config.chameleon.file,
+                    key,
+                    recorded[key],
+                    value,
+                )
+                continue
             command = f"nemo-chameleon mixture rescore {config.chameleon.file}"
             again = f"; `{command} --{key.replace('_', '-')} {value}` changes that"
             raise UserError(
