@@ -206,6 +206,10 @@ class ProxyConfig(RunConfig):
     hf: str | None = None
     """A Hugging Face causal LM that embeds instead of a trained proxy, by name or folder. Every
     process loads the whole model, whatever proxy.parallel says."""
+    tokenizer: str | None = None
+    """The tokenizer.json of the model in `load`; null: the one beside the checkpoint, or else
+    data.tokenizer. Domains that were tokenised with another one are decoded and encoded again for
+    the proxy. A model in `hf` brings its own."""
 
 
 def _proxy() -> ProxyConfig:

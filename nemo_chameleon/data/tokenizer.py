@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
+from nemo_chameleon.utils.huggingface import from_pretrained
 
 END_OF_DOCUMENT = "<|endoftext|>"
 
@@ -34,6 +35,31 @@ def load_tokenizer(path: str) -> Tokenizer:
         return Tokenizer.from_file(path)
     except Exception as error:  # the library raises nothing more specific
         raise UserError(f"cannot read the tokenizer file {path}: {error}") from error
+
+
+@functools.cache
+def find_tokenizer(place: str) -> Tokenizer:
+    """Read a tokenizer; a second call in the same process returns the same object.
+
+    Args:
+        place: a tokenizer.json, or a Hugging Face model by its folder or name.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UserError: there is no tokenizer, or it is not one of the `tokenizers` library.
+    """
+    if (inside := Path(place) / "tokenizer.json").is_file():
+        return load_tokenizer(str(inside))
+    if place.endswith(".json"):
+        return load_tokenizer(place)
+    backend = getattr(from_pretrained("AutoTokenizer", place), "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise UserError(
+            f"{place} has no tokenizer.json, and transformers cannot make one from its other files"
+        )
+    return backend
 
 
 @functools.cache

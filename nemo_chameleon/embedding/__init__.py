@@ -4,6 +4,8 @@ hooks.py         forward hooks that record the outputs of layers
 megatron.py      megatron-core GPTs, in any layout
 huggingface.py   Hugging Face causal language models
 registry.py      the proxy that a mixture file records, found again
+windows.py       windows in the model's tokens
+sums.py          sums over the tokens of a rank, and how much of them the heaviest give
 pooling.py       means over windows, kept in shards
 sampler.py       which windows are embedded, and how many; each is embedded once
 """

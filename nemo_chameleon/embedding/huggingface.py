@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import (
     Extractor,
@@ -21,6 +20,7 @@ from nemo_chameleon.embedding.hooks import (
 )
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, digest_of_files
+from nemo_chameleon.utils.huggingface import from_pretrained
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -53,7 +53,7 @@ class HuggingFaceProxy:
         Raises:
             UserError: transformers is not installed, or there is no such model.
         """
-        return cls(name, dtype, _from_pretrained("AutoConfig", name).get_text_config())
+        return cls(name, dtype, from_pretrained("AutoConfig", name).get_text_config())
 
     @property
     def num_layers(self) -> int:
@@ -81,26 +81,10 @@ class HuggingFaceProxy:
         """See `Proxy`."""
         return {"hf": self.name, "precision": str(self.dtype)}
 
-    def require_tokenizer(self, path: str) -> None:
-        """Refuse a tokenizer whose vocabulary is not the model's own.
-
-        Args:
-            path: a tokenizer.json.
-
-        Raises:
-            UserError: the two vocabularies differ.
-        """
-        own = _from_pretrained("AutoTokenizer", self.name).get_vocab()
-        if digest(own) != vocabulary_digest(path):
-            raise UserError(
-                f"proxy.hf={self.name} has another vocabulary than data.tokenizer={path}: tokenise "
-                "the domains with the model's tokenizer"
-            )
-
     @contextmanager
     def opened(self) -> Iterator[Extractor]:
         """See `Proxy`."""
-        lm, loading = _from_pretrained(
+        lm, loading = from_pretrained(
             "AutoModelForCausalLM", self.name, dtype=self.dtype, output_loading_info=True
         )
         for what in ("missing_keys", "mismatched_keys"):
@@ -110,26 +94,6 @@ class HuggingFaceProxy:
                 )
         with huggingface_extractor(lm.to(current_device())) as extractor:
             yield extractor
-
-
-@functools.cache
-def huggingface_proxy(name: str, dtype: torch.dtype, tokenizer: str) -> HuggingFaceProxy:
-    """Return a Hugging Face model that has the vocabulary of a tokenizer; look it up only once.
-
-    Args:
-        name: the name of the model, or its folder.
-        dtype: the type of its weights when it embeds.
-        tokenizer: the tokenizer.json that the domains were tokenised with.
-
-    Returns:
-        The model, described without its weights.
-
-    Raises:
-        UserError: there is no such model, or it has another vocabulary.
-    """
-    proxy = HuggingFaceProxy.of(name, dtype)
-    proxy.require_tokenizer(tokenizer)
-    return proxy
 
 
 class HuggingFaceExtractor:
@@ -192,14 +156,3 @@ def huggingface_extractor(model: Any) -> Iterator[HuggingFaceExtractor]:
     """
     with evaluating([model]):
         yield HuggingFaceExtractor(model)
-
-
-def _from_pretrained(kind: str, name: str, **settings: Any) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError("proxy.hf needs transformers: pip install nemo_chameleon[hf]") from error
-    try:
-        return getattr(transformers, kind).from_pretrained(name, **settings)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise UserError(f"proxy.hf={name}: {' '.join(str(error).split())[:200]}") from error

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from nemo_chameleon.data.domain import Domain, Window
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
 from nemo_chameleon.embedding.sums import DomainSums
+from nemo_chameleon.embedding.windows import Reencoding, WindowReader, Windows
 from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
 from nemo_chameleon.utils.errors import UserError
 
@@ -50,6 +50,7 @@ def embed(
     first: int = 0,
     cross_documents: bool = False,
     normalize_states: bool = True,
+    reencoding: Reencoding | None = None,
     advance: Callable[[int, int], None] = lambda windows, tokens: None,
 ) -> list[dict[str, ShardedEmbedding]]:
     """Embed domains with a model; every rank of the job must call it.
@@ -71,6 +72,7 @@ def embed(
         cross_documents: whether a window may continue into the next document.
         normalize_states: whether each token's state is divided by its root mean square, so that no
             token counts for more than another.
+        reencoding: the way from the domains' tokens to the model's; None if they are the same.
         advance: called with the numbers of windows and of tokens in each batch, for a progress bar.
 
     Returns:
@@ -92,21 +94,20 @@ def embed(
             f"the model has positions for {extractor.max_length}: set a smaller one"
         )
     embeddings: list[dict[str, ShardedEmbedding]] = [{} for _ in layers]
-    windows, device = range(first, first + samples), current_device()
+    numbers, device = range(first, first + samples), current_device()
+    windows = Windows(tuple(layers), sample_length, seed, cross_documents, normalize_states)
     for name, domain in domains.items():
-        read = partial(
-            domain.window, length=sample_length, seed=seed, cross_documents=cross_documents
-        )
+        read = WindowReader(domain, windows, reencoding).read
         sums = DomainSums(
             name,
             layers,
-            windows,
+            numbers,
             shards=shard_count(samples),
             hidden_size=extractor.hidden_size,
             normalize_states=normalize_states,
             device=device,
         )
-        with contextlib.closing(_batches(read, windows, extractor, micro_batch_size)) as batches:
+        with contextlib.closing(_batches(read, numbers, extractor, micro_batch_size)) as batches:
             for block in batches:
                 for batch in block:
                     indices, tokens, counting = (
@@ -137,7 +138,7 @@ class _Batch:
 
 
 def _batches(
-    window: Callable[[int], Window],
+    read_windows: Callable[[Sequence[int]], list[Window]],
     windows: range,
     extractor: Extractor,
     micro_batch_size: int,
@@ -149,7 +150,7 @@ def _batches(
 
     def read(start: int) -> list[_Batch]:
         mine = windows[start : start + block][extractor.replica :: extractor.replicas]
-        drawn = [(index, window(index)) for index in mine]
+        drawn = list(zip(mine, read_windows(mine), strict=True))
         # Windows of similar length share a batch, so that less padding goes through the model.
         drawn.sort(key=lambda numbered: len(numbered[1].tokens))
         batches = []

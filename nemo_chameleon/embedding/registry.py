@@ -80,7 +80,8 @@ def proxy_from_record(record: Mapping[str, Any], place: str | None = None) -> Pr
                 )
             run = RunConfig(model=ModelConfig(**record["model"]))
             run.train.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-            proxy = MegatronProxy(PretrainedCheckpoint(path, run, record["vocab_size"]))
+            vocab_size = record.get("model_vocab_size", record["vocab_size"])
+            proxy = MegatronProxy(PretrainedCheckpoint(path, run, vocab_size))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"the mixture file does not describe its proxy completely: {error!r}"

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
 from nemo_chameleon.embedding.pooling import embed
+from nemo_chameleon.embedding.windows import Reencoding, WindowReader, Windows
 from nemo_chameleon.method.embeddings import SHARDS, ShardedEmbedding
-from nemo_chameleon.mixture import FORMERLY
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
@@ -34,40 +34,6 @@ logger = package_logger(__package__)
 _FIRST_SAMPLES = 512
 
 
-@dataclass(frozen=True)
-class Windows:
-    """The layers and windows that embeddings are means over, and how tokens count.
-
-    Attributes:
-        layers: numbers of the model's layers, counted from 1.
-        sample_length: the most tokens in a window.
-        seed: seed of the windows.
-        cross_documents: whether a window may continue into the next document.
-        normalize_states: whether each token's state is divided by its root mean square.
-    """
-
-    layers: tuple[int, ...]
-    sample_length: int
-    seed: int
-    cross_documents: bool = False
-    normalize_states: bool = True
-
-    @classmethod
-    def recorded(cls, layers: tuple[int, ...], method: Mapping[str, Any]) -> "Windows":
-        """Return the windows that a mixture file describes.
-
-        Args:
-            layers: numbers of the model's layers.
-            method: the `method` of the file; older files may lack some settings.
-
-        Returns:
-            The windows of these layers.
-        """
-        settings = {**FORMERLY, **method}
-        names = [item.name for item in fields(cls) if item.name != "layers"]
-        return cls(layers, **{name: settings[name] for name in names})
-
-
 class Sampler:
     """Embeds domains with one model, and each draw once."""
 
@@ -78,6 +44,7 @@ class Sampler:
         *,
         micro_batch_size: int | None,
         model: str,
+        reencoding: Reencoding | None = None,
         folder: Path | None = None,
         progress: bool = True,
     ) -> None:
@@ -88,12 +55,13 @@ class Sampler:
             windows: the layers, and the windows of each domain.
             micro_batch_size: windows that each replica embeds at once; None for `default_batch`.
             model: a text that differs from that of any other model.
+            reencoding: the way to the model's tokens; None if the domains' tokens are the model's.
             folder: the folder where finished draws are kept; None keeps none.
             progress: whether the first rank draws a progress bar.
         """
         self.extractor, self.windows, self.folder = extractor, windows, folder
         self._micro_batch_size, self._model = micro_batch_size or default_batch(), model
-        self._progress = progress and is_first_rank()
+        self._reencoding, self._progress = reencoding, progress and is_first_rank()
         self._files: list[Path] = []
 
     def draw(
@@ -131,6 +99,17 @@ class Sampler:
             logger.info("%d of %d domains had been embedded already", kept, len(domains))
         return drawn
 
+    def embeddable_tokens(self, domain: Domain) -> int:
+        """Return how many of the model's tokens a domain has that count towards its embedding.
+
+        Args:
+            domain: the domain.
+
+        Returns:
+            The number, which is an estimate where the model has another tokenizer.
+        """
+        return WindowReader(domain, self.windows, self._reencoding).embeddable_tokens
+
     def forget(self) -> None:
         """Remove the kept draws; call it on one rank when the mixture file has been written."""
         for path in self._files:
@@ -158,6 +137,7 @@ class Sampler:
             first=first,
             cross_documents=self.windows.cross_documents,
             normalize_states=self.windows.normalize_states,
+            reencoding=self._reencoding,
             advance=advance,
         )
         if path is not None:
@@ -174,6 +154,7 @@ class Sampler:
             "model": self._model,
             "domain": [domain.name, domain.fingerprint, domain.embeddable_tokens],
             "samples": [first, samples],
+            "reencoding": self._reencoding and self._reencoding.identity,
         }
         return self.folder / f"{digest(follows_from)}.safetensors"
 
@@ -209,15 +190,12 @@ def draw_until_known(
     """
     embeddings = sampler.draw(domains, _FIRST_SAMPLES)
     samples = dict.fromkeys(domains, _FIRST_SAMPLES)
+    embeddable = {name: sampler.embeddable_tokens(domain) for name, domain in domains.items()}
     while True:
         # All domains are drawn further together, because each weight depends on all embeddings. A
         # domain is left out once as many tokens have been drawn as it has: more would tell little.
         tokens = {name: int(embeddings[0][name].tokens.sum()) for name in domains}
-        left = {
-            name: domain
-            for name, domain in domains.items()
-            if tokens[name] < domain.embeddable_tokens
-        }
+        left = {name: domain for name, domain in domains.items() if tokens[name] < embeddable[name]}
         width = on_first_rank(lambda: half_width(embeddings[0]))
         logger.info(
             "%s samples per domain: weights are known to within %.4f",
@@ -229,7 +207,7 @@ def draw_until_known(
         # The error falls with the square root of the number of windows.
         growth = min(max(1.1 * (width / tolerance) ** 2 - 1, 0.25), 3.0)
         for name, domain in left.items():
-            filled = (domain.embeddable_tokens - tokens[name]) * samples[name] / tokens[name]
+            filled = (embeddable[name] - tokens[name]) * samples[name] / tokens[name]
             more = max(math.ceil(min(growth * samples[name], filled)), SHARDS)
             new = sampler.draw({name: domain}, more, samples[name])
             for of_layer, drawn in zip(embeddings, new, strict=True):

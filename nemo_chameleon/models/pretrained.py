@@ -29,6 +29,8 @@ from nemo_chameleon.utils.files import digest, digest_of_files
 
 _TABLE = "embedding.word_embeddings.weight"
 _PADDING = 128 * 64
+# What else helps against a vocabulary that is not the domains'.
+_OR_SAY_WHICH = {"proxy.load": ", or set proxy.tokenizer to its tokenizer.json"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,24 @@ class PretrainedCheckpoint:
         if not self.vocab_size <= rows < self.vocab_size + _PADDING:
             raise UserError(
                 f"{self.path} has {rows} tokens, but the domains have {self.vocab_size}: tokenise "
-                "them with its tokenizer"
+                f"them with its tokenizer{_OR_SAY_WHICH.get(self.prefix + 'load', '')}"
             )
+
+
+def tokenizer_beside(place: str) -> str | None:
+    """Find the tokenizer of a checkpoint, in its folder or in the folder above it.
+
+    Args:
+        place: the checkpoint's folder, or the folder above it with a tracker.
+
+    Returns:
+        The path of a tokenizer.json, or None if there is none.
+    """
+    found = checkpoint.tracked(Path(place))[1] or Path(place)
+    for folder in (found, found.parent):
+        if (folder / "tokenizer.json").is_file():
+            return str(folder / "tokenizer.json")
+    return None
 
 
 def find_checkpoint(
@@ -136,7 +154,7 @@ def find_checkpoint(
         for fact, value in own.items():
             if identity.get(fact, value) != value:
                 raise UserError(
-                    f"{key}={path} has another {fact} than the domains: tokenise them with its "
-                    "tokenizer"
+                    f"{key}={path} has another {fact} than {data.tokenizer or 'the domains'}: "
+                    f"tokenise the domains with its tokenizer{_OR_SAY_WHICH.get(key, '')}"
                 )
     return PretrainedCheckpoint(path, run, vocab_size, prefix)

@@ -7,7 +7,8 @@ from nemo_chameleon.config.schema import DomainConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of, read_as_recorded
 from nemo_chameleon.embedding.registry import proxy_from_record
-from nemo_chameleon.embedding.sampler import Sampler, Windows
+from nemo_chameleon.embedding.sampler import Sampler
+from nemo_chameleon.embedding.windows import Reencoding, Windows
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.utils.errors import UserError
@@ -58,7 +59,11 @@ def embed_new(
         windows = Windows.recorded((method["layer"],), method)
         with proxy.opened() as extractor:
             sampler = Sampler(
-                extractor, windows, micro_batch_size=micro_batch_size, model=proxy.identity
+                extractor,
+                windows,
+                micro_batch_size=micro_batch_size,
+                model=proxy.identity,
+                reencoding=Reencoding.recorded(record, place if "hf" in record else None),
             )
             embeddings += sampler.draw(domains, samples)
     return embeddings, {

@@ -1,21 +1,21 @@
 """The plan of an embedding: the model and the windows, decided once when a run starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_chameleon.config.schema import ALL, AUTO, Config
+from nemo_chameleon.config.schema import ALL, AUTO, Config, DataConfig
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import dtype_of
-from nemo_chameleon.embedding.huggingface import huggingface_proxy
+from nemo_chameleon.embedding.huggingface import HuggingFaceProxy
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.pooling import middle_layer
 from nemo_chameleon.embedding.registry import Proxy
-from nemo_chameleon.embedding.sampler import Windows
-from nemo_chameleon.models.pretrained import find_checkpoint
+from nemo_chameleon.embedding.windows import Reencoding, Windows
+from nemo_chameleon.models.pretrained import find_checkpoint, tokenizer_beside
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
@@ -32,6 +32,8 @@ class EmbeddingPlan:
         windows: the layers and windows that embeddings are means over.
         method: the settings that decide the embeddings, as a mixture file records them.
         settings: a digest of what the configuration asks of the proxy.
+        reencoding: the way from the domains' tokens to those of an existing proxy; None if they are
+            the same.
     """
 
     proxy: Proxy | None
@@ -40,6 +42,7 @@ class EmbeddingPlan:
     windows: Windows
     method: dict[str, Any]
     settings: str
+    reencoding: Reencoding | None = None
 
 
 def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
@@ -53,15 +56,15 @@ def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPl
         The plan; all ranks get the first rank's.
 
     Raises:
-        UserError: the configuration names an existing proxy that is not there, or one with another
-            tokenizer than the domains'.
+        UserError: the configuration names an existing proxy or a tokenizer that is not there, or a
+            proxy that has another tokenizer than the configuration says.
     """
     return on_first_rank(lambda: _plan(config, domains))
 
 
 def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     wanted, model = config.chameleon, config.proxy.model
-    proxy = _existing_proxy(config)
+    proxy, reencoding = _existing_proxy(config)
     num_layers = model.num_layers if proxy is None else proxy.num_layers
     longest = model.seq_length if proxy is None else proxy.seq_length
     length = config.model.seq_length
@@ -87,8 +90,8 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     # The weights are computed from the first of these layers.
     layers = (layer, *(other for other in others if other != layer))
     windows = Windows.recorded(layers, method)
-    settings = _proxy_settings(config, domains, proxy)
-    return EmbeddingPlan(proxy, num_layers, longest, windows, method, settings)
+    settings = _proxy_settings(config, domains, proxy, reencoding)
+    return EmbeddingPlan(proxy, num_layers, longest, windows, method, settings, reencoding)
 
 
 def trains_proxy(config: Config) -> bool:
@@ -104,27 +107,42 @@ def trains_proxy(config: Config) -> bool:
     return proxy and config.proxy.load is None and config.proxy.hf is None
 
 
-def _existing_proxy(config: Config) -> Proxy | None:
-    """Return the existing model that embeds, or None where a proxy is trained."""
+def _existing_proxy(config: Config) -> tuple[Proxy | None, Reencoding | None]:
+    """Return the existing model that embeds, and the way from the domains' tokens to its own."""
     wanted, data = config.proxy, config.data
     if trains_proxy(config):
-        return None
+        return None, None
     if config.chameleon.source == "model":
         key, place = "checkpoint.pretrained_checkpoint", config.checkpoint.pretrained_checkpoint
         assert place is not None, "config.validation refuses source=model without it"
-        return MegatronProxy(find_checkpoint(key, place, config, data, prefix=""))
+        return MegatronProxy(find_checkpoint(key, place, config, data, prefix="")), None
     if wanted.hf is not None:
-        if data.tokenizer is None:
-            raise UserError(
-                "proxy.hf needs data.tokenizer, to check that the domains were tokenised with the "
-                "model's tokenizer: set it"
-            )
-        return huggingface_proxy(wanted.hf, dtype_of(wanted.train.precision), data.tokenizer)
+        proxy = HuggingFaceProxy.of(wanted.hf, dtype_of(wanted.train.precision))
+        return proxy, _reencoding(data, wanted.hf)
     assert wanted.load is not None
-    return MegatronProxy(find_checkpoint("proxy.load", wanted.load, wanted, data))
+    own = wanted.tokenizer or tokenizer_beside(wanted.load)
+    reencoding = None
+    if own is not None:
+        reencoding = _reencoding(data, own)
+        data = replace(data, tokenizer=own, vocab_size=None)
+    return MegatronProxy(find_checkpoint("proxy.load", wanted.load, wanted, data)), reencoding
 
 
-def _proxy_settings(config: Config, domains: Mapping[str, Domain], proxy: Proxy | None) -> str:
+def _reencoding(data: DataConfig, target: str) -> Reencoding | None:
+    if data.tokenizer is None:
+        raise UserError(
+            f"the proxy has its own tokenizer, {target}: set data.tokenizer to the one that the "
+            "domains were tokenised with, so that their text can be encoded for the proxy"
+        )
+    return Reencoding.between(data.tokenizer, target)
+
+
+def _proxy_settings(
+    config: Config,
+    domains: Mapping[str, Domain],
+    proxy: Proxy | None,
+    reencoding: Reencoding | None,
+) -> str:
     """Return a digest of what a configuration asks of a proxy.
 
     Settings of the machine are left out, because a mixture may be used on another machine. The
@@ -132,7 +150,8 @@ def _proxy_settings(config: Config, domains: Mapping[str, Domain], proxy: Proxy 
     file records fingerprints of its own domains.
     """
     if proxy is not None:
-        return digest({"proxy": proxy.identity, "data.split": config.data.split})
+        asked = {"proxy": proxy.identity, "data.split": config.data.split}
+        return digest(asked if reencoding is None else {**asked, "tokens": reencoding.identity})
     of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
     of_others += ["data.domains", "weights"]
     identity = proxy_run(config, domains).identity()

@@ -72,11 +72,11 @@ def compute_mixture(prepared: Prepared) -> Mixture:
             tolerance=config.chameleon.tolerance,
             method=method,
             proxy={
-                **proxy.record(),
+                **_described(proxy, Vocabulary.of(config.data).vocab_size),
                 **facts,
-                "vocab_size": Vocabulary.of(config.data).vocab_size,
                 "split": config.data.split,
                 "tokenizer": config.data.tokenizer,
+                **({} if plan.reencoding is None else {"reencoded": plan.reencoding.record()}),
                 **kind_of(config.data).reading(config.data, config.model.seq_length),
                 "settings": plan.settings,
                 "trained": identity,
@@ -123,6 +123,14 @@ def train_proxy(prepared: Prepared) -> None:
         trainer.train(proxy_run(config, prepared.domains))
 
 
+def _described(proxy: Proxy, vocab_size: int) -> dict[str, Any]:
+    """Describe the proxy and the vocabulary of the domains, which may be smaller than its own."""
+    record = proxy.record()
+    own = record.get("vocab_size", vocab_size)
+    others = {} if own == vocab_size else {"model_vocab_size": own}
+    return {**record, "vocab_size": vocab_size, **others}
+
+
 def _weights_by_layer(
     config: Config, plan: EmbeddingPlan, by_layer: Sequence[Mapping[str, ShardedEmbedding]]
 ) -> dict[str, dict[str, float]]:
@@ -162,6 +170,7 @@ def _embed(
             plan.windows,
             micro_batch_size=wanted.micro_batch_size,
             model=f"{proxy.identity} {proxy.record()['precision']}",
+            reencoding=plan.reencoding,
             folder=_kept_draws(config),
             progress=config.logging.progress,
         )

@@ -1,0 +1,32 @@
+"""Loads models, configurations and tokenizers with transformers, if it is installed."""
+
+from typing import Any
+
+from nemo_chameleon.utils.errors import UserError
+
+
+def from_pretrained(kind: str, name: str, **settings: Any) -> Any:
+    """Load something by the name of its model.
+
+    Args:
+        kind: a class of transformers, for instance "AutoConfig".
+        name: the name of the model, or its folder.
+        settings: arguments of the class's `from_pretrained`.
+
+    Returns:
+        What `from_pretrained` of the class returns.
+
+    Raises:
+        UserError: transformers is not installed, or there is no such model.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"the Hugging Face model {name} needs transformers: pip install nemo_chameleon[hf]"
+        ) from error
+    try:
+        return getattr(transformers, kind).from_pretrained(name, **settings)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot load the Hugging Face model {name}: {cause}") from error
