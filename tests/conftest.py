@@ -25,24 +25,19 @@ import textwrap
 import threading
 import tokenize
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import yaml
 from hypothesis import settings
 
 import ranks
 from nemo_chameleon.utils.logging import show_on_stdout
+from project import CONSOLE, RECIPE, ROOT, Console, Launch, write_config
 
 if TYPE_CHECKING:
     from nemo_chameleon.config.schema import Config
-
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
-CONSOLE = Path(sys.executable).with_name("nemo-chameleon")
 
 # Every run tries the same examples, and no example has a deadline.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
@@ -71,12 +66,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # is imported now and stays: a quarter of a second.
     gc.collect()
     gc.freeze()
-
-
-def drawn_alike(k: int, d: int = 64, seed: int = 0) -> np.ndarray:
-    """Return embeddings (k, d) that follow one distribution; norms are 0.7 to 1.3 of their mean."""
-    generator = np.random.default_rng(seed)
-    return generator.normal(size=(k, d)) * generator.uniform(0.7, 1.3, size=(k, 1))
 
 
 @pytest.fixture(scope="session")
@@ -120,40 +109,6 @@ def config_file(corpus: Path, tmp_path: Path) -> Path:
     return write_config(corpus, tmp_path)
 
 
-def write_config(corpus: Path, folder: Path) -> Path:
-    """Write the configuration of `config_file` to a folder; a run writes to `out` in it."""
-    small: dict[str, dict[str, Any]] = {
-        "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 32},
-        "train": {
-            "train_iters": 6,
-            "global_batch_size": 8,
-            "micro_batch_size": 2,
-            "eval_iters": 1,
-        },
-        "optimizer": {"lr": 1e-2, "min_lr": 1e-3},
-    }
-    config = {
-        "output": str(folder / "out"),
-        "data": {
-            "tokenizer": str(corpus / "tokenizer.json"),
-            "split": "80,20,0",
-            "num_workers": 0,
-            "domains": {name: {"path": str(corpus / name)} for name in ("code", "prose", "legal")},
-        },
-        **small,
-        "proxy": {
-            **small,
-            "optimizer": {**small["optimizer"], "lr_warmup_iters": 0},
-            "model": {**small["model"], "num_layers": 4},
-        },
-        "chameleon": {"samples": 24, "micro_batch_size": 8},
-        "logging": {"progress": False},
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    return path
-
-
 @pytest.fixture
 def mixture(corpus: Path, tmp_path: Path) -> Path:
     """Return a mixture file with weights 0.25 and 0.75 and the paths of its domains."""
@@ -176,9 +131,6 @@ def finetuning(corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
     )
     Mixture({"pairs": 0.5, "chats": 0.3, "text": 0.2}).save(tmp_path / "sft.json")
     return tmp_path / "sft.json", config
-
-
-Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -222,9 +174,6 @@ def start(request: pytest.FixtureRequest) -> Launch:
     """Return `launch`, and in slow tests also `torchrun`: one test with forks and real starts."""
     run: Launch = request.getfixturevalue(request.param)
     return run
-
-
-Console = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from conftest import ROOT, write_config
+from project import ROOT, write_config
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"

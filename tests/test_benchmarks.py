@@ -25,7 +25,6 @@ from benchmarks.mixtures import (
     tables,
 )
 from benchmarks.mixtures.size import Size
-from conftest import ROOT
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config, ModelConfig
@@ -33,6 +32,7 @@ from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.train.run import TrainingRun
+from project import ROOT
 
 
 @pytest.fixture

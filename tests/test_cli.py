@@ -16,12 +16,12 @@ import pytest
 import yaml
 from test_report import UNIFORM, other
 
-from conftest import write_config
 from nemo_chameleon import Mixture, cli
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.method.weights import choose_preset
 from nemo_chameleon.mixture.compute import mixture_from_embeddings
 from nemo_chameleon.mixture.edit import ComputedMixture
+from project import write_config
 from sft_data import write_sft_config
 
 

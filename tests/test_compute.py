@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import drawn_alike
 from nemo_chameleon import Mixture
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.method.leverage import affinity_matrix
 from nemo_chameleon.method.weights import chameleon_weights, choose_preset
 from nemo_chameleon.mixture import compute
 from nemo_chameleon.utils.errors import UserError
+from project import drawn_alike
 
 NAMES = ["wiki", "book", "code", "web", "law"]
 

@@ -1,9 +1,12 @@
 """method/diagnostics.py: a warning is given where the method is blind, and only there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from nemo_chameleon.method.diagnostics import caveats
+from nemo_chameleon.method.diagnostics import caveats, heavy_tokens
+from nemo_chameleon.method.embeddings import HeaviestTokens
 from nemo_chameleon.method.leverage import leverage_scores
 from nemo_chameleon.method.weights import weights_from_scores
 
@@ -28,6 +31,24 @@ def test_two_domains() -> None:
     """Two domains always have equal scores, and this is the only warning."""
     (only,) = about(PLAIN[:2])
     assert "two domains" in only
+
+
+def test_heavy_tokens() -> None:
+    """A mean that its heaviest tokens decide is named with layer, token and remedy."""
+    light = HeaviestTokens(0.02, 40.0, 9, 3)
+    heavy = HeaviestTokens(0.93, 25_957.0, 504, 0)
+    assert heavy_tokens({"a": light, "b": light}, 15, {}) == []
+    (only,) = heavy_tokens(
+        {"a": light, "b": heavy, "c": replace(heavy, share=0.2)},
+        15,
+        {"b": "The"},
+        {"normalize_states": "chameleon.normalize_states"},
+    )
+    assert only.startswith(
+        "in the output of layer 15, 1 % of the tokens give 93% of the squared norm of 'b''s mean, "
+        "and more than 10% in 1 more; the heaviest one is token 504 'The' at position 0"
+    )
+    assert only.endswith("set chameleon.normalize_states=true")
 
 
 def test_equal_scores() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_config
 from nemo_chameleon import Mixture, cli, provider
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
@@ -19,6 +18,7 @@ from nemo_chameleon.method.weights import chameleon_weights
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.utils.errors import UserError
+from project import write_config
 
 Command = Callable[..., str]
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
-from conftest import ROOT, Launch
 from nemo_chameleon import provider
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
@@ -19,6 +18,7 @@ from nemo_chameleon.embedding.megatron import megatron_extractor
 from nemo_chameleon.models.gpt import build_gpt
 from nemo_chameleon.provider import proxy
 from nemo_chameleon.train.step import packed_sequences
+from project import ROOT, Launch
 from sft_data import write_sft_config
 
 pytestmark = [

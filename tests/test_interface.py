@@ -7,7 +7,7 @@ from pathlib import Path
 
 from interface import described
 
-from conftest import ROOT
+from project import ROOT
 
 FROZEN = Path(__file__).parent / "data" / "interface.txt"
 

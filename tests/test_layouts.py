@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import write_config
 from embed_in_layouts import embed_in_each
 from nemo_chameleon.config import load_config
 from nemo_chameleon.distributed.layout import model_parallel
@@ -16,6 +15,7 @@ from nemo_chameleon.method.weights import chameleon_weights
 from nemo_chameleon.mixture.embeddings_file import load_embeddings
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.gpt import build_gpt
+from project import write_config
 from ranks import on_ranks
 
 LAYOUTS = {

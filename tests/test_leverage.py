@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import drawn_alike
 from nemo_chameleon.method import leverage
 from nemo_chameleon.method.leverage import (
     affinity_matrix,
     leverage_scores,
     scores_from_affinity,
 )
+from project import drawn_alike
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "krls.json").read_text())
 CASES = {case["name"]: case for case in GOLDEN["cases"]}

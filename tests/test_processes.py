@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 
 import ranks
-from conftest import RECIPE, Launch
 from nemo_chameleon import provider
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.distributed import shared_storage
 from nemo_chameleon.provider import proxy
 from nemo_chameleon.train import trainer
 from nemo_chameleon.utils.errors import UserError
+from project import RECIPE, Launch
 
 
 def held() -> tuple[int, int, int]:

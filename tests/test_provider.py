@@ -213,6 +213,7 @@ def written(config: Config, **method: object) -> None:
         ("samples", 99),
         ("seed", 7),
         ("cross_documents", True),
+        ("normalize_states", False),
     ],
 )
 def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: object) -> None:
@@ -221,6 +222,52 @@ def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: o
     with pytest.raises(UserError, match=f"made with {key}={value}.*remove the file") as caught:
         resolve(config, "chameleon")
     assert ("mixture rescore" in str(caught.value)) == (key in ("preset", "ridge"))
+
+
+def older(config: Config) -> None:
+    """Rewrite the mixture file as the version before `normalize_states` wrote it."""
+    path = Path(config.chameleon.file)
+    written = json.loads(path.read_text())
+    del written["method"]["normalize_states"]
+    path.write_text(json.dumps(written))
+
+
+def test_mixture_of_an_earlier_version(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    """A file from before token states were normalised is used as it is, and the run says so.
+
+    It is refused where the configuration asks for normalised states.
+    """
+    written(config)
+    older(config)
+    assert resolve(config, "chameleon").weights
+    assert "an earlier version computed" in caplog.text
+    assert "with chameleon.normalize_states=False" in caplog.text
+    caplog.clear()
+    config.chameleon.normalize_states = False
+    assert resolve(config, "chameleon").weights
+    assert "earlier" not in caplog.text
+    config.chameleon.normalize_states = True
+    with pytest.raises(UserError, match="made with normalize_states=False, but the run asks for T"):
+        resolve(config, "chameleon")
+
+
+@pytest.mark.parametrize(
+    ("preset", "wanted", "expected"),
+    [
+        ("calibrated", None, True),
+        ("calibrated", False, False),
+        ("paper", None, False),
+        ("paper", True, True),
+    ],
+)
+def test_the_preset_decides_whether_states_are_normalised(
+    config: Config, preset: str, wanted: bool | None, expected: bool
+) -> None:
+    """Calibrated weights come from normalised states and the paper's from raw ones, by default."""
+    config.chameleon.preset, config.chameleon.normalize_states = preset, wanted
+    plan = provider.prepare(config).plan
+    assert plan is not None
+    assert plan.method["normalize_states"] == plan.windows.normalize_states == expected
 
 
 @pytest.mark.parametrize(

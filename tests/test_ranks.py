@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import ranks
-from conftest import Launch
+from project import Launch
 from ranks import RankError, on_ranks
 
 

@@ -22,8 +22,8 @@ import yaml
 from safetensors.numpy import load_file
 
 import ranks
-from conftest import RECIPE, ROOT, Console, Launch
 from nemo_chameleon import Mixture
+from project import RECIPE, ROOT, Console, Launch
 
 
 def weights_text(mixture: Path) -> str:

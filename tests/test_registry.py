@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from benchmarks.gpt2 import megatron_state
-from conftest import write_config
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
@@ -26,6 +28,7 @@ from nemo_chameleon.provider.new_domains import embed_new
 from nemo_chameleon.train import run
 from nemo_chameleon.utils import files
 from nemo_chameleon.utils.errors import UserError
+from project import write_config
 
 HIDDEN, HEADS, LAYERS, LENGTH = 32, 4, 4, 32
 
@@ -172,25 +175,20 @@ def test_a_mixture_is_used_for_its_own_proxy_only(
 def test_proxies_that_are_refused(
     config: Config, gpt2: Path, converted: Path, tmp_path: Path
 ) -> None:
-    """A proxy is refused in one line if it is missing, has another tokenizer or another shape, or
-    if two are given.
+    """A proxy is refused in one line if it is missing, its tokens are not known to be the domains',
+    it has another shape, or two are given.
     """
-    other = tmp_path / "gpt2"
-    other.mkdir()
-    for file in gpt2.iterdir():
-        text = file.read_bytes()
-        if file.name == "tokenizer.json":
-            text = text.replace(b'"<|endoftext|>"', b'"<|end|>"')
-        (other / file.name).write_bytes(text)
     tokenizer, config.data.tokenizer = config.data.tokenizer, None
     config.data.vocab_size = 20_000
     config.proxy.load = str(converted)
-    with pytest.raises(UserError, match=r"has 512 tokens, but the domains have 20000"):
+    with pytest.raises(UserError, match=r"has 512 tokens, but the domains have 20000.*proxy\.tok"):
+        provider.resolve_mixture(config)
+    config.proxy.load, config.proxy.hf = None, str(gpt2)
+    with pytest.raises(UserError, match=r"set data\.tokenizer to the one that the domains"):
         provider.resolve_mixture(config)
     config.data.tokenizer, config.data.vocab_size = tokenizer, None
     for changes, says in (
-        ({"hf": str(other)}, "has another vocabulary than data.tokenizer"),
-        ({"hf": str(tmp_path / "none")}, "proxy.hf="),
+        ({"hf": str(tmp_path / "none")}, "cannot load the Hugging Face model .*none"),
         ({"load": str(tmp_path / "none")}, "there is no such checkpoint"),
         ({"hf": str(gpt2), "load": str(converted)}, "one of proxy.load and proxy.hf"),
     ):
@@ -213,6 +211,61 @@ def test_proxies_that_are_refused(
         with pytest.raises(UserError, match=says):
             provider.resolve_mixture(config)
         setattr(config.proxy.model, key, before)
+
+
+@pytest.fixture
+def other_tokens(config: Config, tmp_path: Path) -> Config:
+    """Return the configuration with domains of the same texts, in tokens of another tokenizer."""
+    own = load_tokenizer(str(config.data.tokenizer))
+    datasets = {n: IndexedDataset(domain.path) for n, domain in config.data.domains.items()}
+    texts = {
+        name: [own.decode(data.get(number).tolist()) for number in range(len(data))]
+        for name, data in datasets.items()
+    }
+    tokenizer = train_tokenizer((text for part in texts.values() for text in part), 300)
+    tokenizer.save(str(tmp_path / "other.json"))
+    for name, documents in texts.items():
+        write_dataset(documents, tokenizer, tmp_path / "other" / name)
+        config.data.domains[name].path = str(tmp_path / "other" / name)
+    config.data.tokenizer = str(tmp_path / "other.json")
+    return config
+
+
+@pytest.mark.parametrize("form", ["hf", "load"])
+@pytest.mark.usefixtures("alone")
+def test_any_model_embeds_any_tokens(
+    config: Config, other_tokens: Config, gpt2: Path, converted: Path, corpus: Path, form: str
+) -> None:
+    """Domains in other tokens are encoded again: their embeddings come near those of the same texts
+    in the model's own tokens, the file names both tokenizers, and a domain can be added.
+    """
+    place = {"hf": gpt2, "load": converted}[form]
+    other_tokens.chameleon.samples, other_tokens.chameleon.cross_documents = 512, True
+    if form == "load":
+        other_tokens.proxy.tokenizer = str(corpus / "tokenizer.json")
+    mixture, through_other = embedded(other_tokens, **{form: str(place)})
+    record = mixture.proxy
+    assert record["tokenizer"] == other_tokens.data.tokenizer
+    assert record["reencoded"]["tokenizer"] == str(
+        place if form == "hf" else corpus / "tokenizer.json"
+    )
+    computed = ComputedMixture.load(other_tokens.chameleon.file)
+    again = computed.without(["prose"])
+    prose = other_tokens.data.domains["prose"].path
+    again = again.with_domains(*embed_new(again, {"prose": prose}))
+    assert again.mixture.weights == pytest.approx(mixture.weights, rel=1e-9)
+
+    own = load_config(write_config(corpus, Path(other_tokens.output) / "own"))
+    own.proxy.model.num_layers, own.chameleon.samples, own.chameleon.cross_documents = (
+        LAYERS,
+        512,
+        True,
+    )
+    _, through_own = embedded(own, **{form: str(place)})
+    centre = np.mean([shards.embedding for shards in through_own.values()], axis=0)
+    for name, shards in through_own.items():
+        moved = np.linalg.norm(through_other[name].embedding - shards.embedding)
+        assert moved < 0.25 * np.linalg.norm(shards.embedding - centre)
 
 
 @pytest.mark.usefixtures("alone")

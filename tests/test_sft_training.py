@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import ranks
-from conftest import RECIPE, ROOT, Console, Launch, write_config
 from nemo_chameleon import Mixture
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.models.gpt import build_gpt
 from nemo_chameleon.train.step import packed_sequences
+from project import RECIPE, ROOT, Console, Launch, write_config
 from sft_data import write_sft_config
 
 SFT = ROOT / "recipes" / "sft_chameleon.py"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import drawn_alike
 from nemo_chameleon.method import weights
 from nemo_chameleon.method.leverage import leverage_scores, scores_from_affinity
+from project import drawn_alike
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "krls.json").read_text())
 CASES = {case["name"]: case for case in GOLDEN["cases"]}

@@ -207,7 +207,8 @@ def _check_chameleon(config: Config) -> None:
         raise UserError("set only one of proxy.load and proxy.hf")
     if proxy.tokenizer is not None and proxy.load is None:
         raise UserError(
-            "proxy.tokenizer is the tokenizer of a model in proxy.load: set proxy.load, or remove it"
+            "proxy.tokenizer is for the model in proxy.load: set proxy.load, or remove "
+            "proxy.tokenizer"
         )
     if wanted.source == "model":
         if proxy.load is not None or proxy.hf is not None:

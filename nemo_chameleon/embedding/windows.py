@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from nemo_chameleon.data.domain import Domain, Window
 from nemo_chameleon.data.tokenizer import find_tokenizer
+from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture import FORMERLY
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
@@ -241,6 +242,22 @@ class WindowReader:
         return self.domain.window(
             index, length, self._windows.seed, cross_documents=self._windows.cross_documents
         )
+
+
+def heaviest_token(shards: ShardedEmbedding, tokenizer: str | None) -> dict[str, str]:
+    """Name the token with the largest hidden state, for the facts of a domain in a mixture file.
+
+    Args:
+        shards: the domain's embedding.
+        tokenizer: the tokenizer of the model that embedded it; None if it is not known.
+
+    Returns:
+        `heaviest_token`, or nothing where it is not known.
+    """
+    if shards.heaviest is None or tokenizer is None:
+        return {}
+    text = find_tokenizer(tokenizer).id_to_token(shards.heaviest.token)
+    return {} if text is None else {"heaviest_token": text}
 
 
 @functools.cache

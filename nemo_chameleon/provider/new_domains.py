@@ -8,7 +8,7 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of, read_as_recorded
 from nemo_chameleon.embedding.registry import proxy_from_record
 from nemo_chameleon.embedding.sampler import Sampler
-from nemo_chameleon.embedding.windows import Reencoding, Windows
+from nemo_chameleon.embedding.windows import Reencoding, Windows, heaviest_token
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.utils.errors import UserError
@@ -50,24 +50,31 @@ def embed_new(
         )
     for name in paths:
         computed.require_unknown(name)
-    embeddings, domains = [], dict[str, Domain]()
+    embeddings, domains, tokenizer = [], dict[str, Domain](), None
     for place, record in zip(places, computed.proxies, strict=True):
         proxy = proxy_from_record(record, place)
         domains = _opened_as(record, paths, method)
         for name, domain in domains.items():
             computed.require_unknown(name, domain.fingerprint)
         windows = Windows.recorded((method["layer"],), method)
+        reencoding = Reencoding.recorded(record, place if "hf" in record else None)
+        tokenizer = reencoding and reencoding.target  # elsewhere none is needed, or looked for
         with proxy.opened() as extractor:
             sampler = Sampler(
                 extractor,
                 windows,
                 micro_batch_size=micro_batch_size,
                 model=proxy.identity,
-                reencoding=Reencoding.recorded(record, place if "hf" in record else None),
+                reencoding=reencoding,
             )
             embeddings += sampler.draw(domains, samples)
     return embeddings, {
-        name: {**domain.facts(), "samples": samples} for name, domain in domains.items()
+        name: {
+            **domain.facts(),
+            "samples": samples,
+            **heaviest_token(embeddings[-1][name], tokenizer),
+        }
+        for name, domain in domains.items()
     }
 
 

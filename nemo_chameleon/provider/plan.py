@@ -34,6 +34,7 @@ class EmbeddingPlan:
         settings: a digest of what the configuration asks of the proxy.
         reencoding: the way from the domains' tokens to those of an existing proxy; None if they are
             the same.
+        tokenizer: the tokenizer of the model that embeds; None if it is not known.
     """
 
     proxy: Proxy | None
@@ -42,7 +43,8 @@ class EmbeddingPlan:
     windows: Windows
     method: dict[str, Any]
     settings: str
-    reencoding: Reencoding | None = None
+    reencoding: Reencoding | None
+    tokenizer: str | None
 
 
 def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
@@ -91,7 +93,10 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     layers = (layer, *(other for other in others if other != layer))
     windows = Windows.recorded(layers, method)
     settings = _proxy_settings(config, domains, proxy, reencoding)
-    return EmbeddingPlan(proxy, num_layers, longest, windows, method, settings, reencoding)
+    tokenizer = config.data.tokenizer if reencoding is None else reencoding.target
+    return EmbeddingPlan(
+        proxy, num_layers, longest, windows, method, settings, reencoding, tokenizer
+    )
 
 
 def trains_proxy(config: Config) -> bool:

@@ -19,6 +19,7 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.registry import Proxy
 from nemo_chameleon.embedding.sampler import Sampler, draw_until_known
+from nemo_chameleon.embedding.windows import heaviest_token
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture import Mixture, compute
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, save_embeddings
@@ -66,7 +67,14 @@ def compute_mixture(prepared: Prepared) -> Mixture:
             method["layers"] = _weights_by_layer(config, plan, by_layer)
         mixture = compute.mixture_from_embeddings(
             [embeddings],
-            {name: {**domains[name].facts(), "samples": samples[name]} for name in domains},
+            {
+                name: {
+                    **domain.facts(),
+                    "samples": samples[name],
+                    **heaviest_token(embeddings[name], plan.tokenizer),
+                }
+                for name, domain in domains.items()
+            },
             objective=config.chameleon.objective,
             preset=preset_of(config.chameleon),
             tolerance=config.chameleon.tolerance,

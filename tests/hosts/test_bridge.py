@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import ROOT
 from nemo_chameleon import Mixture
+from project import ROOT
 from running import printed, started
 
 if importlib.util.find_spec("megatron.bridge") is None:

@@ -3,13 +3,12 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, missing, shared_cluster
-from conftest import ROOT
+from cluster import Cluster, missing
+from project import ROOT
 
 # That of NeMo, which brings NeMo-Run; the jobs themselves run in the tests' own.
 PYTHON = ROOT / ".venv-nemo" / "bin" / "python"
@@ -38,19 +37,6 @@ with chain(executor, config, settings, checkout=%r) as experiment:
         experiment.run(detach=True)
         print("jobs", json.dumps([job.handle for job in experiment.jobs]))
 """
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Yield a cluster whose jobs start one process per node, in this environment."""
-    with shared_cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def corpus(slurm: Cluster, request: pytest.FixtureRequest) -> Path:
-    """The corpus of all tests, also of those in other processes."""
-    return Path(slurm.once("corpus", lambda: str(request.getfixturevalue("corpus"))))
 
 
 def submitted(slurm: Cluster, config: Path, action: str) -> str:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from cluster import NODES, Cluster, missing, shared_cluster
-from conftest import ROOT, write_config
+from cluster import NODES, Cluster, missing
+from project import ROOT, write_config
 
 if missing():
     pytest.skip(f"make test-slurm installs {', '.join(missing())}", allow_module_level=True)
@@ -24,19 +24,6 @@ SCRIPTS = ROOT / "recipes" / "slurm"
 PACE = ("checkpoint.save_interval=40", "logging.log_interval=5")
 UNIFORM = ("data.mixture=uniform", *PACE)
 LONG = ("train.train_iters=160", *UNIFORM)
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Yield a cluster whose jobs start one process per node, in this environment."""
-    with shared_cluster(tmp_path_factory.mktemp("cluster"), ROOT) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def corpus(slurm: Cluster, request: pytest.FixtureRequest) -> Path:
-    """The corpus of all tests, also of those in other processes."""
-    return Path(slurm.once("corpus", lambda: str(request.getfixturevalue("corpus"))))
 
 
 def submit(slurm: Cluster, config: Path, *settings: str) -> str:

@@ -1,0 +1,59 @@
+"""What tests of all kinds share besides fixtures: paths, and a small configuration."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+if TYPE_CHECKING:
+    import subprocess
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
+CONSOLE = Path(sys.executable).with_name("nemo-chameleon")
+
+Launch = Callable[..., "subprocess.CompletedProcess[str]"]
+Console = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def drawn_alike(k: int, d: int = 64, seed: int = 0) -> np.ndarray:
+    """Return embeddings (k, d) that follow one distribution; norms are 0.7 to 1.3 of their mean."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(k, d)) * generator.uniform(0.7, 1.3, size=(k, 1))
+
+
+def write_config(corpus: Path, folder: Path) -> Path:
+    """Write the configuration of `config_file` to a folder; a run writes to `out` in it."""
+    small: dict[str, dict[str, Any]] = {
+        "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 32},
+        "train": {
+            "train_iters": 6,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "eval_iters": 1,
+        },
+        "optimizer": {"lr": 1e-2, "min_lr": 1e-3},
+    }
+    config = {
+        "output": str(folder / "out"),
+        "data": {
+            "tokenizer": str(corpus / "tokenizer.json"),
+            "split": "80,20,0",
+            "num_workers": 0,
+            "domains": {name: {"path": str(corpus / name)} for name in ("code", "prose", "legal")},
+        },
+        **small,
+        "proxy": {
+            **small,
+            "optimizer": {**small["optimizer"], "lr_warmup_iters": 0},
+            "model": {**small["model"], "num_layers": 4},
+        },
+        "chameleon": {"samples": 24, "micro_batch_size": 8},
+        "logging": {"progress": False},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path

@@ -1,0 +1,192 @@
+"""embedding/windows.py: windows in the tokens of the model that embeds them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from nemo_chameleon.data.domain import Window
+from nemo_chameleon.data.indexed import IndexedDomain
+from nemo_chameleon.data.tokenize import write_dataset
+from nemo_chameleon.data.tokenizer import find_tokenizer, load_tokenizer, train_tokenizer
+from nemo_chameleon.embedding.windows import Reencoding, WindowReader, Windows
+from nemo_chameleon.utils.errors import UserError
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. Ωραία θάλασσα, ναύτης! " * 3,
+    "Žluťoučký kůň úpěl ďábelské ódy — 日本語の文章 and <|endoftext|> in the text. " * 3,
+    "Short.",
+] * 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with three tokenizers, and a dataset tokenised with `bytes.json`.
+
+    `bytes.json` has byte-level BPE. `other.json` is the same kind with another vocabulary and
+    `<|endoftext|>` under another id. `unigram.json` marks words, lowers case, and cuts to 8 tokens.
+    """
+    folder = tmp_path_factory.mktemp("tokenizers")
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.save(str(folder / "bytes.json"))
+    other = Tokenizer(models.BPE())
+    other.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    other.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<s>", "<|endoftext|>"]
+    other.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    other.save(str(folder / "other.json"))
+    unigram = Tokenizer(models.Unigram())
+    unigram.normalizer = normalizers.Lowercase()
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram.decoder = decoders.Metaspace()
+    unigram.train_from_iterator(
+        TEXTS,
+        trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+        ),
+    )
+    unigram.enable_truncation(8)
+    unigram.enable_padding(length=99)
+    unigram.save(str(folder / "unigram.json"))
+    write_dataset(TEXTS, tokenizer, folder / "data")
+    return folder
+
+
+def reencoding(folder: Path, target: str) -> Reencoding:
+    """Return the way from `bytes.json` to another tokenizer."""
+    found = Reencoding.between(str(folder / "bytes.json"), str(folder / target))
+    assert found is not None
+    return found
+
+
+def window(ids: list[int], counted: list[bool] | None = None) -> Window:
+    """Return a window of these tokens."""
+    return Window(np.array(ids), np.array(counted or [True] * len(ids)))
+
+
+def test_text_stays_the_same(folder: Path) -> None:
+    """A window's text in the model's tokens is its text in the domain's tokens."""
+    source, target = (
+        load_tokenizer(str(folder / "bytes.json")),
+        find_tokenizer(str(folder / "other.json")),
+    )
+    text = TEXTS[0]
+    (encoded,) = reencoding(folder, "other.json").encode([window(source.encode(text).ids)])
+    assert target.decode(encoded.tokens.tolist(), skip_special_tokens=False) == text
+    assert encoded.counted.all()
+
+
+@pytest.mark.parametrize("target", ["other.json", "unigram.json"])
+def test_no_special_token_of_either_tokenizer(folder: Path, target: str) -> None:
+    """Ends of documents are left out, texts like them are ordinary, nothing is cut or padded."""
+    source, own = load_tokenizer(str(folder / "bytes.json")), find_tokenizer(str(folder / target))
+    domain = IndexedDomain.open("d", str(folder / "data"))
+    end = source.token_to_id("<|endoftext|>")
+    drawn = [domain.window(i, 200, seed=1, cross_documents=True) for i in range(20)]
+    assert all(end in w.tokens for w in drawn)
+    special = {own.token_to_id(token) for token in ("<pad>", "<s>", "<|endoftext|>", "<unk>")}
+    for before, after in zip(drawn, reencoding(folder, target).encode(drawn), strict=True):
+        assert len(after.tokens) > 20
+        assert not special - {None} & set(after.tokens.tolist()) or target == "unigram.json"
+        text = source.decode(before.tokens.tolist()).strip("\ufffd").lower().replace(" ", "")
+        assert own.decode(after.tokens.tolist()).lower().replace(" ", "")[:50] == text[:50]
+
+
+def test_tokens_that_do_not_count(folder: Path) -> None:
+    """What counted in the domain's tokens counts in the model's, piece by piece."""
+    source = load_tokenizer(str(folder / "bytes.json"))
+    target = find_tokenizer(str(folder / "other.json"))
+    prompt, answer = source.encode("The quick brown").ids, source.encode(" fox jumps").ids
+    counted = [False] * len(prompt) + [True] * len(answer)
+    (encoded,) = reencoding(folder, "other.json").encode([window(prompt + answer, counted)])
+    assert target.decode(encoded.tokens[encoded.counted].tolist()) == " fox jumps"
+    assert target.decode(encoded.tokens[~encoded.counted].tolist()) == "The quick brown"
+
+
+def test_half_characters_at_the_ends_are_left_out(folder: Path) -> None:
+    """A window that begins and ends within a character has the characters between."""
+    source = load_tokenizer(str(folder / "bytes.json"))
+    target = find_tokenizer(str(folder / "other.json"))
+    vocabulary = source.get_vocab()
+    # The bytes of each character are tokens of their own here.
+    ids = [
+        vocabulary[pre_tokenizers.ByteLevel(False, False).pre_tokenize_str(c)[0][0][i]]
+        for c in "ΩέΩ"
+        for i in range(2)
+    ]
+    (encoded,) = reencoding(folder, "other.json").encode([window(ids[1:-1])])
+    assert target.decode(encoded.tokens.tolist()) == "έ"
+
+
+def test_windows_across_documents_are_full(folder: Path) -> None:
+    """However the tokenizers differ, such a window has as many of the model's tokens as are asked
+    for; which others are read with it makes no difference.
+    """
+    domain = IndexedDomain.open("d", str(folder / "data"))
+    windows = Windows((1,), 64, seed=3, cross_documents=True)
+    for target in ("other.json", "unigram.json"):
+        reader = WindowReader(domain, windows, reencoding(folder, target))
+        together = reader.read(range(40))
+        assert [len(w.tokens) for w in together] == [64] * 40
+        alone = WindowReader(domain, windows, reencoding(folder, target)).read([17])
+        np.testing.assert_array_equal(alone[0].tokens, together[17].tokens)
+
+
+def test_windows_within_documents(folder: Path) -> None:
+    """Such a window ends with its document, and has at most as many tokens as are asked for."""
+    domain = IndexedDomain.open("d", str(folder / "data"))
+    reader = WindowReader(domain, Windows((1,), 64, seed=3), reencoding(folder, "other.json"))
+    lengths = [len(w.tokens) for w in reader.read(range(100))]
+    assert max(lengths) == 64
+    assert min(lengths) < 10
+
+
+def test_embeddable_tokens(folder: Path) -> None:
+    """The number of the model's tokens in a domain is estimated to a tenth."""
+    domain = IndexedDomain.open("d", str(folder / "data"))
+    target = find_tokenizer(str(folder / "other.json"))
+    exact = sum(len(target.encode(text).ids) for text in TEXTS)
+    windows = Windows((1,), 512, seed=3, cross_documents=True)
+    reader = WindowReader(domain, windows, reencoding(folder, "other.json"))
+    assert reader.embeddable_tokens == pytest.approx(exact, rel=0.1)
+    assert WindowReader(domain, windows, None).embeddable_tokens == domain.tokens
+
+
+def test_one_vocabulary_needs_no_way(folder: Path, tmp_path: Path) -> None:
+    """Nothing is encoded again if the model has all tokens under the same ids, and perhaps more."""
+    more = Tokenizer.from_file(str(folder / "bytes.json"))
+    more.add_special_tokens(["<extra>"])
+    more.save(str(tmp_path / "more.json"))
+    source = str(folder / "bytes.json")
+    assert Reencoding.between(source, source) is None
+    assert Reencoding.between(source, str(tmp_path / "more.json")) is None
+    assert Reencoding.between(str(tmp_path / "more.json"), source) is not None
+
+
+def test_a_recorded_way_is_found_again(folder: Path, tmp_path: Path) -> None:
+    """A mixture's record leads to the same tokenizers, and others are refused."""
+    way = reencoding(folder, "other.json")
+    proxy = {"tokenizer": way.source, "reencoded": way.record()}
+    assert Reencoding.recorded(proxy) == way
+    assert Reencoding.recorded({"tokenizer": way.source}) is None
+    with pytest.raises(UserError, match="restore both, or compute the mixture again"):
+        Reencoding.recorded(proxy, str(folder / "unigram.json"))
+    with pytest.raises(UserError, match="there is no tokenizer file"):
+        Reencoding.recorded(proxy, str(tmp_path / "none.json"))
+
+
+def test_domain_without_text(folder: Path) -> None:
+    """A domain whose tokens are no text is an error that names the domain and the tokenizer."""
+    source = load_tokenizer(str(folder / "bytes.json"))
+    write_dataset([""] * 40, source, folder / "empty")
+    domain = IndexedDomain.open("void", str(folder / "empty"))
+    reader = WindowReader(domain, Windows((1,), 8, seed=0), reencoding(folder, "other.json"))
+    with pytest.raises(UserError, match=r"domain 'void' has no text .*bytes\.json"):
+        reader.read([0])
