@@ -142,9 +142,9 @@ def test_windows_across_documents_are_full(folder: Path) -> None:
 def test_windows_within_documents(folder: Path) -> None:
     """Such a window ends with its document, and has at most as many tokens as are asked for."""
     domain = IndexedDomain.open("d", str(folder / "data"))
-    reader = WindowReader(domain, Windows((1,), 64, seed=3), reencoding(folder, "other.json"))
+    reader = WindowReader(domain, Windows((1,), 30, seed=3), reencoding(folder, "other.json"))
     lengths = [len(w.tokens) for w in reader.read(range(100))]
-    assert max(lengths) == 64
+    assert 20 < max(lengths) <= 30
     assert min(lengths) < 10
 
 

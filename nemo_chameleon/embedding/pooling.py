@@ -84,15 +84,7 @@ def embed(
             positions, or a hidden state that is not finite; the last names domain and window.
         RuntimeError: no rank gave a hidden state of a domain, because of a fault in the extractor.
     """
-    for layer in layers:
-        if not 1 <= layer <= extractor.num_layers:
-            raise UserError(f"layer {layer}: the model's layers are 1 to {extractor.num_layers}")
-    padded = _padded(sample_length, extractor)
-    if extractor.max_length is not None and padded > extractor.max_length:
-        raise UserError(
-            f"chameleon.sample_length={sample_length} is padded to {padded} in this layout, but "
-            f"the model has positions for {extractor.max_length}: set a smaller one"
-        )
+    padded_length(extractor, layers, sample_length)
     embeddings: list[dict[str, ShardedEmbedding]] = [{} for _ in layers]
     numbers, device = range(first, first + samples), current_device()
     windows = Windows(tuple(layers), sample_length, seed, cross_documents, normalize_states)
@@ -120,6 +112,33 @@ def embed(
         for by_name, shards in zip(embeddings, sums.embeddings(), strict=True):
             by_name[name] = shards
     return embeddings
+
+
+def padded_length(extractor: Extractor, layers: Sequence[int], sample_length: int) -> int:
+    """Check that a model has layers and positions, and pad the length of its windows.
+
+    Args:
+        extractor: the model.
+        layers: numbers of the layers that are averaged, counted from 1.
+        sample_length: the most tokens in a window.
+
+    Returns:
+        The tokens of the longest batch.
+
+    Raises:
+        UserError: a layer that the model does not have, or windows that are longer than the model's
+            positions.
+    """
+    for layer in layers:
+        if not 1 <= layer <= extractor.num_layers:
+            raise UserError(f"layer {layer}: the model's layers are 1 to {extractor.num_layers}")
+    padded = _padded(sample_length, extractor)
+    if extractor.max_length is not None and padded > extractor.max_length:
+        raise UserError(
+            f"chameleon.sample_length={sample_length} is padded to {padded} in this layout, but "
+            f"the model has positions for {extractor.max_length}: set a smaller one"
+        )
+    return padded
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
-from nemo_chameleon.embedding.pooling import embed
+from nemo_chameleon.embedding.pooling import embed, padded_length
 from nemo_chameleon.embedding.windows import Reencoding, WindowReader, Windows
 from nemo_chameleon.method.embeddings import SHARDS, ShardedEmbedding
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
@@ -98,6 +100,37 @@ class Sampler:
         if kept:
             logger.info("%d of %d domains had been embedded already", kept, len(domains))
         return drawn
+
+    def announce(self, domains: int, samples: int) -> None:
+        """Log how much will be embedded, and how long it takes at the rate of one batch.
+
+        Every rank must call it.
+
+        Args:
+            domains: number of domains.
+            samples: windows per domain.
+
+        Raises:
+            UserError: the model lacks a layer, or positions for the windows.
+        """
+        layers, length, device = self.windows.layers, self.windows.sample_length, current_device()
+        padded = padded_length(self.extractor, layers, length)
+        batch = torch.zeros(self._micro_batch_size, padded, dtype=torch.int64, device=device)
+        for _ in range(2):  # the first batch warms the device up
+            started = time.monotonic()
+            for part in self.extractor.parts(batch, layers):
+                part.hidden[0, 0, 0].item()  # waits for the device
+            seconds = time.monotonic() - started
+        batches = math.ceil(domains * samples / (self._micro_batch_size * self.extractor.replicas))
+        logger.info(
+            "%d domains are embedded: at most %s tokens go through layers 1 to %d of %d, in about "
+            "%s s",
+            domains,
+            f"{domains * samples * length:,}",
+            max(layers),
+            self.extractor.num_layers,
+            f"{batches * seconds:,.0f}",
+        )
 
     def embeddable_tokens(self, domain: Domain) -> int:
         """Return how many of the model's tokens a domain has that count towards its embedding.
@@ -188,6 +221,7 @@ def draw_until_known(
         For each layer the embeddings by domain name, in shards; and the number of windows that each
         domain's embedding is a mean over, by name.
     """
+    sampler.announce(len(domains), _FIRST_SAMPLES)
     embeddings = sampler.draw(domains, _FIRST_SAMPLES)
     samples = dict.fromkeys(domains, _FIRST_SAMPLES)
     embeddable = {name: sampler.embeddable_tokens(domain) for name, domain in domains.items()}

@@ -67,6 +67,7 @@ def embed_new(
                 model=proxy.identity,
                 reencoding=reencoding,
             )
+            sampler.announce(len(domains), samples)
             embeddings += sampler.draw(domains, samples)
     return embeddings, {
         name: {

@@ -183,6 +183,7 @@ def _embed(
             progress=config.logging.progress,
         )
         if isinstance(wanted.samples, int):
+            sampler.announce(len(domains), wanted.samples)
             drawn = sampler.draw(domains, wanted.samples)
             return sampler, drawn, dict.fromkeys(domains, wanted.samples)
 
