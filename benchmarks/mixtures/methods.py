@@ -85,7 +85,10 @@ def chameleon(setting: Setting) -> Record:
         "operations": setting.training_cost
         + _embedding_cost(setting, mixture, len(setting.domains)),
         "seconds": time.monotonic() - started,
-        "settings": ComputedMixture.load(setting.config.chameleon.file).preset().settings(),
+        "settings": {
+            **ComputedMixture.load(setting.config.chameleon.file).preset().settings(),
+            "normalize_states": mixture.method["normalize_states"],
+        },
         "scores": {name: facts["score"] for name, facts in mixture.domains.items()},
         "intervals": mixture.uncertainty,
         "effective": effective_domains(list(mixture.weights.values())),

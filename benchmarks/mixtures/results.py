@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.mixtures.size import HERE, Size
 from nemo_chameleon.method.weights import choose_preset
+from nemo_chameleon.mixture import FORMERLY
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.provenance import provenance
@@ -39,9 +40,9 @@ class Results:
                 "away to measure again"
             )
         results.facts.update(own)
-        now = choose_preset().settings()
+        now = {**choose_preset().settings(), "normalize_states": choose_preset().normalize_states}
         for seed, record in results.of("weights", "chameleon").items():
-            if record.get("settings") != now:
+            if {**FORMERLY, **record.get("settings", {})} != now:
                 raise UserError(
                     f"{results.path}: chameleon, seed {seed}, has the settings "
                     f"{record.get('settings')}, but the defaults are {now}; rename or remove its "
