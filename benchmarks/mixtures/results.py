@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.mixtures.size import HERE, Size
 from nemo_chameleon.method.weights import choose_preset
-from nemo_chameleon.mixture import FORMERLY
+from nemo_chameleon.mixture.mixture import FORMERLY
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.provenance import provenance

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from nemo_chameleon.data.domain import Domain, Window
 from nemo_chameleon.data.tokenizer import find_tokenizer
 from nemo_chameleon.method.embeddings import ShardedEmbedding
-from nemo_chameleon.mixture import FORMERLY
+from nemo_chameleon.mixture.mixture import FORMERLY
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 

@@ -11,6 +11,6 @@ tables.py            tables for people
 Nothing here imports torch or megatron, or knows a key of the configuration.
 """
 
-from nemo_chameleon.mixture.mixture import FORMERLY, Mixture
+from nemo_chameleon.mixture.mixture import Mixture
 
-__all__ = ["FORMERLY", "Mixture"]
+__all__ = ["Mixture"]

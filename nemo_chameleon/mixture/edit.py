@@ -12,9 +12,9 @@ from typing import Any
 from nemo_chameleon.method.diagnostics import SETTINGS
 from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.weights import Preset, choose_preset
-from nemo_chameleon.mixture import FORMERLY, Mixture
 from nemo_chameleon.mixture.compute import digest, mixture_from_embeddings, require_embeddings
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, load_embeddings, save_embeddings
+from nemo_chameleon.mixture.mixture import FORMERLY, Mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.provenance import provenance
 

@@ -1,6 +1,7 @@
 """New domains for a computed mixture: its own proxy embeds them, and nothing is trained."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.config.schema import DomainConfig
@@ -58,7 +59,7 @@ def embed_new(
             computed.require_unknown(name, domain.fingerprint)
         windows = Windows.recorded((method["layer"],), method)
         reencoding = Reencoding.recorded(record, place if "hf" in record else None)
-        tokenizer = reencoding and reencoding.target  # elsewhere none is needed, or looked for
+        tokenizer = _tokenizer(record) if reencoding is None else reencoding.target
         with proxy.opened() as extractor:
             sampler = Sampler(
                 extractor,
@@ -77,6 +78,12 @@ def embed_new(
         }
         for name, domain in domains.items()
     }
+
+
+def _tokenizer(record: Mapping[str, Any]) -> str | None:
+    """Return the tokenizer of a mixture's domains if it is there: it only names tokens."""
+    path = record.get("tokenizer")
+    return path if path is not None and Path(path).is_file() else None
 
 
 def _opened_as(

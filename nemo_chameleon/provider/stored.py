@@ -9,7 +9,7 @@ from pathlib import Path
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.mixture import FORMERLY, Mixture
+from nemo_chameleon.mixture.mixture import FORMERLY, Mixture
 from nemo_chameleon.provider.plan import EmbeddingPlan
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
@@ -126,10 +126,10 @@ def _require_settings(
     recorded = {"objective": mixture.objective, **FORMERLY, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
         if recorded.get(key) != value:
-            if key in FORMERLY.keys() - mixture.method and getattr(config.chameleon, key) is None:
+            if key in FORMERLY and getattr(config.chameleon, key) is None:
                 logger.warning(
-                    "an earlier version computed %s with chameleon.%s=%s. It is used as it is; "
-                    "remove the file to compute it again with %s, or set the key to keep it so",
+                    "%s was computed with chameleon.%s=%s and is used as it is; remove the file to "
+                    "compute it again with %s, or set the key to confirm it",
                     config.chameleon.file,
                     key,
                     recorded[key],
