@@ -231,6 +231,8 @@ def _check(arguments: argparse.Namespace) -> None:
     tokens = sum(domain.tokens for domain in prepared.domains.values())
     count = len(prepared.domains)
     print(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
+    if prepared.stored is None and prepared.plan is not None:
+        print(f"the mixture does not exist yet: {prepared.plan.cost(count)}")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -212,7 +212,6 @@ def written(config: Config, **method: object) -> None:
         ("layer", 3),
         ("samples", 99),
         ("seed", 7),
-        ("cross_documents", True),
     ],
 )
 def test_mixture_of_other_settings_is_refused(config: Config, key: str, value: object) -> None:
@@ -236,18 +235,20 @@ def test_mixture_of_an_earlier_version(config: Config, caplog: pytest.LogCapture
 
     It is refused where the configuration asks for normalised states.
     """
-    written(config)
+    written(config, cross_documents=False)
     older(config)
     said = "was computed with chameleon.normalize_states=False and is used as it is"
     assert resolve(config, "chameleon").weights
     assert said in caplog.text
     caplog.clear()
-    config.chameleon.normalize_states = False
+    config.chameleon.normalize_states = config.chameleon.cross_documents = False
     assert resolve(config, "chameleon").weights
-    assert said not in caplog.text
-    config.chameleon.normalize_states = True
-    with pytest.raises(UserError, match="made with normalize_states=False, but the run asks for T"):
-        resolve(config, "chameleon")
+    assert "is used as it is" not in caplog.text
+    for key in ("normalize_states", "cross_documents"):
+        setattr(config.chameleon, key, True)
+        with pytest.raises(UserError, match=f"made with {key}=False, but the run asks for True"):
+            resolve(config, "chameleon")
+        setattr(config.chameleon, key, False)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +260,18 @@ def test_mixture_of_an_earlier_version(config: Config, caplog: pytest.LogCapture
         ("paper", True, True),
     ],
 )
-def test_the_preset_decides_whether_states_are_normalised(
-    config: Config, preset: str, wanted: bool | None, expected: bool
+@pytest.mark.parametrize("key", ["normalize_states", "cross_documents"])
+def test_the_preset_decides_what_is_left_open(
+    config: Config, key: str, preset: str, wanted: bool | None, expected: bool
 ) -> None:
-    """Calibrated weights come from normalised states and the paper's from raw ones, by default."""
-    config.chameleon.preset, config.chameleon.normalize_states = preset, wanted
+    """By default calibrated weights come from normalised states and windows across documents, and
+    the paper's from raw states and windows within documents.
+    """
+    config.chameleon.preset = preset
+    setattr(config.chameleon, key, wanted)
     plan = provider.prepare(config).plan
     assert plan is not None
-    assert plan.method["normalize_states"] == plan.windows.normalize_states == expected
+    assert plan.method[key] == getattr(plan.windows, key) == expected
 
 
 @pytest.mark.parametrize(

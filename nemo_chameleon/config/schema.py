@@ -279,8 +279,9 @@ class ChameleonConfig:
     layer: int | str | None = setting(None, minimum=1, choices=(ALL,))
     """The layer of the proxy whose output is averaged, counted from 1; null: (num_layers + 1) // 2;
     all: that layer, and in addition the weights that each other layer would give."""
-    cross_documents: bool = setting(False, only_for=GPT)
-    """Whether a window continues into the next document, as training samples do."""
+    cross_documents: bool | None = setting(None, only_for=GPT)
+    """Whether a window continues into the next document, as training samples do; null: true, but
+    false for paper."""
     normalize_states: bool | None = None
     """Whether each token's hidden state is divided by its own root mean square before it is
     averaged, so that no token counts for more than another; null: true, but false for paper."""

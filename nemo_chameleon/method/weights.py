@@ -49,8 +49,8 @@ class Preset:
         exponent: γ. Either this or `temperatures` is set.
         temperatures: T of the softmax, by objective.
         min_effective: the least exp(entropy of the weights)/k.
-        normalize_states: whether embeddings for this preset are means over normalised token states,
-            unless the user decides otherwise.
+        normalize_states: whether embeddings for this preset are means over normalised token states.
+        cross_documents: whether the windows of these embeddings continue into the next document.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Preset:
     temperatures: dict[str, float] | None = None
     min_effective: float = 0.0
     normalize_states: bool = True
+    cross_documents: bool = True
 
     def leverage_scores(self, embeddings: ArrayLike, *, center: bool = True) -> Floats:
         """Compute leverage scores at the preset's ridge.
@@ -94,6 +95,7 @@ PRESETS = {
             ridge=10.0,
             temperatures={"pretrain": 5.0, "finetune": 0.2},
             normalize_states=False,
+            cross_documents=False,
         ),
     )
 }

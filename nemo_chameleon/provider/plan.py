@@ -20,6 +20,9 @@ from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
+LEFT_TO_PRESET = ("cross_documents", "normalize_states")
+"""Keys under `chameleon` that, unless they are set, follow the preset or an existing file."""
+
 
 @dataclass(frozen=True)
 class EmbeddingPlan:
@@ -46,6 +49,25 @@ class EmbeddingPlan:
     reencoding: Reencoding | None
     tokenizer: str | None
 
+    def cost(self, domains: int) -> str:
+        """Say how much is embedded, for a person who decides whether to start.
+
+        Args:
+            domains: number of domains.
+
+        Returns:
+            A sentence without a full stop.
+        """
+        samples, length = self.method["samples"], self.method["sample_length"]
+        if samples == AUTO:
+            much = f"as many windows as chameleon.tolerance={self.method['tolerance']} needs"
+        else:
+            much = f"at most {domains * samples * length:,} tokens"
+        layers = f"layers 1 to {max(self.windows.layers)} of {self.num_layers}"
+        by = "a proxy that is trained first" if self.proxy is None else "a model that exists"
+        again = "" if self.reencoding is None else ", encoded again with its tokenizer"
+        return f"{by} embeds the domains: {much} of them go through {layers}{again}"
+
 
 def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     """Decide how the domains are embedded; once the ranks have met, every rank must call it.
@@ -65,7 +87,7 @@ def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPl
 
 
 def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
-    wanted, model = config.chameleon, config.proxy.model
+    wanted, model, preset = config.chameleon, config.proxy.model, preset_of(config.chameleon)
     proxy, reencoding = _existing_proxy(config)
     num_layers = model.num_layers if proxy is None else proxy.num_layers
     longest = model.seq_length if proxy is None else proxy.seq_length
@@ -78,12 +100,10 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or length,
         "seed": wanted.seed,
-        "cross_documents": wanted.cross_documents,
-        "normalize_states": (
-            preset_of(wanted).normalize_states
-            if wanted.normalize_states is None
-            else wanted.normalize_states
-        ),
+        **{
+            key: getattr(preset, key) if getattr(wanted, key) is None else getattr(wanted, key)
+            for key in LEFT_TO_PRESET
+        },
         **kind_of(config.data).embedding_settings(wanted),
     }
     if wanted.samples == AUTO:

@@ -10,7 +10,7 @@ from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.mixture.mixture import FORMERLY, Mixture
-from nemo_chameleon.provider.plan import EmbeddingPlan
+from nemo_chameleon.provider.plan import LEFT_TO_PRESET, EmbeddingPlan
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
 
@@ -126,7 +126,7 @@ def _require_settings(
     recorded = {"objective": mixture.objective, **FORMERLY, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
         if recorded.get(key) != value:
-            if key in FORMERLY and getattr(config.chameleon, key) is None:
+            if key in LEFT_TO_PRESET and getattr(config.chameleon, key) is None:
                 logger.warning(
                     "%s was computed with chameleon.%s=%s and is used as it is; remove the file to "
                     "compute it again with %s, or set the key to confirm it",

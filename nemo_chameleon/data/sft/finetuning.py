@@ -78,7 +78,7 @@ class FinetuningData(DataKind):
 
     def embedding_settings(self, wanted: ChameleonConfig) -> dict[str, Any]:
         """See `DataKind`."""
-        return {"tokens": wanted.tokens}
+        return {"tokens": wanted.tokens, "cross_documents": False}
 
     def reading(self, data: DataConfig, seq_length: int) -> dict[str, Any]:
         """See `DataKind`."""
