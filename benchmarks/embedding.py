@@ -5,8 +5,9 @@
 The authors' way uses the GPT-2 of transformers, with 82M parameters and output_hidden_states=True.
 It decodes windows to text and encodes them again, 64 at a time, and runs all layers and the output
 layer. Ours reads tokens from the memory-mapped file and stops after the middle layer; on CUDA it
-computes in bf16. Both are timed in the same run, each after a warm-up. The script prints a table
-and, as its last line, one JSON object.
+computes in bf16. Both are timed in the same run, each after a warm-up. Raw states are compared with
+theirs; what normalising them costs is measured in pairs. The script prints a table and, as its last
+line, one JSON object.
 """
 
 import argparse
@@ -108,8 +109,13 @@ def matmul_rate() -> float:
     return max(rates)
 
 
-def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarray, float]:
-    """Return our embedding (h,) and its seconds; every process of the group calls this."""
+def measure_ours(
+    folder: Path, lm, samples: int, length: int, pairs: int = 0
+) -> tuple[np.ndarray, float, list[float]]:
+    """Return our raw embedding (h,), its seconds, and the seconds of normalising over raw, by pair.
+
+    Every process of the group calls this.
+    """
     settings, run = lm.config, RunConfig(model=ModelConfig())
     run.model.num_layers, run.model.hidden_size = settings.n_layer, settings.n_embd
     run.model.num_attention_heads, run.model.seq_length = settings.n_head, length
@@ -127,7 +133,7 @@ def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarra
         unwrap(gpt).load_state_dict(state, strict=False)
         with megatron_extractor(gpt) as extractor:
 
-            def compute() -> np.ndarray:
+            def compute(normalize_states: bool = False) -> np.ndarray:
                 (embeddings,) = embed(
                     extractor,
                     {"stdlib": domain},
@@ -136,10 +142,20 @@ def measure_ours(folder: Path, lm, samples: int, length: int) -> tuple[np.ndarra
                     sample_length=length,
                     micro_batch_size=default_batch(),
                     seed=SEED,
+                    normalize_states=normalize_states,
                 )
                 return embeddings["stdlib"].embedding
 
-            return timed(compute)
+            embedding, seconds = timed(compute)
+            ratios = []
+            for pair in range(pairs):
+                both = {}
+                for normalized in (False, True) if pair % 2 else (True, False):
+                    started = time.perf_counter()
+                    compute(normalized)
+                    both[normalized] = time.perf_counter() - started
+                ratios.append(both[True] / both[False])
+            return embedding, seconds, ratios
 
 
 def in_processes(processes: int, arguments: list[str]) -> float:
@@ -163,7 +179,7 @@ def main() -> None:
     lm = gpt2(length, quick)
     if arguments.ours_in:  # this is one of several processes, see in_processes
         with process_group():
-            _, seconds = measure_ours(Path(arguments.ours_in), lm, samples, length)
+            _, seconds, _ = measure_ours(Path(arguments.ours_in), lm, samples, length)
             if is_first_rank():
                 print(json.dumps({"ours_tokens_per_second": samples * length / seconds}))
         return
@@ -173,7 +189,7 @@ def main() -> None:
         domain = IndexedDomain.open("stdlib", str(folder / "stdlib"))
         tokens = sum(len(domain.window(i, length, SEED).tokens) for i in range(samples))
         with process_group():
-            ours, seconds = measure_ours(folder, lm, samples, length)
+            ours, seconds, ratios = measure_ours(folder, lm, samples, length, pairs=10)
             rate = matmul_rate()
         tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
         lm = lm.to("cuda" if cuda else "cpu")
@@ -189,6 +205,7 @@ def main() -> None:
             "theirs_tokens_per_second": tokens / their_seconds,
             "times": their_seconds / seconds,
             "share_of_matmul_rate": operations * tokens / seconds / rate,
+            "normalised_over_raw": float(np.median(ratios)),
             "difference": float(np.abs(ours - their).max() / np.abs(their).max()),
         }
         if not cuda:

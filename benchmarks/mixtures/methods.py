@@ -26,8 +26,11 @@ from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.train import trainer
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.huggingface import from_pretrained
 
 Record = dict[str, Any]
+MODELS = Path("runs") / "models"
+"""Where `chameleon:proxy.hf=NAME` finds the Hugging Face model NAME."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +54,15 @@ class Setting:
         """The operations of training one proxy; none where a finished model embeds."""
         run = self.config.proxy
         tokens = run.train.samples * run.model.seq_length
-        if self.size.start is not None:
+        if self.size.start is not None or run.hf is not None:
             return 0.0
         return tokens * cost.training(run.model, self.vocab_size)
 
     @property
     def embedder(self) -> ModelConfig:
         """The model that embeds the domains."""
+        if (name := self.config.proxy.hf) is not None:
+            return _shape(name)
         return self.config.model if self.size.start is not None else self.config.proxy.model
 
     @property
@@ -74,6 +79,18 @@ class Setting:
         """Return the training run of a proxy, by default on uniform weights."""
         weights = mixture or Mixture.uniform(self.domains)
         return TrainingRun(name, settings or self.config.proxy, self.config, self.domains, weights)
+
+
+def _shape(name: str) -> ModelConfig:
+    """Return the shape of a Llama-like model of Hugging Face's."""
+    read = from_pretrained("AutoConfig", name)
+    return ModelConfig(
+        num_layers=read.num_hidden_layers,
+        hidden_size=read.hidden_size,
+        num_attention_heads=read.num_attention_heads,
+        num_query_groups=read.num_key_value_heads,
+        ffn_hidden_size=read.intermediate_size,
+    )
 
 
 def chameleon(setting: Setting) -> Record:
@@ -106,8 +123,9 @@ def training_seconds(setting: Setting) -> float:
 
 
 def paper(setting: Setting) -> Record:
-    """Compute weights from Chameleon's embeddings by the published formula."""
-    return variant(setting, {"preset": "paper"})
+    """Compute weights by the published formula, from embeddings as published."""
+    raw = {"normalize_states": "false", "cross_documents": "false"}
+    return variant(setting, {"preset": "paper", **raw})
 
 
 def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
@@ -126,6 +144,8 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
     }
     other = {key: value for key, value in settings.items() if key not in _RESCORING}
     proxies = int(other.pop("proxies", 1))
+    if "proxy.hf" in other:
+        other["proxy.hf"] = str(MODELS / other["proxy.hf"])
     own = [f"{key if '.' in key else f'chameleon.{key}'}={value}" for key, value in other.items()]
     parts, operations, seconds = [], 0.0, 0.0
     for i in range(proxies):
@@ -145,7 +165,7 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
 def _computed(setting: Setting, overrides: list[str]) -> tuple[ComputedMixture, float, float]:
     """Compute a mixture with other settings, its operations and its seconds, proxy included."""
     started = time.monotonic()
-    name = ",".join(overrides)
+    name = ",".join(overrides).replace("/", "_")
     own_proxy = any(override.startswith("proxy.") for override in overrides)
     folder = f"chameleon:{name}" if own_proxy else "chameleon"
     config = setting.size.configured(setting.seed, folder, "chameleon", (), overrides)
