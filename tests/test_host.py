@@ -219,7 +219,8 @@ def embeds_with(config_file: str) -> list[str]:
         found.append(prepared.plan.proxy.identity)
         return Mixture.uniform(prepared.domains)
 
-    plan._existing_proxy = lambda config: Existing(os.environ["RANK"])  # type: ignore[assignment, return-value]
+    existing: Any = Existing(os.environ["RANK"])
+    plan._existing_proxy = lambda config: (existing, None)
     host.compute_mixture = compute  # type: ignore[attr-defined]
     host.resolve("chameleon", config=config_file)
     return found

@@ -138,7 +138,7 @@ def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Pat
     other = json.loads(Path(mine).read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(other).replace("<|endoftext|>", "<|end|>"))
     job.config.data.tokenizer = str(tmp_path / "tokenizer.json")
-    with pytest.raises(UserError, match="has another vocabulary than the domains"):
+    with pytest.raises(UserError, match=r"has another vocabulary than .*tokenizer\.json"):
         provider.prepare(job.config)
     job.config.data.tokenizer, job.config.data.vocab_size = None, 600
     with pytest.raises(UserError, match=r"needs data\.tokenizer"):
