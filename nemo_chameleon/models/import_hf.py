@@ -57,7 +57,7 @@ class ImportedModel:
         """Return the settings of a run that starts from the model, by section."""
         of_the_machine = ("init_method_std", "use_cpu_initialization")
         model = {key: v for key, v in asdict(self.model).items() if key not in of_the_machine}
-        data = {"vocab_size": self.vocab_size}
+        data: dict[str, Any] = {"vocab_size": self.vocab_size}
         if self.tokenizer is not None:
             data = {"tokenizer": str(self.tokenizer)}
         pretrained = {"pretrained_checkpoint": str(self.path)}

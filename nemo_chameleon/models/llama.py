@@ -125,7 +125,7 @@ def llama_to_megatron(
         for part in parts:
             q, k, v = (weights.pop(f"{theirs}self_attn.{x}_proj.{part}") for x in "qkv")
             # Megatron stores the heads of each group together: its queries, its key, its value.
-            by_group = [x.unflatten(0, (model.query_groups, -1)) for x in (q, k, v)]
+            by_group = [x.reshape(model.query_groups, -1, *x.shape[1:]) for x in (q, k, v)]
             yield f"{ours}self_attention.linear_qkv.{part}", torch.cat(by_group, 1).flatten(0, 1)
             gate_and_up = [weights.pop(f"{theirs}mlp.{x}_proj.{part}") for x in ("gate", "up")]
             yield f"{ours}mlp.linear_fc1.{part}", torch.cat(gate_and_up)
