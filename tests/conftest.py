@@ -79,20 +79,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nemo_chameleon.data.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
+    texts = texts_of_corpus()
+    tokenizer = train_tokenizer((text for part in texts.values() for text in part), 512)
+    for name, documents in texts.items():
+        write_dataset(documents, tokenizer, folder / name)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def texts_of_corpus() -> dict[str, list[str]]:
+    """Return the documents of each domain of `corpus`, by its name."""
     modules = [argparse, configparser, csv, difflib, fractions, heapq, shelve, tokenize]
     licence = (ROOT / "LICENSE").read_text()
-    texts = {
+    return {
         "code": [inspect.getsource(module) for module in modules],
         # Every installation has these docstrings.
         "prose": [module.__doc__ for module in _documented() if module.__doc__],
         # Each line is a document, and most lines are shorter than a window.
         "legal": [line for line in licence.splitlines() if len(line) > 20],
     }
-    tokenizer = train_tokenizer((text for part in texts.values() for text in part), 512)
-    for name, documents in texts.items():
-        write_dataset(documents, tokenizer, folder / name)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def _documented() -> list[object]:

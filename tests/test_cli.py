@@ -16,6 +16,7 @@ import pytest
 import yaml
 from test_report import UNIFORM, other
 
+from imported import save_llama
 from nemo_chameleon import Mixture, cli
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.method.weights import choose_preset
@@ -92,6 +93,7 @@ def folder(corpus: Path, tmp_path: Path) -> Path:
     mine.write_text(mine.read_text().replace("global_batch_size: 8", "global_batch_size: 32"))
     for seed, name in enumerate(("mixture", "one", "two", "before", "after")):
         computed(seed).save(tmp_path / f"{name}.json")
+    save_llama(tmp_path / "SmolLM2-135M", corpus / "tokenizer.json")
     (tmp_path / "blend.txt").write_text("0.25 /data/wiki 0.75 /data/code\n")
     for run in (UNIFORM, other(1.9, 1.3)):
         result = tmp_path / "runs" / "mine" / run["run"] / "result.json"

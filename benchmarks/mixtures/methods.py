@@ -29,8 +29,8 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.huggingface import from_pretrained
 
 Record = dict[str, Any]
-MODELS = Path("runs") / "models"
-"""Where `chameleon:proxy.hf=NAME` finds the Hugging Face model NAME."""
+MODELS = Path("build")
+"""Where `chameleon:proxy.hf=smollm2` finds the model that `make test-real` puts there."""
 
 
 @dataclasses.dataclass(frozen=True)

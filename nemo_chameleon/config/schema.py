@@ -106,6 +106,8 @@ class ModelConfig:
     num_attention_heads: int = setting(12, minimum=1)
     num_query_groups: int | None = setting(None, minimum=1)
     """Key and value heads of grouped-query attention; null: as many as attention heads."""
+    kv_channels: int | None = setting(None, minimum=1)
+    """Width of an attention head; null: the hidden size divided by the number of heads."""
     ffn_hidden_size: int | None = setting(None, minimum=1)
     """Width of the feed-forward layers; null: four times the hidden size."""
     seq_length: int = setting(2048, minimum=1)
@@ -114,6 +116,8 @@ class ModelConfig:
     rotary_base: int = setting(10000, minimum=1)
     normalization: str = setting("RMSNorm", choices=("RMSNorm", "LayerNorm"))
     """RMSNorm or LayerNorm."""
+    norm_epsilon: float = setting(1e-5, above=0, below=1)
+    """What the norms add to the variance, so that they never divide by zero."""
     gated_linear_unit: bool = True
     """SwiGLU if true, GELU if false."""
     add_bias_linear: bool = False
@@ -133,6 +137,11 @@ class ModelConfig:
     def query_groups(self) -> int:
         """Key and value heads, with the default filled in."""
         return self.num_query_groups or self.num_attention_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head, with the default filled in."""
+        return self.kv_channels or self.hidden_size // self.num_attention_heads
 
 
 @dataclass

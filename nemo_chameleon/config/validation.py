@@ -142,7 +142,8 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
     heads_key = f"{prefix}model.num_attention_heads={heads}"
     groups_key = f"{prefix}model.num_query_groups={groups}"
     hidden_key = f"{prefix}model.hidden_size={model.hidden_size}"
-    _require_divides(heads, model.hidden_size, heads_key, hidden_key)
+    if model.kv_channels is None:
+        _require_divides(heads, model.hidden_size, heads_key, hidden_key)
     _require_divides(groups, heads, groups_key, heads_key)
     _require_divides(tensor, heads, tp_key, heads_key)
     _require_divides(tensor, groups, tp_key, groups_key)
@@ -168,12 +169,11 @@ def check_model(run: RunConfig, world_size: int, prefix: str) -> None:
         f"{tp_key} times {prefix}parallel.pipeline_model_parallel_size={pipeline}",
         f"the number of processes, {world_size}",
     )
-    if model.position_embedding_type == "rope" and model.hidden_size // heads % 2:
-        raise UserError(
-            f"{prefix}model.hidden_size={model.hidden_size} divided by "
-            f"{prefix}model.num_attention_heads={heads} is {model.hidden_size // heads}, the size "
-            "of a head; rope needs an even size"
-        )
+    if model.position_embedding_type == "rope" and model.head_width % 2:
+        size = f"{prefix}model.kv_channels={model.kv_channels} is"
+        if model.kv_channels is None:
+            size = f"{hidden_key} divided by {heads_key} is {model.head_width},"
+        raise UserError(f"{size} the size of a head; rope needs an even size")
 
 
 def preset_of(wanted: ChameleonConfig) -> Preset:

@@ -7,7 +7,7 @@ Nothing is gathered: pooling.py sums what each rank holds.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from nemo_chameleon.embedding.hooks import (
     evaluating,
     hooked,
 )
-from nemo_chameleon.models.gpt import build_gpt, unwrap
+from nemo_chameleon.models.gpt import build_gpt, model_record, unwrap
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint
 
 
@@ -56,7 +56,7 @@ class MegatronProxy:
         """See `Proxy`."""
         return {
             "checkpoint": str(self.checkpoint.path),
-            "model": asdict(self.checkpoint.run.model),
+            "model": model_record(self.checkpoint.run.model),
             "vocab_size": self.checkpoint.vocab_size,
             "precision": str(dtype_of(self.checkpoint.run.train.precision)),
         }

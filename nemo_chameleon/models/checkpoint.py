@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
-from nemo_chameleon.models.gpt import unwrap
+from nemo_chameleon.models.gpt import completed, unwrap
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.ranks import is_first_rank
@@ -110,8 +110,9 @@ def resumable(
             "output to another folder"
         )
     state = read_state(path)
-    for key, now in identity.items():
-        before = state["identity"].get(key)
+    recorded = completed(state["identity"])
+    for key, now in completed(identity).items():
+        before = recorded.get(key)
         if before != now:
             raise UserError(
                 f"{path} was made with {key} = {before}, but the run has {now}: set it back, or "

@@ -25,6 +25,9 @@ from nemo_chameleon.config.schema import ModelConfig, RunConfig
 from nemo_chameleon.distributed.device import current_device, dtype_of
 from nemo_chameleon.models.layers import layer_spec
 
+_ADDED_LATER = ("kv_channels", "norm_epsilon")
+"""Settings of a model that earlier versions did not have and did not record."""
+
 
 def build_gpt(run: RunConfig, vocab_size: int, *, for_training: bool = True) -> torch.nn.Module:
     """Build this rank's part of the model on its device, within `model_parallel`.
@@ -67,6 +70,39 @@ def build_gpt(run: RunConfig, vocab_size: int, *, for_training: bool = True) -> 
     return model
 
 
+def model_record(model: ModelConfig) -> dict[str, Any]:
+    """Return a model's settings as files record them and as digests of a model are made from.
+
+    Settings that earlier versions did not have are left out at their defaults. The records and
+    the digests of earlier versions therefore stay valid.
+
+    Args:
+        model: the model configuration.
+
+    Returns:
+        Settings by name; `ModelConfig(**settings)` is the model again.
+    """
+    default = ModelConfig()
+    return {
+        name: value
+        for name, value in asdict(model).items()
+        if name not in _ADDED_LATER or value != getattr(default, name)
+    }
+
+
+def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity of a run with the settings of its model that `model_record` leaves out.
+
+    Args:
+        identity: facts about a run by key, those of its model with the prefix "model.".
+
+    Returns:
+        The identity, with all settings of the model.
+    """
+    default = ModelConfig()
+    return {**{f"model.{name}": getattr(default, name) for name in _ADDED_LATER}, **identity}
+
+
 def model_of_identity(identity: Mapping[str, Any]) -> ModelConfig | None:
     """Return the model configuration that a checkpoint's state.json records.
 
@@ -77,7 +113,7 @@ def model_of_identity(identity: Mapping[str, Any]) -> ModelConfig | None:
         The model configuration, or None if the identity lacks some of it.
     """
     names = {item.name for item in fields(ModelConfig)} - {"use_cpu_initialization"}
-    shape = {key.removeprefix("model."): value for key, value in identity.items()}
+    shape = {key.removeprefix("model."): value for key, value in completed(identity).items()}
     if names - shape.keys():
         return None
     return ModelConfig(**{name: shape[name] for name in names})
@@ -97,6 +133,7 @@ def weights_shape(model: ModelConfig) -> dict[str, Any]:
         free.add("seq_length")
     given = {key: value for key, value in asdict(model).items() if key not in free}
     given["num_query_groups"] = model.query_groups
+    given["kv_channels"] = model.head_width
     given["ffn_hidden_size"] = model.ffn_width
     return given
 
@@ -144,8 +181,8 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     Returns:
         The number of weights of the whole model.
     """
-    key_value = 2 * model.hidden_size * model.query_groups // model.num_attention_heads
-    attention = model.hidden_size * (2 * model.hidden_size + key_value)
+    heads = 2 * model.num_attention_heads + 2 * model.query_groups
+    attention = model.hidden_size * heads * model.head_width
     mlp = model.hidden_size * model.ffn_width * (3 if model.gated_linear_unit else 2)
     tables = 1 if model.share_embeddings_and_output_weights else 2
     positions = model.seq_length if model.position_embedding_type == "learned_absolute" else 0
@@ -184,8 +221,10 @@ def transformer_settings(run: RunConfig) -> dict[str, Any]:
         "hidden_size": model.hidden_size,
         "num_attention_heads": model.num_attention_heads,
         "num_query_groups": model.num_query_groups,
+        "kv_channels": model.kv_channels,
         "ffn_hidden_size": model.ffn_width,
         "normalization": model.normalization,
+        "layernorm_epsilon": model.norm_epsilon,
         "gated_linear_unit": model.gated_linear_unit,
         "activation_func": activation,
         "add_bias_linear": model.add_bias_linear,

@@ -108,12 +108,30 @@ def layer_spec(config: TransformerConfig, **stage: int) -> Any:
     """
     if torch.cuda.is_available() and HAVE_TE:
         return get_gpt_layer_with_transformer_engine_spec()
-    layer = get_gpt_layer_local_spec(normalization=config.normalization)
-    parts = layer.submodules
-    parts.self_attention.submodules.core_attention = TorchAttention
     if torch.cuda.is_available() and HAVE_FUSED_LAYER_NORM and config.normalization == "LayerNorm":
-        return layer
+        return _local_layer(config)
+    return torch_layer_spec(config, **stage)
+
+
+def torch_layer_spec(config: TransformerConfig, **stage: int) -> TransformerBlockSubmodules:
+    """Return the spec of layers that need no kernels but PyTorch's, on any device.
+
+    Args:
+        config: megatron-core's configuration of the model.
+        **stage: the pipeline stage, in the arguments of `get_num_layers_to_build`.
+
+    Returns:
+        The submodules of a transformer block.
+    """
+    layer = _local_layer(config)
+    parts = layer.submodules
     parts.input_layernorm = parts.pre_mlp_layernorm = TorchNorm
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, **stage), layer_norm=TorchNorm
     )
+
+
+def _local_layer(config: TransformerConfig) -> Any:
+    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    layer.submodules.self_attention.submodules.core_attention = TorchAttention
+    return layer

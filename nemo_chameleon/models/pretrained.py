@@ -5,7 +5,7 @@ are compared with the configuration's.
 """
 
 import functools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.layout import union_over_stages
 from nemo_chameleon.models import checkpoint
-from nemo_chameleon.models.gpt import model_of_identity, unwrap
+from nemo_chameleon.models.gpt import model_of_identity, model_record, unwrap
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, digest_of_files
 
@@ -52,7 +52,7 @@ class PretrainedCheckpoint:
     @functools.cached_property
     def identity(self) -> str:
         """A digest of the model and of a sample of every file, to recognise the checkpoint by."""
-        return digest({"files": digest_of_files(self.path), "model": asdict(self.run.model)})
+        return digest({"files": digest_of_files(self.path), "model": model_record(self.run.model)})
 
     def fill(self, gpt: torch.nn.Module, *, whole: bool = False) -> None:
         """Load the weights into a model; every rank of the layout must call it.

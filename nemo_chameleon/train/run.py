@@ -17,7 +17,7 @@ from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import checkpoint
-from nemo_chameleon.models.gpt import weights_shape
+from nemo_chameleon.models.gpt import model_record, weights_shape
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
 from nemo_chameleon.utils.errors import UserError
 
@@ -87,11 +87,14 @@ class TrainingRun:
             the samples, by key; the values are such as JSON can hold.
         """
         run = self.settings
-        sections: dict[str, Any] = {"model": run.model, "optimizer": run.optimizer}
-        same = {
+        sections = {
+            "model": model_record(run.model),
+            "optimizer": dataclasses.asdict(run.optimizer),
+        }
+        same: dict[str, Any] = {
             f"{section}.{key}": value
             for section, settings in sections.items()
-            for key, value in dataclasses.asdict(settings).items()
+            for key, value in settings.items()
             if key != "use_cpu_initialization"  # a checkpoint replaces the initial weights
         }
         same["train.precision"] = str(dtype_of(run.train.precision))
