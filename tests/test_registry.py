@@ -105,9 +105,8 @@ def test_one_gpt2_in_both_forms(config: Config, gpt2: Path, converted: Path) -> 
     for name, domain in open_indexed(config.data.domains, config.data.split).items():
         states = []
         for index in range(48):
-            window = torch.from_numpy(domain.window(index, LENGTH, config.chameleon.seed).tokens)[
-                None
-            ]
+            drawn = domain.window(index, LENGTH, config.chameleon.seed, cross_documents=True)
+            window = torch.from_numpy(drawn.tokens)[None]
             with torch.no_grad():
                 states.append(lm(window, output_hidden_states=True).hidden_states[LAYERS // 2][0])
         tokens = torch.cat(states)
