@@ -1,30 +1,10 @@
 """Fixtures: small real datasets, and runs of the recipe in processes of their own."""
 
-import argparse
-import asyncio
-import collections
-import configparser
 import contextlib
-import csv
-import decimal
-import difflib
-import doctest
-import email
-import fractions
 import gc
-import heapq
-import inspect
 import os
-import pickletools
-import random
-import shelve
-import statistics
 import subprocess
 import sys
-import textwrap
-import threading
-import tokenize
-import unittest
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +14,7 @@ from hypothesis import settings
 
 import ranks
 from nemo_chameleon.utils.logging import show_on_stdout
-from project import CONSOLE, RECIPE, ROOT, Console, Launch, write_config
+from project import CONSOLE, RECIPE, ROOT, Console, Launch, texts_of_corpus, write_config
 
 if TYPE_CHECKING:
     from nemo_chameleon.config.schema import Config
@@ -85,27 +65,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_dataset(documents, tokenizer, folder / name)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
-
-
-def texts_of_corpus() -> dict[str, list[str]]:
-    """Return the documents of each domain of `corpus`, by its name."""
-    modules = [argparse, configparser, csv, difflib, fractions, heapq, shelve, tokenize]
-    licence = (ROOT / "LICENSE").read_text()
-    return {
-        "code": [inspect.getsource(module) for module in modules],
-        # Every installation has these docstrings.
-        "prose": [module.__doc__ for module in _documented() if module.__doc__],
-        # Each line is a document, and most lines are shorter than a window.
-        "legal": [line for line in licence.splitlines() if len(line) > 20],
-    }
-
-
-def _documented() -> list[object]:
-    modules = [argparse, asyncio, collections, csv, decimal, difflib, doctest, email, fractions]
-    modules += [heapq, inspect, pickletools, random, statistics, textwrap, threading, tokenize]
-    modules += [unittest]
-    members = [getattr(module, name) for module in modules for name in sorted(vars(module))]
-    return [m for m in members if isinstance(getattr(m, "__doc__", None), str)][:400]
 
 
 @pytest.fixture

@@ -1,6 +1,26 @@
 """What tests of all kinds share besides fixtures: paths, and a small configuration."""
 
+import argparse
+import asyncio
+import collections
+import configparser
+import csv
+import decimal
+import difflib
+import doctest
+import email
+import fractions
+import heapq
+import inspect
+import pickletools
+import random
+import shelve
+import statistics
 import sys
+import textwrap
+import threading
+import tokenize
+import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,3 +77,24 @@ def write_config(corpus: Path, folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def texts_of_corpus() -> dict[str, list[str]]:
+    """Return the documents of each domain of `corpus`, by its name."""
+    modules = [argparse, configparser, csv, difflib, fractions, heapq, shelve, tokenize]
+    licence = (ROOT / "LICENSE").read_text()
+    return {
+        "code": [inspect.getsource(module) for module in modules],
+        # Every installation has these docstrings.
+        "prose": [module.__doc__ for module in _documented() if module.__doc__],
+        # Each line is a document, and most lines are shorter than a window.
+        "legal": [line for line in licence.splitlines() if len(line) > 20],
+    }
+
+
+def _documented() -> list[object]:
+    modules = [argparse, asyncio, collections, csv, decimal, difflib, doctest, email, fractions]
+    modules += [heapq, inspect, pickletools, random, statistics, textwrap, threading, tokenize]
+    modules += [unittest]
+    members = [getattr(module, name) for module in modules for name in sorted(vars(module))]
+    return [m for m in members if isinstance(getattr(m, "__doc__", None), str)][:400]

@@ -153,7 +153,8 @@ class Reencoding:
         runs, window_of, counts = [], [], []
         for number, window in enumerate(windows):
             omitted = np.isin(window.tokens, special)
-            changed = np.diff(window.counted.astype(np.int8)) | np.diff(omitted.astype(np.int8))
+            kind = window.counted + 2 * omitted
+            changed = kind[1:] != kind[:-1]
             ends = [0, *(np.flatnonzero(changed) + 1).tolist(), len(window.tokens)]
             for start, stop in pairwise(ends):
                 if stop > start and not omitted[start]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nemo_chameleon.method.diagnostics import SETTINGS, caveats, doubts, heavy_tokens
-from nemo_chameleon.method.embeddings import Embeddings
+from nemo_chameleon.method.embeddings import Embeddings, HeaviestTokens
 from nemo_chameleon.method.intervals import WeightErrors, resample
 from nemo_chameleon.method.weights import Preset, tempered_weights, weights_from_scores
 from nemo_chameleon.mixture import Mixture
@@ -71,11 +71,11 @@ def mixture_from_embeddings(
     # The embeddings of several proxies have no common scale to give the noise in.
     noise = [embeddings[0][name].noise() for name in names] if len(embeddings) == 1 else 0.0
     found = caveats(names, x, scores, weights, noise, settings)
-    heaviest = {
-        name: max(shares, key=lambda tokens: tokens.share)
-        for name in names
-        if (shares := [proxy[name].heaviest for proxy in embeddings if proxy[name].heaviest])
-    }
+    heaviest: dict[str, HeaviestTokens] = {}
+    for name in names:
+        by_proxy = [tokens for proxy in embeddings if (tokens := proxy[name].heaviest)]
+        if by_proxy:
+            heaviest[name] = max(by_proxy, key=lambda tokens: tokens.share)
     texts = {
         name: facts["heaviest_token"]
         for name, facts in domains.items()
