@@ -21,12 +21,13 @@ from nemo_chameleon import Mixture, provider
 from nemo_chameleon.distributed.processes import process_group
 
 
-def computed(size: Size, seed: int, normalised: bool, across: bool) -> Mixture:
+def computed(size: Size, seed: int, samples: int, normalised: bool, across: bool) -> Mixture:
     """Return the mixture of one proxy, with the weights that every layer gives."""
     name = f"{'normalised' if normalised else 'raw'}-{'across' if across else 'within'}.json"
     file = size.folder / f"seed{seed}" / "seeds" / name
     own = [
         "chameleon.layer=all",
+        f"chameleon.samples={samples}",
         f"chameleon.normalize_states={normalised}",
         f"chameleon.cross_documents={across}",
         f"chameleon.file={file}",
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpora", type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--size", default="cpu")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -51,7 +53,10 @@ def main() -> None:
     data.prepare(size, arguments.corpora)
     with process_group():
         for normalised, across in itertools.product((False, True), repeat=2):
-            mixtures = [computed(size, seed, normalised, across) for seed in arguments.seeds]
+            mixtures = [
+                computed(size, seed, arguments.samples, normalised, across)
+                for seed in arguments.seeds
+            ]
             layers = list(mixtures[0].method["layers"])
             by_layer = np.array(
                 [[list(m.method["layers"][n].values()) for n in layers] for m in mixtures]
