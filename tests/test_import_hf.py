@@ -23,7 +23,7 @@ from imported import (
 from nemo_chameleon import cli, provider
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import DataConfig
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import checkpoint, layers
 from nemo_chameleon.models.import_hf import import_huggingface
 from nemo_chameleon.utils.errors import UserError
 from ranks import on_ranks
@@ -115,6 +115,33 @@ def test_weights_keep_their_type(
     lm = load(tmp_path / "hf", dtype=torch.float32)
     differences = largest_difference(results, by_transformers(lm, TOKENS, LAYERS))
     assert max(differences.values()) < 1e-4, differences
+
+
+class AttentionWithState(layers.TorchAttention):
+    """Attention with an extra state, such as Transformer Engine's has."""
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return the state that a checkpoint would keep."""
+        return torch.zeros(2, dtype=torch.uint8)
+
+    def set_extra_state(self, state: object) -> None:
+        """Refuse a state, because none was written."""
+        raise AssertionError(state)
+
+
+@pytest.mark.usefixtures("alone")
+def test_layers_with_extra_states_load_it(
+    folders: Path,
+    corpus: Path,
+    expected: dict[str, Results],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layers that have extra states load a checkpoint in which other layers wrote none."""
+    monkeypatch.setattr(layers, "TorchAttention", AttentionWithState)
+    name = next(iter(MODELS))
+    data = DataConfig(tokenizer=str(corpus / "tokenizer.json"))
+    results = by_megatron(str(folders / f"{name} imported"), data, TOKENS, LAYERS)
+    assert max(largest_difference(results, expected[name]).values()) < 1e-4
 
 
 @pytest.mark.usefixtures("alone")
