@@ -22,8 +22,10 @@ from imported import (
 from nemo_chameleon import cli, provider
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import DataConfig
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import checkpoint, layers
 from nemo_chameleon.models.import_hf import import_huggingface
+from nemo_chameleon.provider.runs import base_run
+from nemo_chameleon.train import trainer
 from nemo_chameleon.utils.errors import UserError
 from project import write_config
 from ranks import on_ranks
@@ -117,6 +119,33 @@ def test_weights_keep_their_type(
     assert max(differences.values()) < 1e-4, differences
 
 
+class AttentionWithState(layers.TorchAttention):
+    """Attention with an extra state, such as Transformer Engine's has."""
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return the state that a checkpoint would keep."""
+        return torch.zeros(2, dtype=torch.uint8)
+
+    def set_extra_state(self, state: object) -> None:
+        """Refuse a state, because none was written."""
+        raise AssertionError(state)
+
+
+@pytest.mark.usefixtures("alone")
+def test_layers_with_extra_states_load_it(
+    folders: Path,
+    corpus: Path,
+    expected: dict[str, Results],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layers that have extra states load a checkpoint in which other layers wrote none."""
+    monkeypatch.setattr(layers, "TorchAttention", AttentionWithState)
+    name = next(iter(MODELS))
+    data = DataConfig(tokenizer=str(corpus / "tokenizer.json"))
+    results = by_megatron(str(folders / f"{name} imported"), data, TOKENS, LAYERS)
+    assert max(largest_difference(results, expected[name]).values()) < 1e-4
+
+
 @pytest.mark.usefixtures("alone")
 def test_it_embeds_as_it_does_in_transformers(folders: Path, corpus: Path, tmp_path: Path) -> None:
     """The imported model as proxy.load gives the weights that the folder gives as proxy.hf.
@@ -138,6 +167,7 @@ def test_it_embeds_as_it_does_in_transformers(folders: Path, corpus: Path, tmp_p
 @pytest.mark.usefixtures("alone")
 def test_a_run_starts_from_it_with_the_settings_that_are_printed(
     folders: Path,
+    expected: dict[str, Results],
     corpus: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -145,13 +175,13 @@ def test_a_run_starts_from_it_with_the_settings_that_are_printed(
 ) -> None:
     """The command prints YAML with which a run starts from the model; other settings are refused.
 
-    The tokenizer that the settings name lies beside the checkpoint, with the chat template.
+    The tokenizer that the settings name lies beside the checkpoint, with the chat template. A run
+    that learns nothing saves the model that it started from.
     """
     name, output = next(iter(MODELS)), tmp_path / "imported"
     (folders / name / "chat_template.jinja").write_text("{{ messages }}")
-    monkeypatch.setattr(
-        sys, "argv", ["nemo-chameleon", "import-hf", str(folders / name), str(output)]
-    )
+    command = ["nemo-chameleon", "import-hf", str(folders / name), str(output)]
+    monkeypatch.setattr(sys, "argv", command)
     cli.main()
     said = capsys.readouterr().out
     assert f"{output}: llama with 4 layers" in said
@@ -161,15 +191,19 @@ def test_a_run_starts_from_it_with_the_settings_that_are_printed(
     assert (output / "chat_template.jinja").is_file()
     settings = yaml.safe_load(write_config(corpus, tmp_path).read_text())
     settings["data"] |= {**printed["data"], "mixture": "uniform"}
-    settings["checkpoint"] = printed["checkpoint"]
-    for model in (printed["model"], {**printed["model"], "norm_epsilon": 1e-5}):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "model": model}))
-        config = load_config(tmp_path / "config.yaml")
-        if model is printed["model"]:
-            provider.prepare(config)
-            continue
-        with pytest.raises(UserError, match=r"set model\.norm_epsilon=0\.01"):
-            provider.prepare(config)
+    settings |= {"model": printed["model"], "checkpoint": printed["checkpoint"]}
+    settings["optimizer"] |= {"lr": 0.0, "min_lr": 0.0}
+    settings["train"] |= {"train_iters": 1, "eval_iters": 0}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    config = load_config(tmp_path / "config.yaml")
+    prepared = provider.prepare(config)
+    run = base_run(config, prepared.domains, provider.resolve_mixture(config, prepared))
+    trainer.train(run)
+    results = by_megatron(str(run.directory), config.data, TOKENS, LAYERS)
+    assert max(largest_difference(results, expected[name]).values()) < 1e-4
+    config.model.norm_epsilon, config.output = 1e-5, str(tmp_path / "other")
+    with pytest.raises(UserError, match=r"set model\.norm_epsilon=0\.01"):
+        provider.prepare(config)
 
 
 REFUSED: dict[str, dict[str, Any]] = {

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 
 from nemo_chameleon.models.gpt import completed, unwrap
 from nemo_chameleon.utils.errors import UserError
@@ -24,6 +26,7 @@ from nemo_chameleon.utils.ranks import is_first_rank
 # The only format of the distributed optimizer that megatron-core 0.15 to 0.19 all write and that
 # loads in any layout. The default of some releases is a format that they no longer write.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+_EXTRA_STATE = "_extra_state"
 _TRACKER = "latest_checkpointed_iteration.txt"
 
 
@@ -175,13 +178,42 @@ def load(path: Path, model: torch.nn.Module, optimizer: Any = None, scheduler: A
         model: this rank's part of the model.
         optimizer: its optimizer, which is loaded too if given.
         scheduler: its learning rate schedule, which is loaded with the optimizer.
+
+    Raises:
+        KeyError: the checkpoint and the model do not have the same weights.
     """
     wanted = _sharded(model, optimizer, scheduler, loading=True)
+    wanted["model"] = _without_absent_extra_states(wanted["model"], path)
     found = dist_checkpointing.load(wanted, str(path))
-    unwrap(model).load_state_dict(found["model"])
+    missing, unexpected = unwrap(model).load_state_dict(found["model"], strict=False)
+    missing = [name for name in missing if not name.endswith(_EXTRA_STATE)]
+    if missing or unexpected:
+        raise KeyError(*missing, *unexpected)
     if optimizer is not None:
         optimizer.load_state_dict(found["optimizer"])
         scheduler.load_state_dict(found["opt_param_scheduler"])
+
+
+def _without_absent_extra_states(wanted: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Leave out the extra states that a checkpoint lacks, so that any kind of layers can load it.
+
+    The attention and the norms of Transformer Engine have extra states, for scaling in fp8, and
+    others have none. A layer that gets none keeps the state that it begins with.
+
+    Args:
+        wanted: the sharded state of a model.
+        path: the checkpoint's folder.
+
+    Returns:
+        The state without these entries.
+    """
+    there = load_sharded_metadata(str(path))
+    return {
+        name: part
+        for name, part in wanted.items()
+        if not (name.endswith(_EXTRA_STATE) and isinstance(part, ShardedObject))
+        or part.unique_key in there
+    }
 
 
 def _sharded(
