@@ -142,6 +142,7 @@ def measure_ours(
                     sample_length=length,
                     micro_batch_size=default_batch(),
                     seed=SEED,
+                    cross_documents=False,
                     normalize_states=normalize_states,
                 )
                 return embeddings["stdlib"].embedding

@@ -126,6 +126,8 @@ def _add_mixture_actions(actions: Parsers) -> None:
         help="where the proxy's checkpoint is now; repeat it for each proxy of an averaged mixture "
         "(default: the folder that FILE records)",
     )
+    text = "where the tokenizer of the domains is now (default: the file that FILE records)"
+    add.add_argument("--tokenizer", metavar="TOKENIZER", help=text)
     text = "windows that each process embeds at once (default: 32 on CUDA, 4 on a CPU)"
     add.add_argument("--micro-batch-size", type=int, metavar="N", help=text)
     text = "remove domains, and compute the weights of the others again"
@@ -294,7 +296,9 @@ def _add(arguments: argparse.Namespace) -> None:
         raise UserError(f"domain {twice!r} is given twice")
     before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
     with process_group():
-        embedded = embed_new(before, paths, arguments.proxy, arguments.micro_batch_size)
+        embedded = embed_new(
+            before, paths, arguments.proxy, arguments.micro_batch_size, arguments.tokenizer
+        )
         if is_first_rank():
             _change(arguments, before, before.with_domains(*embedded))
 

@@ -105,6 +105,7 @@ def embed_in(layout: dict[str, Any], config: Any, checkpoint: str, out: Path) ->
                 sample_length=run.model.seq_length,
                 micro_batch_size=4,
                 seed=1,
+                cross_documents=False,
                 normalize_states=normalize_states,
             )
         ]

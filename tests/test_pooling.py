@@ -13,7 +13,9 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.embedding import middle_layer, pooling
+from nemo_chameleon.embedding.hooks import Part
 from nemo_chameleon.embedding.megatron import megatron_extractor
+from nemo_chameleon.embedding.sums import DomainSums
 from nemo_chameleon.method import embeddings
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.models.gpt import build_gpt
@@ -38,7 +40,7 @@ def embed(
 ) -> dict[str, ShardedEmbedding]:
     """Embed with small settings."""
     settings: dict[str, Any] = {"layers": (2,), "samples": 10, "sample_length": 32}
-    settings |= {"micro_batch_size": 4, "seed": 1}
+    settings |= {"micro_batch_size": 4, "seed": 1, "cross_documents": False}
     with megatron_extractor(gpt) as extractor:
         embedded = pooling.embed(extractor, domains, **{**settings, **changes})
     assert len(embedded) == 1
@@ -75,6 +77,41 @@ def test_equals_the_mean_over_an_unbroken_forward_pass(
     legal, wanted = {"legal": domains["legal"]}, {"layers": (layer,), "normalize_states": normalize}
     mine = embed(gpt, legal, **wanted)["legal"]
     np.testing.assert_allclose(mine.embedding, states.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_zero(gpt: GPTModel, domains: Mapping[str, Domain]) -> None:
+    """A model whose states are all zero gives embeddings of zero, and no division by zero."""
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.zero_()
+    assert not embed(gpt, {"legal": domains["legal"]})["legal"].embedding.any()
+
+
+def test_the_share_of_the_heaviest_tokens(alone: None) -> None:
+    """The share is that of an exact sort, also where the heaviest tokens are not much heavier."""
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(16, generator=generator)
+    states = torch.randn(1000, 4, 16, generator=generator)
+    states *= 17 / states.norm(dim=-1, keepdim=True)
+    states[::100] = 31.5 * direction / direction.norm()
+    tokens = torch.arange(4000).view(4, 1000)
+    sums = DomainSums(
+        "d",
+        [1],
+        range(4),
+        shards=4,
+        hidden_size=16,
+        normalize_states=False,
+        device=torch.device("cpu"),
+    )
+    part = Part(1, states, torch.arange(1000))
+    sums.add(part, torch.arange(4), tokens, torch.ones(4, 1000, dtype=torch.bool))
+    (embedded,) = sums.embeddings()
+    flat = states.flatten(0, 1).double()
+    mean, heavy = flat.sum(0), flat[flat.norm(dim=1).argsort(descending=True)[:40]].sum(0)
+    assert embedded.heaviest is not None
+    assert embedded.heaviest.share == pytest.approx(float(heavy @ mean / (mean @ mean)), rel=1e-4)
+    assert embedded.heaviest.share > 0.5
 
 
 def heavy_first_token(gpt: GPTModel, factor: float) -> None:

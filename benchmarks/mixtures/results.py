@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.mixtures.size import HERE, Size
 from nemo_chameleon.method.weights import choose_preset
-from nemo_chameleon.mixture.mixture import FORMERLY
+from nemo_chameleon.mixture.mixture import UNRECORDED
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.provenance import provenance
@@ -42,7 +42,7 @@ class Results:
         results.facts.update(own)
         now = {**choose_preset().settings(), "normalize_states": choose_preset().normalize_states}
         for seed, record in results.of("weights", "chameleon").items():
-            if {**FORMERLY, **record.get("settings", {})} != now:
+            if {**UNRECORDED, **record.get("settings", {})} != now:
                 raise UserError(
                     f"{results.path}: chameleon, seed {seed}, has the settings "
                     f"{record.get('settings')}, but the defaults are {now}; rename or remove its "

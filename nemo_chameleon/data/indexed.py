@@ -190,11 +190,14 @@ class IndexedDomain:
         # A document is drawn in proportion to its tokens, then a start such that the whole window
         # is inside the document. A document shorter than `length` is taken whole. With
         # `cross_documents` the start is any token, and the window continues into the documents
-        # that follow, as a training sample does.
+        # that follow, as a training sample does, and from the last one into the first.
         generator = seeding.generator(seed, self.name, index=index)
         if cross_documents:
-            first = int(generator.integers(max(1, self.tokens - length + 1)))
+            first = int(generator.integers(self.tokens))
             tokens = self._tokens_from(first, length)
+            if len(tokens) < length and first:
+                rest = min(length - len(tokens), first)
+                tokens = np.concatenate([tokens, self._tokens_from(0, rest)])
         else:
             token = int(generator.integers(self.tokens))
             pointers = self._dataset.index.sequence_pointers

@@ -52,7 +52,7 @@ def find_tokenizer(place: str) -> Tokenizer:
     """
     if (inside := Path(place) / "tokenizer.json").is_file():
         return load_tokenizer(str(inside))
-    if place.endswith(".json"):
+    if place.endswith(".json") or Path(place).is_file():
         return load_tokenizer(place)
     backend = getattr(from_pretrained("AutoTokenizer", place), "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):

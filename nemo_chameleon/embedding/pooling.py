@@ -16,8 +16,9 @@ import torch
 from nemo_chameleon.data.domain import Domain, Window
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
+from nemo_chameleon.embedding.reencoding import Reencoding
 from nemo_chameleon.embedding.sums import DomainSums
-from nemo_chameleon.embedding.windows import Reencoding, WindowReader, Windows
+from nemo_chameleon.embedding.windows import WindowReader, Windows
 from nemo_chameleon.method.embeddings import ShardedEmbedding, shard_count
 from nemo_chameleon.utils.errors import UserError
 
@@ -48,7 +49,7 @@ def embed(
     micro_batch_size: int,
     seed: int,
     first: int = 0,
-    cross_documents: bool = False,
+    cross_documents: bool = True,
     normalize_states: bool = True,
     reencoding: Reencoding | None = None,
     advance: Callable[[int, int], None] = lambda windows, tokens: None,
@@ -72,7 +73,7 @@ def embed(
         cross_documents: whether a window may continue into the next document.
         normalize_states: whether each token's state is divided by its root mean square, so that no
             token counts for more than another.
-        reencoding: the way from the domains' tokens to the model's; None if they are the same.
+        reencoding: how the domains' tokens become the model's; None if they are the same.
         advance: called with the numbers of windows and of tokens in each batch, for a progress bar.
 
     Returns:
@@ -196,6 +197,25 @@ def _batches(
             ready = ahead or reader.submit(read, start)
             ahead = reader.submit(read, start + block) if start + block < len(windows) else None
             yield ready.result()
+
+
+def first_batch(reader: WindowReader, numbers: Sequence[int], extractor: Extractor) -> torch.Tensor:
+    """Read windows as one batch, as `embed` does.
+
+    Args:
+        reader: of a domain's windows.
+        numbers: of the windows.
+        extractor: the model.
+
+    Returns:
+        Token ids (b, s), padded on the right.
+    """
+    windows = reader.read(numbers)
+    longest = max([1, *(len(window.tokens) for window in windows)])
+    tokens = torch.zeros(len(windows), _padded(longest, extractor), dtype=torch.int64)
+    for row, window in enumerate(windows):
+        tokens[row, : len(window.tokens)] = torch.from_numpy(window.tokens)
+    return tokens
 
 
 def _padded(length: int, extractor: Extractor) -> int:

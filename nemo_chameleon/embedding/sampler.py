@@ -12,16 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.tokenizer import find_tokenizer
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.embedding.hooks import Extractor
-from nemo_chameleon.embedding.pooling import embed, padded_length
-from nemo_chameleon.embedding.windows import Reencoding, WindowReader, Windows
+from nemo_chameleon.embedding.pooling import embed, first_batch, padded_length
+from nemo_chameleon.embedding.reencoding import Reencoding
+from nemo_chameleon.embedding.windows import WindowReader, Windows
 from nemo_chameleon.method.embeddings import SHARDS, ShardedEmbedding
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.utils.console import progress_bar
@@ -31,6 +34,7 @@ from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.ranks import is_first_rank
 
 logger = package_logger(__package__)
+T = TypeVar("T")
 
 # Windows per domain that `draw_until_known` starts with.
 _FIRST_SAMPLES = 512
@@ -57,7 +61,7 @@ class Sampler:
             windows: the layers, and the windows of each domain.
             micro_batch_size: windows that each replica embeds at once; None for `default_batch`.
             model: a text that differs from that of any other model.
-            reencoding: the way to the model's tokens; None if the domains' tokens are the model's.
+            reencoding: how the domains' tokens become the model's; None if they are the same.
             folder: the folder where finished draws are kept; None keeps none.
             progress: whether the first rank draws a progress bar.
         """
@@ -101,35 +105,50 @@ class Sampler:
             logger.info("%d of %d domains had been embedded already", kept, len(domains))
         return drawn
 
-    def announce(self, domains: int, samples: int) -> None:
+    def announce(self, domains: Mapping[str, Domain], samples: int, first: int = 0) -> None:
         """Log how much will be embedded, and how long it takes at the rate of one batch.
 
-        Every rank must call it.
+        Every rank must call it. Draws that are kept already do not count.
 
         Args:
-            domains: number of domains.
+            domains: the domains, by name.
             samples: windows per domain.
+            first: index of the first window.
 
         Raises:
-            UserError: the model lacks a layer, or positions for the windows.
+            UserError: the model lacks a layer or positions for the windows, or data cannot be read.
         """
         layers, length, device = self.windows.layers, self.windows.sample_length, current_device()
-        padded = padded_length(self.extractor, layers, length)
-        batch = torch.zeros(self._micro_batch_size, padded, dtype=torch.int64, device=device)
+        padded_length(self.extractor, layers, length)
+
+        def missing() -> list[str]:
+            paths = {name: self._path(domain, samples, first) for name, domain in domains.items()}
+            return [name for name, path in paths.items() if path is None or not path.is_file()]
+
+        names = on_first_rank(missing)
+        if not names:
+            return
+        reader = WindowReader(domains[names[0]], self.windows, self._reencoding)
+        numbers = range(first, first + self._micro_batch_size)
+        reader.read(numbers)  # estimates what it needs to know
+        reading, tokens = _timed(lambda: first_batch(reader, numbers, self.extractor))
+        batch = tokens.to(device)
         for _ in range(2):  # the first batch warms the device up
-            started = time.monotonic()
-            for part in self.extractor.parts(batch, layers):
-                part.hidden[0, 0, 0].item()  # waits for the device
-            seconds = time.monotonic() - started
-        batches = math.ceil(domains * samples / (self._micro_batch_size * self.extractor.replicas))
+            forward, _ = _timed(lambda: [*self.extractor.parts(batch, layers)])
+        # The slowest rank decides, and windows are read while the device works.
+        seconds = torch.tensor(max(reading, forward), device=device)
+        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+        batches = math.ceil(
+            len(names) * samples / (self._micro_batch_size * self.extractor.replicas)
+        )
         logger.info(
             "%d domains are embedded: at most %s tokens go through layers 1 to %d of %d, in about "
-            "%s s",
-            domains,
-            f"{domains * samples * length:,}",
+            "%s s at the rate of a first batch",
+            len(names),
+            f"{len(names) * samples * length:,}",
             max(layers),
             self.extractor.num_layers,
-            f"{batches * seconds:,.0f}",
+            f"{batches * float(seconds):,.0f}",
         )
 
     def embeddable_tokens(self, domain: Domain) -> int:
@@ -221,7 +240,8 @@ def draw_until_known(
         For each layer the embeddings by domain name, in shards; and the number of windows that each
         domain's embedding is a mean over, by name.
     """
-    sampler.announce(len(domains), _FIRST_SAMPLES)
+    logger.info("the first %d windows of each domain show how many are needed", _FIRST_SAMPLES)
+    sampler.announce(domains, _FIRST_SAMPLES)
     embeddings = sampler.draw(domains, _FIRST_SAMPLES)
     samples = dict.fromkeys(domains, _FIRST_SAMPLES)
     embeddable = {name: sampler.embeddable_tokens(domain) for name, domain in domains.items()}
@@ -247,6 +267,31 @@ def draw_until_known(
             for of_layer, drawn in zip(embeddings, new, strict=True):
                 of_layer[name] = of_layer[name].joined(drawn[name])
             samples[name] += more
+
+
+def heaviest_token(shards: ShardedEmbedding, tokenizer: str | None) -> dict[str, str]:
+    """Name the token with the largest hidden state, for the facts of a domain in a mixture file.
+
+    Args:
+        shards: the domain's embedding.
+        tokenizer: the tokenizer of the model that embedded it; None if it is not known.
+
+    Returns:
+        `heaviest_token`, or nothing where it is not known.
+    """
+    if shards.heaviest is None or tokenizer is None:
+        return {}
+    text = find_tokenizer(tokenizer).id_to_token(shards.heaviest.token)
+    return {} if text is None else {"heaviest_token": text}
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Do something, and return the seconds that it took on this rank's device."""
+    started = time.monotonic()
+    result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - started, result
 
 
 def default_batch() -> int:

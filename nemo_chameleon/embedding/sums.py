@@ -5,9 +5,10 @@ others ("massive activations": Sun et al. 2024, arXiv 2402.17762), mostly the fi
 window. A mean over raw states would measure them, and so how long the windows are. Therefore each
 token's state is divided by its own root mean square first, as the norm of the next layer does.
 
-How much of a mean comes from its heaviest tokens is recorded in both cases. A token's bin is the
-power of two below its norm. The bins are summed like the shards, so the heaviest 1 % of the tokens
-are found without a second pass, and in any layout.
+How much of a mean comes from its heaviest tokens is recorded in both cases. Tokens are put into
+bins by their norms, four bins to a factor of two, and the bins are summed like the shards. So the
+heaviest 1 % of the tokens are found without a second pass and in any layout, but for the bin that
+is used in part: of that one the average token is taken.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from nemo_chameleon.method.embeddings import HEAVIEST, HeaviestTokens, ShardedEm
 from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 
-# Norms below 2^-11 are in the first bin, and norms above 2^19 in the last one.
-_BINS, _FIRST_EXPONENT = 32, -11
+# Four bins to a factor of two. Norms below 2^-11 are in the first bin, and above 2^21 in the last.
+_BINS, _PER_DOUBLING, _FIRST_EXPONENT = 128, 4, -11
+# States with smaller norms than this stay small; dividing by less could overflow.
+_LEAST_NORM = 1e-20
 
 
 class DomainSums:
@@ -79,7 +82,7 @@ class DomainSums:
         weights = counted
         if self._normalize:
             root = hidden.shape[-1] ** 0.5
-            weights = counted * root / norms.clamp_min(torch.finfo(torch.float32).tiny)
+            weights = counted * root / norms.clamp_min(_LEAST_NORM)
         sums = torch.einsum("sbh,sb->bh", hidden, weights)
         sums = torch.cat([sums, counted.sum(0)[:, None]], dim=1)
         # An infinite norm would hide behind the division.
@@ -88,8 +91,8 @@ class DomainSums:
         # This is a product because CUDA adds up an indexed sum in no fixed order.
         places = F.one_hot(indices % self._shards, self._shards).t().double()
         self._total[layer, : self._shards] += places @ sums.double()
-        bins = torch.frexp(norms).exponent.long() - 1 - _FIRST_EXPONENT
-        in_bin = F.one_hot(bins.clamp(0, _BINS - 1), _BINS).float()
+        places_in_bins = (norms.clamp_min(_LEAST_NORM).log2() - _FIRST_EXPONENT) * _PER_DOUBLING
+        in_bin = F.one_hot(places_in_bins.nan_to_num().clamp(0, _BINS - 1).long(), _BINS).float()
         by_bin = torch.einsum("sbk,sbh->kh", in_bin * weights[..., None], hidden)
         numbers = torch.einsum("sbk,sb->k", in_bin, counted)
         self._total[layer, self._shards :] += torch.cat([by_bin, numbers[:, None]], dim=1).double()
@@ -125,6 +128,7 @@ class DomainSums:
             For each layer the embedding of the domain, equal on every rank.
 
         Raises:
+            UserError: some windows have tokens that count, but those of a whole shard have none.
             RuntimeError: no rank gave a hidden state, because of a fault in the extractor.
         """
         dist.all_reduce(self._total)
@@ -134,8 +138,13 @@ class DomainSums:
         result = []
         for layer, total in enumerate(self._total.cpu().numpy()):
             tokens = total[: self._shards, -1]
-            if not tokens.all():
+            if not tokens.any():
                 raise RuntimeError(f"no rank gave a hidden state of domain {self._name!r}")
+            if not tokens.all():
+                raise UserError(
+                    f"domain {self._name!r} has too few windows with tokens that count: raise "
+                    "chameleon.samples"
+                )
             means = (total[: self._shards, :-1] / tokens[:, None]).astype("float32")
             norm, token, position = heaviest[int(heaviest[:, layer, 0].argmax()), layer].tolist()
             share = _share_of_heaviest(total[self._shards :])
@@ -148,7 +157,7 @@ def _share_of_heaviest(bins: Floats) -> float:
     """Return the share of the mean's squared norm that its heaviest tokens give.
 
     Args:
-        bins: for each bin the sum of its states and the number of its tokens (32, h + 1), in the
+        bins: for each bin the sum of its states and the number of its tokens (128, h + 1), in the
             order of their norms.
     """
     mean = bins[:, :-1].sum(axis=0)

@@ -1,32 +1,28 @@
 """The windows that embeddings are means over, read in the tokens of the model that embeds them.
 
-Where the model has another tokenizer than the domains, each window is decoded to text and encoded
-again. Special tokens of the domains' tokenizer are left out, and a text that looks like a special
-token of the model's is encoded as ordinary text. The windows of a block are encoded in one call,
-which uses all threads of the tokenizers library, while the device works on an earlier block.
+Where the model has another tokenizer than the domains, the windows of a block are encoded again in
+one call, which uses all threads of the tokenizers library, while the device works on an earlier
+block.
 """
 
 import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from nemo_chameleon.data.domain import Domain, Window
-from nemo_chameleon.data.tokenizer import find_tokenizer
-from nemo_chameleon.method.embeddings import ShardedEmbedding
-from nemo_chameleon.mixture.mixture import FORMERLY
+from nemo_chameleon.embedding.reencoding import Reencoding
+from nemo_chameleon.mixture.mixture import UNRECORDED
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import digest
 
-# Windows from which the number of the model's tokens per token of a domain is estimated.
-_PILOT = 16
-# What a decoder makes of half a character at either end of a window.
-_BROKEN = "\ufffd"
+# The number of the model's tokens per token of a domain is estimated from the first windows: at
+# least so many, and more until they have so many tokens, but no more than the last number.
+_PILOT, _PILOT_TOKENS, _LARGEST_PILOT = 16, 256, 1024
+# A window without a token that counts is drawn again this often, under other numbers.
+_REDRAWS, _NEXT = 8, 2**40
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Windows:
     layers: tuple[int, ...]
     sample_length: int
     seed: int
-    cross_documents: bool = False
+    cross_documents: bool = True
     normalize_states: bool = True
 
     @classmethod
@@ -58,124 +54,13 @@ class Windows:
         Returns:
             The windows of these layers.
         """
-        settings = {**FORMERLY, **method}
+        settings = {**UNRECORDED, **method}
         names = [item.name for item in fields(cls) if item.name != "layers"]
         return cls(layers, **{name: settings[name] for name in names})
 
 
-@dataclass(frozen=True)
-class Reencoding:
-    """From the tokens of the domains to the tokens of the model that embeds them.
-
-    Attributes:
-        source: the tokenizer of the domains, as `find_tokenizer` takes it.
-        target: the tokenizer of the model.
-    """
-
-    source: str
-    target: str
-
-    @classmethod
-    def between(cls, source: str, target: str) -> "Reencoding | None":
-        """Return how tokens of one tokenizer become tokens of another.
-
-        Args:
-            source: the tokenizer of the domains.
-            target: the tokenizer of the model.
-
-        Returns:
-            The way, or None if the model has all tokens of the domains under the same ids.
-
-        Raises:
-            UserError: one of the tokenizers is not there.
-        """
-        own = find_tokenizer(target).get_vocab()
-        tokens = find_tokenizer(source).get_vocab()
-        if all(own.get(token) == number for token, number in tokens.items()):
-            return None
-        return cls(source, target)
-
-    @classmethod
-    def recorded(cls, proxy: Mapping[str, Any], target: str | None = None) -> "Reencoding | None":
-        """Return how the domains of a mixture file were encoded for its proxy.
-
-        Args:
-            proxy: what the file records of its proxy.
-            target: where the tokenizer of the model is now; None for the place that is recorded.
-
-        Returns:
-            The way, or None if the domains' tokens were the model's.
-
-        Raises:
-            UserError: one of the tokenizers is not there, or has changed.
-        """
-        if "reencoded" not in proxy:
-            return None
-        found = cls(proxy["tokenizer"], target or proxy["reencoded"]["tokenizer"])
-        if found.record() != {**proxy["reencoded"], "tokenizer": found.target}:
-            raise UserError(
-                f"the tokenizers {found.source} and {found.target} are not those that the "
-                "mixture's domains were encoded with: restore both, or compute the mixture again"
-            )
-        return found
-
-    def record(self) -> dict[str, str]:
-        """Describe the way for a mixture file.
-
-        Returns:
-            The model's tokenizer, and digests of both vocabularies; the file records the tokenizer
-            of its domains elsewhere.
-        """
-        return {
-            "tokenizer": self.target,
-            "vocabulary": digest(find_tokenizer(self.target).get_vocab()),
-            "from": digest(find_tokenizer(self.source).get_vocab()),
-        }
-
-    @property
-    def identity(self) -> str:
-        """A digest of both vocabularies."""
-        return digest({key: value for key, value in self.record().items() if key != "tokenizer"})
-
-    def encode(self, windows: Sequence[Window]) -> list[Window]:
-        """Encode windows for the model.
-
-        Every run of tokens between two special tokens is a text of its own, and so is every run of
-        tokens that count and of tokens that do not.
-
-        Args:
-            windows: in the domains' tokens.
-
-        Returns:
-            The same texts in the model's tokens; a window without any text has none.
-        """
-        source, special = _decoder(self.source)
-        runs, window_of, counts = [], [], []
-        for number, window in enumerate(windows):
-            omitted = np.isin(window.tokens, special)
-            kind = window.counted + 2 * omitted
-            changed = kind[1:] != kind[:-1]
-            ends = [0, *(np.flatnonzero(changed) + 1).tolist(), len(window.tokens)]
-            for start, stop in pairwise(ends):
-                if stop > start and not omitted[start]:
-                    runs.append(window.tokens[start:stop].tolist())
-                    window_of.append(number)
-                    counts.append(bool(window.counted[start]))
-        texts = [text.strip(_BROKEN) for text in source.decode_batch(runs)]
-        encoded: list[list[int]] = [[] for _ in windows]
-        counted: list[list[bool]] = [[] for _ in windows]
-        encodings = _encoder(self.target).encode_batch_fast(texts, add_special_tokens=False)
-        for number, count, encoding in zip(window_of, counts, encodings, strict=True):
-            encoded[number] += encoding.ids
-            counted[number] += [count] * len(encoding.ids)
-        return [
-            Window(np.array(ids, dtype=np.int64), np.array(count, dtype=np.bool_))
-            for ids, count in zip(encoded, counted, strict=True)
-        ]
-
-
 class WindowReader:
-    """Draws windows of one domain by their indices; neither rank nor batch changes a window."""
+    """Draws windows of one domain by their numbers; neither rank nor batch changes a window."""
 
     def __init__(self, domain: Domain, windows: Windows, reencoding: Reencoding | None) -> None:
         """Describe the windows; nothing is read yet.
@@ -183,97 +68,98 @@ class WindowReader:
         Args:
             domain: the domain.
             windows: the windows, and which layers they are for.
-            reencoding: the way to the model's tokens; None if the domain's tokens are the model's.
+            reencoding: how the domain's tokens become the model's; None if they are the model's.
         """
         self.domain, self._windows, self._reencoding = domain, windows, reencoding
 
     @functools.cached_property
-    def tokens_per_token(self) -> float:
-        """How many of the model's tokens encode one token of the domain, from a few windows.
-
-        Raises:
-            UserError: there is no text in these windows.
-        """
-        if self._reencoding is None:
-            return 1.0
-        drawn = [self._draw(index, self._windows.sample_length) for index in range(_PILOT)]
-        encoded = sum(len(window.tokens) for window in self._reencoding.encode(drawn))
-        if not encoded:
-            raise UserError(
-                f"domain {self.domain.name!r} has no text in {_PILOT} windows: was it tokenised "
-                f"with {self._reencoding.source}?"
-            )
-        return encoded / sum(len(window.tokens) for window in drawn)
+    def _rates(self) -> tuple[float, float]:
+        """The model's tokens per token of the domain: all tokens, and those that count."""
+        assert self._reencoding is not None
+        number = _PILOT
+        while True:
+            drawn = [self._draw(index, self._windows.sample_length) for index in range(number)]
+            encoded = self._reencoding.encode(drawn)
+            tokens = sum(len(window.tokens) for window in encoded)
+            counted = sum(int(window.counted.sum()) for window in encoded)
+            if counted and (tokens >= _PILOT_TOKENS or number >= _LARGEST_PILOT):
+                before = sum(int(window.counted.sum()) for window in drawn)
+                return tokens / sum(len(window.tokens) for window in drawn), counted / before
+            if number >= _LARGEST_PILOT:
+                raise UserError(
+                    f"domain {self.domain.name!r} has no text in {number} windows: was it "
+                    f"tokenised with {self._reencoding.source}?"
+                )
+            number *= 2
 
     @property
     def embeddable_tokens(self) -> int:
-        """About how many of the model's tokens the domain has that count towards its embedding."""
+        """About how many of the model's tokens the domain has that count towards its embedding.
+
+        Raises:
+            UserError: the domain has no text.
+        """
         if self._reencoding is None:
             return self.domain.embeddable_tokens
-        return math.ceil(self.domain.embeddable_tokens * self.tokens_per_token)
+        return math.ceil(self.domain.embeddable_tokens * self._rates[1])
 
-    def read(self, indices: Sequence[int]) -> list[Window]:
+    def read(self, numbers: Sequence[int]) -> list[Window]:
         """Draw windows.
 
         Args:
-            indices: numbers of the windows.
+            numbers: of the windows, from 0.
 
         Returns:
             The windows in the model's tokens, each with at most `sample_length` of them. A window
             that may continue into the next document has exactly that many, unless the domain has
-            fewer.
-        """
-        length = self._windows.sample_length
-        if self._reencoding is None:
-            return [self._draw(index, length) for index in indices]
-        found: dict[int, Window] = {}
-        wanted, left = math.ceil(length / self.tokens_per_token), list(indices)
-        while left:
-            drawn = [self._draw(index, wanted) for index in left]
-            encoded = self._reencoding.encode(drawn)
-            again = []
-            for index, whole, window in zip(left, drawn, encoded, strict=True):
-                found[index] = Window(window.tokens[:length], window.counted[:length])
-                short = len(window.tokens) < length and len(whole.tokens) == wanted
-                again += [index] if short and self._windows.cross_documents else []
-            left, wanted = again, 2 * wanted
-        return [found[index] for index in indices]
+            fewer. Of a longer text whose tokens do not all count, the end that counts is kept.
 
-    def _draw(self, index: int, length: int) -> Window:
+        Raises:
+            UserError: the domain has no text, or a token that is not in its vocabulary.
+        """
+        if self._reencoding is None:
+            return [self._draw(number, self._windows.sample_length) for number in numbers]
+        found: dict[int, Window] = {}
+        # Each window that is still wanted, with the number that it is drawn under.
+        left = {number: number for number in numbers}
+        for _ in range(_REDRAWS):
+            found |= self._encoded(left)
+            left = {
+                number: drawn_as + _NEXT
+                for number, drawn_as in left.items()
+                if not found[number].counted.any()
+            }
+            if not left:
+                break
+        return [found[number] for number in numbers]
+
+    def _encoded(self, drawn_as: Mapping[int, int]) -> dict[int, Window]:
+        """Return windows in the model's tokens, as long as they may be."""
+        assert self._reencoding is not None
+        length, found = self._windows.sample_length, dict[int, Window]()
+        wanted, left = math.ceil(length / self._rates[0]), dict(drawn_as)
+        while left:
+            drawn = [self._draw(number, wanted) for number in left.values()]
+            encoded = self._reencoding.encode(drawn)
+            again = {}
+            for (number, as_number), whole, window in zip(
+                left.items(), drawn, encoded, strict=True
+            ):
+                found[number] = _cut(window, length)
+                if len(window.tokens) < length and len(whole.tokens) == wanted:
+                    again[number] = as_number
+            left, wanted = again if self._windows.cross_documents else {}, 2 * wanted
+        return found
+
+    def _draw(self, number: int, length: int) -> Window:
         return self.domain.window(
-            index, length, self._windows.seed, cross_documents=self._windows.cross_documents
+            number, length, self._windows.seed, cross_documents=self._windows.cross_documents
         )
 
 
-def heaviest_token(shards: ShardedEmbedding, tokenizer: str | None) -> dict[str, str]:
-    """Name the token with the largest hidden state, for the facts of a domain in a mixture file.
-
-    Args:
-        shards: the domain's embedding.
-        tokenizer: the tokenizer of the model that embedded it; None if it is not known.
-
-    Returns:
-        `heaviest_token`, or nothing where it is not known.
-    """
-    if shards.heaviest is None or tokenizer is None:
-        return {}
-    text = find_tokenizer(tokenizer).id_to_token(shards.heaviest.token)
-    return {} if text is None else {"heaviest_token": text}
-
-
-@functools.cache
-def _decoder(place: str) -> tuple[Tokenizer, list[int]]:
-    """Return a tokenizer, and the ids of its special tokens."""
-    tokenizer = find_tokenizer(place)
-    added = tokenizer.get_added_tokens_decoder()
-    return tokenizer, [number for number, token in added.items() if token.special]
-
-
-@functools.cache
-def _encoder(place: str) -> Tokenizer:
-    """Return a tokenizer that cuts and pads nothing, and has no special tokens in texts."""
-    tokenizer = Tokenizer.from_str(find_tokenizer(place).to_str())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+def _cut(window: Window, length: int) -> Window:
+    """Return at most `length` tokens: the first ones if all count, else the last that count."""
+    start = 0
+    if len(window.tokens) > length and not window.counted.all() and window.counted.any():
+        start = max(0, int(np.flatnonzero(window.counted)[-1]) + 1 - length)
+    return Window(window.tokens[start : start + length], window.counted[start : start + length])

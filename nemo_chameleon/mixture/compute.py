@@ -76,10 +76,11 @@ def mixture_from_embeddings(
         by_proxy = [tokens for proxy in embeddings if (tokens := proxy[name].heaviest)]
         if by_proxy:
             heaviest[name] = max(by_proxy, key=lambda tokens: tokens.share)
+    # Averaged proxies may have tokenizers of their own, and only one of them is recorded.
     texts = {
         name: facts["heaviest_token"]
         for name, facts in domains.items()
-        if "heaviest_token" in facts
+        if "heaviest_token" in facts and len(embeddings) == 1
     }
     found += heavy_tokens(heaviest, (method or {}).get("layer"), texts, settings)
     if errors is not None:

@@ -14,7 +14,7 @@ from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture.compute import digest, mixture_from_embeddings, require_embeddings
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, load_embeddings, save_embeddings
-from nemo_chameleon.mixture.mixture import FORMERLY, Mixture
+from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.provenance import provenance
 
@@ -77,7 +77,7 @@ class ComputedMixture:
             if type(method.get(key)) is not int:
                 raise UserError(f"its method has no integer {key!r}")
         for key in ("cross_documents", "normalize_states"):
-            if not isinstance({**FORMERLY, **method}.get(key), bool):
+            if not isinstance({**UNRECORDED, **method}.get(key), bool):
                 raise UserError(f"its method has no {key!r}, which must be true or false")
         if not isinstance(method.get("tolerance"), float):
             raise UserError("its method has no number 'tolerance'")
@@ -267,7 +267,7 @@ def averaged(parts: Sequence[ComputedMixture]) -> ComputedMixture:
             raise UserError("the mixtures have different objectives: rescore one of them")
         for key in (*_SCORING, *_EMBEDDING):
             one, other = (
-                {**FORMERLY, **computed.mixture.method}.get(key) for computed in (first, part)
+                {**UNRECORDED, **computed.mixture.method}.get(key) for computed in (first, part)
             )
             if one != other:
                 raise UserError(f"the mixtures were made with {key}={one} and {key}={other}")

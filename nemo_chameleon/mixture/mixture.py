@@ -23,7 +23,7 @@ FORMAT = 1
 """The version of the file's format."""
 SUM_TOLERANCE = 1e-9
 """How far the sum of weights may be from 1."""
-FORMERLY: dict[str, Any] = {"normalize_states": False}
+UNRECORDED: dict[str, Any] = {"normalize_states": False}
 """Settings that the `method` of older files lacks, and the values they were made with."""
 
 

@@ -97,7 +97,7 @@ class PretrainedCheckpoint:
 
 
 def tokenizer_beside(place: str) -> str | None:
-    """Find the tokenizer of a checkpoint, in its folder or in the folder above it.
+    """Find the tokenizer of a checkpoint, in its folder or beside its tracker.
 
     Args:
         place: the checkpoint's folder, or the folder above it with a tracker.
@@ -105,8 +105,12 @@ def tokenizer_beside(place: str) -> str | None:
     Returns:
         The path of a tokenizer.json, or None if there is none.
     """
-    found = checkpoint.tracked(Path(place))[1] or Path(place)
-    for folder in (found, found.parent):
+    folders = [Path(place)]
+    if (tracked := checkpoint.tracked(Path(place))[1]) is not None:
+        folders.append(tracked)
+    elif checkpoint.tracked(Path(place).parent)[0] is not None:
+        folders.append(Path(place).parent)
+    for folder in folders:
         if (folder / "tokenizer.json").is_file():
             return str(folder / "tokenizer.json")
     return None

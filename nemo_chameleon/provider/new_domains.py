@@ -7,11 +7,13 @@ from typing import Any
 from nemo_chameleon.config.schema import DomainConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of, read_as_recorded
+from nemo_chameleon.embedding.reencoding import Reencoding
 from nemo_chameleon.embedding.registry import proxy_from_record
-from nemo_chameleon.embedding.sampler import Sampler
-from nemo_chameleon.embedding.windows import Reencoding, Windows, heaviest_token
+from nemo_chameleon.embedding.sampler import Sampler, heaviest_token
+from nemo_chameleon.embedding.windows import Windows
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
+from nemo_chameleon.models.pretrained import tokenizer_beside
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -20,6 +22,7 @@ def embed_new(
     paths: Mapping[str, str],
     checkpoints: Sequence[str] = (),
     micro_batch_size: int | None = None,
+    tokenizer: str | None = None,
 ) -> tuple[list[dict[str, ShardedEmbedding]], dict[str, dict[str, Any]]]:
     """Embed new domains with the proxies of a computed mixture, from windows like its own.
 
@@ -32,6 +35,7 @@ def embed_new(
         checkpoints: where the mixture's proxies are now, in the order of the mixture file; empty
             for the places that the file records.
         micro_batch_size: windows that each rank embeds at once; None for the device's default.
+        tokenizer: where the tokenizer of the domains is now; None for the place that is recorded.
 
     Returns:
         For each proxy the embeddings of the new domains by name; and facts about these domains by
@@ -51,15 +55,17 @@ def embed_new(
         )
     for name in paths:
         computed.require_unknown(name)
-    embeddings, domains, tokenizer = [], dict[str, Domain](), None
+    embeddings, domains, own_tokenizer = [], dict[str, Domain](), None
     for place, record in zip(places, computed.proxies, strict=True):
+        if tokenizer is not None:
+            record = {**record, "tokenizer": tokenizer}
         proxy = proxy_from_record(record, place)
         domains = _opened_as(record, paths, method)
         for name, domain in domains.items():
             computed.require_unknown(name, domain.fingerprint)
         windows = Windows.recorded((method["layer"],), method)
-        reencoding = Reencoding.recorded(record, place if "hf" in record else None)
-        tokenizer = _tokenizer(record) if reencoding is None else reencoding.target
+        reencoding = _reencoding(record, place)
+        own_tokenizer = _tokenizer(record) if reencoding is None else reencoding.target
         with proxy.opened() as extractor:
             sampler = Sampler(
                 extractor,
@@ -68,16 +74,23 @@ def embed_new(
                 model=proxy.identity,
                 reencoding=reencoding,
             )
-            sampler.announce(len(domains), samples)
+            sampler.announce(domains, samples)
             embeddings += sampler.draw(domains, samples)
     return embeddings, {
         name: {
             **domain.facts(),
             "samples": samples,
-            **heaviest_token(embeddings[-1][name], tokenizer),
+            **heaviest_token(embeddings[-1][name], own_tokenizer),
         }
         for name, domain in domains.items()
     }
+
+
+def _reencoding(record: Mapping[str, Any], place: str | None) -> Reencoding | None:
+    """Return how the domains are encoded for a proxy that may have moved with its tokenizer."""
+    if place is None:
+        return Reencoding.recorded(record)
+    return Reencoding.recorded(record, place if "hf" in record else tokenizer_beside(place))
 
 
 def _tokenizer(record: Mapping[str, Any]) -> str | None:

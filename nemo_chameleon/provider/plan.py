@@ -13,8 +13,9 @@ from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.embedding.huggingface import HuggingFaceProxy
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.pooling import middle_layer
+from nemo_chameleon.embedding.reencoding import Reencoding
 from nemo_chameleon.embedding.registry import Proxy
-from nemo_chameleon.embedding.windows import Reencoding, Windows
+from nemo_chameleon.embedding.windows import Windows
 from nemo_chameleon.models.pretrained import find_checkpoint, tokenizer_beside
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.utils.errors import UserError
@@ -35,8 +36,8 @@ class EmbeddingPlan:
         windows: the layers and windows that embeddings are means over.
         method: the settings that decide the embeddings, as a mixture file records them.
         settings: a digest of what the configuration asks of the proxy.
-        reencoding: the way from the domains' tokens to those of an existing proxy; None if they are
-            the same.
+        reencoding: how the domains' tokens become those of an existing proxy; None if they are the
+            same.
         tokenizer: the tokenizer of the model that embeds; None if it is not known.
     """
 
@@ -133,7 +134,7 @@ def trains_proxy(config: Config) -> bool:
 
 
 def _existing_proxy(config: Config) -> tuple[Proxy | None, Reencoding | None]:
-    """Return the existing model that embeds, and the way from the domains' tokens to its own."""
+    """Return the existing model that embeds, and how the domains' tokens become its own."""
     wanted, data = config.proxy, config.data
     if trains_proxy(config):
         return None, None
@@ -145,8 +146,9 @@ def _existing_proxy(config: Config) -> tuple[Proxy | None, Reencoding | None]:
         proxy = HuggingFaceProxy.of(wanted.hf, dtype_of(wanted.train.precision))
         return proxy, _reencoding(data, wanted.hf)
     assert wanted.load is not None
-    own = wanted.tokenizer or tokenizer_beside(wanted.load)
-    reencoding = None
+    own, reencoding = wanted.tokenizer, None
+    if own is None and data.tokenizer is not None:
+        own = tokenizer_beside(wanted.load)
     if own is not None:
         reencoding = _reencoding(data, own)
         data = replace(data, tokenizer=own, vocab_size=None)

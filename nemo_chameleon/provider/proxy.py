@@ -18,8 +18,7 @@ from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.registry import Proxy
-from nemo_chameleon.embedding.sampler import Sampler, draw_until_known
-from nemo_chameleon.embedding.windows import heaviest_token
+from nemo_chameleon.embedding.sampler import Sampler, draw_until_known, heaviest_token
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture import Mixture, compute
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, save_embeddings
@@ -183,7 +182,7 @@ def _embed(
             progress=config.logging.progress,
         )
         if isinstance(wanted.samples, int):
-            sampler.announce(len(domains), wanted.samples)
+            sampler.announce(domains, wanted.samples)
             drawn = sampler.draw(domains, wanted.samples)
             return sampler, drawn, dict.fromkeys(domains, wanted.samples)
 

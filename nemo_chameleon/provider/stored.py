@@ -9,7 +9,7 @@ from pathlib import Path
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.mixture.mixture import FORMERLY, Mixture
+from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture
 from nemo_chameleon.provider.plan import LEFT_TO_PRESET, EmbeddingPlan
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
@@ -123,7 +123,7 @@ def _require_settings(
             f"data.mixture={config.chameleon.file}"
         )
     scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
-    recorded = {"objective": mixture.objective, **FORMERLY, **mixture.method}
+    recorded = {"objective": mixture.objective, **UNRECORDED, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
         if recorded.get(key) != value:
             if key in LEFT_TO_PRESET and getattr(config.chameleon, key) is None:
@@ -132,7 +132,7 @@ def _require_settings(
                     "compute it again with %s, or set the key to confirm it",
                     config.chameleon.file,
                     key,
-                    recorded[key],
+                    recorded.get(key),
                     value,
                 )
                 continue
