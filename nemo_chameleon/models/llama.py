@@ -42,17 +42,21 @@ def model_of_llama(settings: Any, folder: Path) -> ModelConfig:
     if getattr(settings, "quantization_config", None) is not None:
         refuse("quantization_config", "...", "import-hf converts weights that are not quantised")
     if settings.hidden_act != "silu":
-        refuse("hidden_act", settings.hidden_act, "a gated model has silu here")
+        refuse("hidden_act", settings.hidden_act, "a gated model of this package has silu")
     attention_bias = bool(getattr(settings, "attention_bias", False))
     if attention_bias != bool(getattr(settings, "mlp_bias", False)):
         entry = "attention_bias" if attention_bias else "mlp_bias"
-        refuse(entry, True, "a model here has biases in its attention and its MLP, or in neither")
+        refuse(
+            entry,
+            True,
+            "models of this package have biases in both the attention and the MLP, or in neither",
+        )
     longest, window = settings.max_position_embeddings, getattr(settings, "sliding_window", None)
     if window is not None and window < longest:
         refuse(
             "sliding_window",
             window,
-            "a model here attends to all earlier tokens; if no sample is longer than the window, "
+            "models of this package attend to all earlier tokens; if no sample is longer, "
             f"lower max_position_embeddings from {longest} to {window} in that file",
         )
     return ModelConfig(
@@ -90,13 +94,13 @@ def _rotary_base(settings: Any, refuse: Any) -> int:
         rope = {**(settings.rope_scaling or {}), "rope_theta": settings.rope_theta}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        refuse(f"{entry}.rope_type", kind, "rotary positions are not scaled here")
+        refuse(f"{entry}.rope_type", kind, "models of this package do not scale rotary positions")
     share = rope.get("partial_rotary_factor", getattr(settings, "partial_rotary_factor", None))
     if share not in (None, 1):
-        refuse("partial_rotary_factor", share, "rotary positions cover whole heads here")
+        refuse("partial_rotary_factor", share, "rotary positions of this package cover whole heads")
     base = rope["rope_theta"]
     if base != int(base):
-        refuse(f"{entry}.rope_theta", base, "model.rotary_base is an integer here")
+        refuse(f"{entry}.rope_theta", base, "model.rotary_base must be an integer")
     return int(base)
 
 
