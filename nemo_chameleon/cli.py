@@ -12,7 +12,6 @@ doctor    show what is installed, and what works with it
 import argparse
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from nemo_chameleon.train.report import compare, read_result
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.provenance import package_version
 from nemo_chameleon.utils.tables import table
 
 Command = Callable[[argparse.Namespace], None]
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_example("mixture show mixture.json"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=package_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     example = "prepare --tokenizer tokenizer.json --output data/wiki wiki.jsonl"
@@ -185,13 +185,6 @@ def _command(
 
 def _example(arguments: str) -> str:
     return f"example:\n  nemo-chameleon {arguments}"
-
-
-def _version() -> str:
-    try:
-        return version("nemo_chameleon")
-    except PackageNotFoundError:  # it is used from a checkout
-        return "nemo_chameleon is not installed as a package"
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -216,9 +216,8 @@ class ProxyConfig(RunConfig):
     """A Hugging Face causal LM that embeds instead of a trained proxy, by name or folder. Every
     process loads the whole model, whatever proxy.parallel says."""
     tokenizer: str | None = None
-    """The tokenizer.json of the model in `load`; null: the one beside the checkpoint, or else
-    data.tokenizer. Domains that were tokenised with another one are decoded and encoded again for
-    the proxy. A model in `hf` brings its own."""
+    """The tokenizer.json of the model in `load`; null: the one beside it, or else data.tokenizer.
+    Domains in other tokens are encoded again. A model in `hf` brings its own tokenizer."""
 
 
 def _proxy() -> ProxyConfig:
@@ -270,16 +269,14 @@ class ChameleonConfig:
     preset: str = setting("calibrated", choices=tuple(PRESETS))
     """calibrated or paper: nemo_chameleon/method/weights.py has the formulas."""
     ridge: float | None = None
-    """The ridge λ: a share of the mean self-affinity for calibrated, absolute for paper; null: the
-    preset's own."""
+    """The ridge λ: a share of the mean self-affinity, absolute for paper; null: the preset's."""
     exponent: float | None = None
     """The exponent γ of the calibrated preset; null: the preset's own."""
     min_effective: float | None = None
     """The least effective number of domains, exp(entropy of the weights), as a share of the number
     of domains; null: the preset's own."""
     samples: int | str = setting(2048, minimum=1, choices=(AUTO,))
-    """Windows drawn per domain; auto: as many as `tolerance` requires, but no more than the domain
-    has tokens for."""
+    """Windows drawn per domain; auto: as many as `tolerance` needs and the domain has tokens."""
     tolerance: float = setting(0.005, above=0, below=1)
     """Half-width of the weights' 95 % intervals that is narrow enough."""
     sample_length: int | None = None
@@ -289,11 +286,9 @@ class ChameleonConfig:
     """The layer of the proxy whose output is averaged, counted from 1; null: (num_layers + 1) // 2;
     all: that layer, and in addition the weights that each other layer would give."""
     cross_documents: bool | None = setting(None, only_for=GPT)
-    """Whether a window continues into the next document, as training samples do; null: true, but
-    false for paper."""
+    """Whether a window continues into the next document; null: true, but false for paper."""
     normalize_states: bool | None = None
-    """Whether each token's hidden state is divided by its own root mean square before it is
-    averaged, so that no token counts for more than another; null: true, but false for paper."""
+    """Whether each token's state is divided by its root mean square; null: not for paper."""
     micro_batch_size: int | None = setting(None, minimum=1)
     """Windows that a rank embeds at once; null: 32 on CUDA, 4 on CPUs."""
     seed: int = 1234

@@ -199,7 +199,8 @@ def _decoder(place: str) -> tuple[Tokenizer, list[int]]:
     tokenizer = find_tokenizer(place)
     added = tokenizer.get_added_tokens_decoder()
     special = {number for number, token in added.items() if token.special}
-    return tokenizer, sorted(special | {tokenizer.token_to_id(END_OF_DOCUMENT)} - {None})
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    return tokenizer, sorted(special if end is None else special | {end})
 
 
 @functools.cache
