@@ -31,6 +31,7 @@ def section(measured: Measured) -> str:
         f"## SIZE={measured.size.name}",
         f"{_setup(measured, first)} Machine and versions: {first['machine']}, "
         f"{versions(first['created'])}.",
+        _former_defaults(measured),
         _summary(measured),
         f"![changes in loss by method]({_picture(measured).name})",
         """Losses are nats per token, minus uniform's at the same seed, averaged over domains. The
@@ -52,6 +53,15 @@ The effective number of domains is exp(entropy of the weights).""",
         _checks(measured),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _former_defaults(measured: Measured) -> str:
+    records = measured.records("chameleon").values()
+    if all("normalize_states" in record["settings"] for record in records):
+        return ""
+    return """Chameleon's weights come from raw token states and windows within documents
+(`chameleon.normalize_states=false`, `chameleon.cross_documents=false`), which were the defaults of
+version 0.1.0. docs/mixture.md says what has changed since, and why."""
 
 
 def _setup(measured: Measured, first: Record) -> str:
