@@ -22,6 +22,7 @@ from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.method.weights import choose_preset
 from nemo_chameleon.mixture.compute import mixture_from_embeddings
 from nemo_chameleon.mixture.edit import ComputedMixture
+from nemo_chameleon.utils import provenance
 from project import write_config
 from sft_data import write_sft_config
 
@@ -145,7 +146,7 @@ def test_a_checkout_that_is_not_installed(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(cli, "version", missing)
+    monkeypatch.setattr(provenance, "version", missing)
     monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "doctor"])
     cli.main()
     assert "megatron-core" in capsys.readouterr().out

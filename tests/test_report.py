@@ -108,7 +108,7 @@ def test_command_line(
 
 OLD = Mixture(
     {"wiki": 0.5, "code": 0.3, "law": 0.2},
-    domains={"wiki": {"tokens": 1_200_000, "score": 0.25}},
+    domains={"wiki": {"tokens": 1_200_000, "score": 0.25, "heaviest_share": 0.43}},
     uncertainty={"wiki": [0.4, 0.6]},
     method={"name": "chameleon", "ridge": 0.3},
 )
@@ -128,8 +128,8 @@ def test_show_mixture(
     OLD.save(tmp_path / "old.json")
     nemo_chameleon(monkeypatch, "mixture", "show", str(tmp_path / "old.json"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[3].split() == ["wiki", "0.5000", "0.4000-0.6000", "0.2500", "1.2M"]
-    assert lines[4].split() == ["code", "0.3000", "-", "-", "-"]
+    assert lines[3].split() == ["wiki", "0.5000", "0.4000-0.6000", "0.2500", "43.0%", "1.2M"]
+    assert lines[4].split() == ["code", "0.3000", "-", "-", "-", "-"]
     assert lines[6] == "3 domains; effective number of domains: 2.8"
     assert lines[7] == "method: name chameleon, ridge 0.3"
 
