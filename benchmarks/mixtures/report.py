@@ -57,7 +57,8 @@ The effective number of domains is exp(entropy of the weights).""",
 
 def _former_defaults(measured: Measured) -> str:
     records = measured.records("chameleon").values()
-    if all("normalize_states" in record["settings"] for record in records):
+    settings = [record["settings"] for record in records if "settings" in record]
+    if all("normalize_states" in known for known in settings):
         return ""
     return """Chameleon's weights come from raw token states and windows within documents
 (`chameleon.normalize_states=false`, `chameleon.cross_documents=false`), which were the defaults of
