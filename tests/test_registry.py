@@ -16,8 +16,9 @@ from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.data.tokenize import write_dataset
-from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
+from nemo_chameleon.data.tokenizer import find_tokenizer, load_tokenizer, train_tokenizer
 from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.embedding import reencoding
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.mixture.embeddings_file import load_embeddings
@@ -268,6 +269,38 @@ def test_any_model_embeds_any_tokens(
             for other, own_shards in through_own.items()
         }
         assert min(apart, key=apart.__getitem__) == name
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_proxy_that_has_moved_embeds_as_before(
+    config: Config, other_tokens: Config, converted: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """A checkpoint is used with the tokenizer beside it, and both tokenizers may move: a domain
+    that is added then gets the weight that it had, from as many windows as were needed.
+    """
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    shutil.copytree(converted, first)
+    shutil.copy(corpus / "tokenizer.json", first)
+    other_tokens.chameleon.samples = "auto"
+    other_tokens.chameleon.tolerance = 0.5
+    mixture, _ = embedded(other_tokens, load=str(first))
+    assert mixture.proxy["reencoded"]["tokenizer"] == str(first / "tokenizer.json")
+    first.rename(moved)
+    tokenizer = Path(str(other_tokens.data.tokenizer))
+    tokenizer = tokenizer.rename(tokenizer.with_name("moved.json"))
+    for known in (load_tokenizer, find_tokenizer, reencoding._digest):  # as in another process
+        known.cache_clear()
+    computed = ComputedMixture.load(other_tokens.chameleon.file).without(["prose"])
+    new = {"prose": other_tokens.data.domains["prose"].path}
+    for places, at, says in (
+        ([], None, "name its folder with --proxy"),
+        ([str(moved)], None, "there is no tokenizer file .* is now with --tokenizer"),
+        ([str(moved)], str(corpus / "tokenizer.json"), "is not the tokenizer that the mixture"),
+    ):
+        with pytest.raises(UserError, match=says):
+            embed_new(computed, new, places, tokenizer=at)
+    again = computed.with_domains(*embed_new(computed, new, [str(moved)], tokenizer=str(tokenizer)))
+    assert again.mixture.weights == pytest.approx(mixture.weights, rel=1e-6)
 
 
 @pytest.mark.usefixtures("alone")

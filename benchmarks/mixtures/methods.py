@@ -20,6 +20,7 @@ from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.method.leverage import affinity_matrix
 from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
+from nemo_chameleon.mixture.mixture import UNRECORDED
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.provider.new_domains import embed_new
 from nemo_chameleon.provider.runs import proxy_run
@@ -104,7 +105,7 @@ def chameleon(setting: Setting) -> Record:
         "seconds": time.monotonic() - started,
         "settings": {
             **ComputedMixture.load(setting.config.chameleon.file).preset().settings(),
-            "normalize_states": mixture.method["normalize_states"],
+            "normalize_states": {**UNRECORDED, **mixture.method}["normalize_states"],
         },
         "scores": {name: facts["score"] for name, facts in mixture.domains.items()},
         "intervals": mixture.uncertainty,
