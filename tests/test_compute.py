@@ -1,13 +1,14 @@
 """mixture/compute.py: a mixture is computed from embeddings by name; errors name the domain."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nemo_chameleon import Mixture
-from nemo_chameleon.method.embeddings import ShardedEmbedding
+from nemo_chameleon.method.embeddings import HeaviestTokens, ShardedEmbedding
 from nemo_chameleon.method.leverage import affinity_matrix
 from nemo_chameleon.method.weights import chameleon_weights, choose_preset
 from nemo_chameleon.mixture import compute
@@ -44,6 +45,27 @@ def test_weights_by_name() -> None:
     assert list(made.weights) == NAMES
     assert made.domains["wiki"].keys() == {"samples", "embedding", "score"}
     assert set(made.uncertainty) == set(NAMES)
+
+
+def test_heavy_tokens_are_said_with_the_layer() -> None:
+    """A share above a tenth gives a caveat with layer and token, and the file has every share.
+
+    Of several proxies the largest share counts.
+    """
+    x = drawn_alike(5)
+    embeddings = embedded(x)
+    light = {
+        name: replace(e, heaviest=HeaviestTokens(0.01, 1.0, 3, 9)) for name, e in embeddings.items()
+    }
+    heavy = {**light, "code": replace(light["code"], heaviest=HeaviestTokens(0.5, 9.0, 7, 0))}
+    assert not any("of layer" in said for said in mixture([light]).method["caveats"])
+    for proxies in ([heavy], [heavy, light]):
+        made = mixture(proxies, method={"layer": 6})
+        (said,) = (said for said in made.method["caveats"] if "of layer" in said)
+        assert "layer 6, 1 % of the tokens give 50% of the squared norm of 'code''s mean" in said
+        assert "the heaviest one is token 7 at position 0" in said
+        assert made.domains["code"]["heaviest_share"] == 0.5
+        assert made.domains["wiki"]["heaviest_share"] == 0.01
 
 
 def test_what_the_samples_do_not_settle_is_said() -> None:

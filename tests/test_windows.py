@@ -20,7 +20,7 @@ from nemo_chameleon.utils.errors import UserError
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. Ωραία θάλασσα, ναύτης! " * 3,
-    "Žluťoučký kůň úpěl ďábelské ódy — 日本語の文章 and <|endoftext|> in the text. " * 3,
+    "Žluťoučký kůň úpěl ďábelské ódy — 日本語の文章 and <s> in the text. " * 3,
     "Short.",
 ] * 30
 
@@ -105,6 +105,17 @@ def test_no_special_token_of_either_tokenizer(folder: Path, target: str) -> None
         again = own.decode(after.tokens.tolist(), skip_special_tokens=False).lower()
         if target == "other.json":
             assert "".join(again.split()) == "".join(text.split())
+
+
+def test_a_paragraph_break_divides_documents(folder: Path) -> None:
+    """Where a document ended there is a paragraph break, which does not count."""
+    source = load_tokenizer(str(folder / "bytes.json"))
+    target = find_tokenizer(str(folder / "other.json"))
+    one, other = source.encode("The end.").ids, source.encode("Next").ids
+    ids = [*one, source.token_to_id("<|endoftext|>"), *other]
+    (encoded,) = reencoding(folder, "other.json").encode([window(ids)])
+    assert target.decode(encoded.tokens.tolist()) == "The end.\n\nNext"
+    assert target.decode(encoded.tokens[encoded.counted].tolist()) == "The end.Next"
 
 
 def test_tokens_that_do_not_count(folder: Path) -> None:
