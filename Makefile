@@ -15,8 +15,8 @@
 # make ci            run everything that must pass before a change is merged, see .ci/run
 
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-sft check test test-all test-gpu test-nemo test-bridge test-real
-.PHONY: test-slurm bench-quality smoke coverage ci clean
+.PHONY: install demo demo-sft check test test-all tests test-gpu test-nemo test-bridge
+.PHONY: test-real test-slurm bench-quality smoke coverage ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -82,7 +82,9 @@ TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 test: .venv/installed
 	$(TEST) -m "not gpu and not slow"
 
-test-all: .venv/installed check
+test-all: check tests
+
+tests: .venv/installed
 	$(TEST) -m "not gpu"
 
 # Records in benchmarks/mixtures/results are not computed again, so this can be stopped at any time.
@@ -143,7 +145,7 @@ smoke: .venv/installed
 
 # Two jobs at a time, in this order: the tests of hosts and of a real model, each mostly one process,
 # beside the tests of two; SLURM's last, beside the benchmark.
-ci: test-all test-bridge test-nemo test-real smoke test-slurm
+ci: tests test-bridge test-nemo test-real smoke test-slurm check
 
 ifeq ($(MAKECMDGOALS),ci)
 # An editable install writes into this folder, so two of them must not run at the same time.

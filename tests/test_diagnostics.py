@@ -37,10 +37,10 @@ def test_heavy_tokens() -> None:
     """A mean that its heaviest tokens decide is named with layer, token and remedy."""
     light = HeaviestTokens(0.02, 40.0, 9, 3)
     heavy = HeaviestTokens(0.93, 25_957.0, 504, 0)
-    assert heavy_tokens({"a": light, "b": light}, 15, {}) == []
+    assert heavy_tokens({"a": light, "b": light}, {"layer": 15}, {}) == []
     (only,) = heavy_tokens(
         {"a": light, "b": heavy, "c": replace(heavy, share=0.2)},
-        15,
+        {"layer": 15},
         {"b": "The"},
         {"normalize_states": "chameleon.normalize_states"},
     )
@@ -49,6 +49,8 @@ def test_heavy_tokens() -> None:
         "and more than 10% in 1 more; the heaviest one is token 504 'The' at position 0"
     )
     assert only.endswith("set chameleon.normalize_states=true")
+    (only,) = heavy_tokens({"b": heavy}, {"layer": 15, "normalize_states": True}, {})
+    assert only.endswith("use another layer")
 
 
 def test_equal_scores() -> None:

@@ -237,7 +237,7 @@ def test_mixture_of_an_earlier_version(config: Config, caplog: pytest.LogCapture
     """
     written(config, cross_documents=False)
     older(config)
-    said = "was computed with chameleon.normalize_states=False and is used as it is"
+    said = "the mixture was computed with chameleon.normalize_states=False and is used as it is"
     assert resolve(config, "chameleon").weights
     assert said in caplog.text
     caplog.clear()

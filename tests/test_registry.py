@@ -181,7 +181,7 @@ def test_proxies_that_are_refused(
     tokenizer, config.data.tokenizer = config.data.tokenizer, None
     config.data.vocab_size = 20_000
     config.proxy.load = str(converted)
-    with pytest.raises(UserError, match=r"has 512 tokens, but the domains have 20000.*proxy\.tok"):
+    with pytest.raises(UserError, match=r"has 512 tokens, but 20000 are expected.*proxy\.tok"):
         provider.resolve_mixture(config)
     config.proxy.load, config.proxy.hf = None, str(gpt2)
     with pytest.raises(UserError, match=r"set data\.tokenizer to the one that the domains"):
@@ -293,9 +293,9 @@ def test_a_proxy_that_has_moved_embeds_as_before(
     computed = ComputedMixture.load(other_tokens.chameleon.file).without(["prose"])
     new = {"prose": other_tokens.data.domains["prose"].path}
     for places, at, says in (
-        ([], None, "name its folder with --proxy"),
-        ([str(moved)], None, "there is no tokenizer file .* is now with --tokenizer"),
-        ([str(moved)], str(corpus / "tokenizer.json"), "is not the tokenizer that the mixture"),
+        ([], str(tokenizer), "name its folder with --proxy"),
+        ([str(moved)], None, "is not there: name the place where it is now with --tokenizer"),
+        ([str(moved)], str(corpus / "tokenizer.json"), "not the tokenizer of the mixture's dom"),
     ):
         with pytest.raises(UserError, match=says):
             embed_new(computed, new, places, tokenizer=at)

@@ -112,8 +112,9 @@ def test_a_paragraph_break_divides_documents(folder: Path) -> None:
     source = load_tokenizer(str(folder / "bytes.json"))
     target = find_tokenizer(str(folder / "other.json"))
     one, other = source.encode("The end.").ids, source.encode("Next").ids
-    ids = [*one, source.token_to_id("<|endoftext|>"), *other]
-    (encoded,) = reencoding(folder, "other.json").encode([window(ids)])
+    end = source.token_to_id("<|endoftext|>")
+    assert end is not None
+    (encoded,) = reencoding(folder, "other.json").encode([window([*one, end, *other])])
     assert target.decode(encoded.tokens.tolist()) == "The end.\n\nNext"
     assert target.decode(encoded.tokens[encoded.counted].tolist()) == "The end.Next"
 
@@ -127,6 +128,20 @@ def test_tokens_that_do_not_count(folder: Path) -> None:
     (encoded,) = reencoding(folder, "other.json").encode([window(prompt + answer, counted)])
     assert target.decode(encoded.tokens[encoded.counted].tolist()) == " fox jumps"
     assert target.decode(encoded.tokens[~encoded.counted].tolist()) == "The quick brown"
+
+
+def test_spaces_between_prompt_and_answer(folder: Path, tmp_path: Path) -> None:
+    """A space at the beginning of an answer stays, though decoders strip it from a text's start."""
+    source = Tokenizer(
+        models.WordLevel({f"▁{w}": i for i, w in enumerate("the lazy old dog".split())})
+    )
+    source.pre_tokenizer, source.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    source.save(str(tmp_path / "words.json"))
+    way = Reencoding(str(tmp_path / "words.json"), str(folder / "other.json"), "", "")
+    (encoded,) = way.encode([window([0, 1, 2, 3], [False, False, True, True])])
+    target = find_tokenizer(str(folder / "other.json"))
+    assert target.decode(encoded.tokens.tolist()) == "the lazy old dog"
+    assert target.decode(encoded.tokens[encoded.counted].tolist()) == " old dog"
 
 
 def test_half_characters_at_the_ends_are_left_out(folder: Path) -> None:
@@ -198,15 +213,14 @@ def test_recorded_tokenizers_are_found_again(folder: Path, tmp_path: Path) -> No
     assert Reencoding.recorded({"tokenizer": known.source}) is None
     moved = tmp_path / "moved.json"
     shutil.copy(known.target, moved)
-    assert Reencoding.recorded(proxy, str(moved)) == replace(known, target=str(moved))
-    with pytest.raises(UserError, match=r"unigram\.json is not the tokenizer .* with --proxy"):
-        Reencoding.recorded(proxy, str(folder / "unigram.json"))
-    with pytest.raises(UserError, match=r"there is no tokenizer file .* it is now with --proxy"):
-        Reencoding.recorded(proxy, str(tmp_path / "none.json"))
-    with pytest.raises(
-        UserError, match=r"there is no tokenizer file .* it is now with --tokenizer"
-    ):
-        Reencoding.recorded({**proxy, "tokenizer": str(tmp_path / "none.json")})
+    away = {"tokenizer": known.source, "reencoded": {**known.record(), "tokenizer": "away.json"}}
+    places = [str(folder / "unigram.json"), str(moved)]
+    assert Reencoding.recorded(away, places) == replace(known, target=str(moved))
+    with pytest.raises(UserError, match=r"is not at .*unigram\.json or at away\.json: copy it"):
+        Reencoding.recorded(away, [str(folder / "unigram.json")])
+    for other in (str(folder / "unigram.json"), str(tmp_path / "none.json")):
+        with pytest.raises(UserError, match="the tokenizer of the mixture's domains: name"):
+            Reencoding.recorded({**proxy, "tokenizer": other})
 
 
 def test_another_tokenizer_with_the_same_vocabulary(folder: Path, tmp_path: Path) -> None:
@@ -215,9 +229,10 @@ def test_another_tokenizer_with_the_same_vocabulary(folder: Path, tmp_path: Path
     changed = json.loads((folder / "other.json").read_text())
     changed["model"]["merges"] = changed["model"]["merges"][:5]
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    proxy = {"tokenizer": known.source, "reencoded": known.record()}
-    with pytest.raises(UserError, match=r"changed\.json is not the tokenizer"):
-        Reencoding.recorded(proxy, str(tmp_path / "changed.json"))
+    place = str(tmp_path / "changed.json")
+    proxy = {"tokenizer": known.source, "reencoded": {**known.record(), "tokenizer": place}}
+    with pytest.raises(UserError, match=r"is not at .*changed\.json"):
+        Reencoding.recorded(proxy)
 
 
 def test_tokenizer_without_a_decoder(folder: Path, tmp_path: Path) -> None:

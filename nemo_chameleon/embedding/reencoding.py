@@ -4,6 +4,7 @@ Tokens are decoded to text and encoded again. Special tokens of the domains' tok
 and a text that looks like a special token of the model's is encoded as ordinary text.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -71,12 +72,12 @@ class Reencoding:
         return cls(source, target, _digest(source), _digest(target))
 
     @classmethod
-    def recorded(cls, proxy: Mapping[str, Any], target: str | None = None) -> "Reencoding | None":
+    def recorded(cls, proxy: Mapping[str, Any], targets: Sequence[str] = ()) -> "Reencoding | None":
         """Return how the domains of a mixture file were encoded for its proxy.
 
         Args:
             proxy: what the file records of its proxy.
-            target: where the tokenizer of the model is now; None for the place that is recorded.
+            targets: where the tokenizer of the model may be now; the recorded place is tried too.
 
         Returns:
             How tokens of the domains become tokens of the model; None if they were the model's.
@@ -87,26 +88,21 @@ class Reencoding:
         if "reencoded" not in proxy:
             return None
         known = proxy["reencoded"]
-        found = cls(
-            proxy["tokenizer"],
-            target or known["tokenizer"],
-            known["source_digest"],
-            known["target_digest"],
-        )
-        for place, expected, option in (
-            (found.source, found.source_digest, "--tokenizer"),
-            (found.target, found.target_digest, "--proxy"),
-        ):
-            try:
-                changed = _digest(place) != expected
-            except UserError as error:
-                raise UserError(f"{error}: name the place where it is now with {option}") from error
-            if changed:
-                raise UserError(
-                    f"{place} is not the tokenizer that the mixture was computed with: name that "
-                    f"one with {option}, or compute the mixture again"
-                )
-        return found
+        source = _found([proxy["tokenizer"]], known["source_digest"])
+        if source is None:
+            raise UserError(
+                f"{proxy['tokenizer']} is not there, or is not the tokenizer of the mixture's "
+                "domains: name the place where that is now with --tokenizer"
+            )
+        places = [*targets, known["tokenizer"]]
+        target = _found(places, known["target_digest"])
+        if target is None:
+            raise UserError(
+                f"the tokenizer that the mixture's proxy was given is not at "
+                f"{' or at '.join(places)}: copy it to one of these places, or name the proxy's "
+                "folder with --proxy"
+            )
+        return cls(source, target, known["source_digest"], known["target_digest"])
 
     def record(self) -> dict[str, str]:
         """Describe the model's tokenizer for a mixture file, which records the domains' elsewhere.
@@ -142,8 +138,7 @@ class Reencoding:
             UserError: a token is not in the domains' vocabulary.
         """
         source, special = _decoder(self.source)
-        texts, window_of, counts = [], [], []
-        runs: list[list[int]] = []
+        prefixes, places = list[list[int]](), list[tuple[int, bool, bool]]()
         for number, window in enumerate(windows):
             if len(window.tokens) and int(window.tokens.max()) >= source.get_vocab_size():
                 raise UserError(
@@ -153,25 +148,44 @@ class Reencoding:
             omitted = np.isin(window.tokens, special)
             kind = window.counted + 2 * omitted
             ends = [0, *(np.flatnonzero(kind[1:] != kind[:-1]) + 1).tolist(), len(window.tokens)]
+            begun = 0
             for start, stop in pairwise(ends):
-                if stop > start:
-                    runs.append([] if omitted[start] else window.tokens[start:stop].tolist())
-                    window_of.append(number)
-                    counts.append(bool(window.counted[start]) and not omitted[start])
-        texts = [
-            text.strip(_BROKEN) if ids else _BREAK
-            for ids, text in zip(runs, source.decode_batch(runs), strict=True)
-        ]
+                if stop == start:
+                    continue
+                if omitted[start] or (start and omitted[start - 1]):
+                    begun = start
+                # A run is decoded with the text before it, because decoders strip leading spaces.
+                prefixes.append([] if omitted[start] else window.tokens[begun:stop].tolist())
+                counts = bool(window.counted[start]) and not omitted[start]
+                places.append((number, counts, begun == start))
+        texts, before = list[str](), ""
+        for ids, text, (_, _, begins) in zip(
+            prefixes, source.decode_batch(prefixes), places, strict=True
+        ):
+            # Half a character at the end of one run belongs to the next.
+            before = "" if begins else before.rstrip(_BROKEN)
+            own = text[len(before) :] if text.startswith(before) else text
+            texts.append(own.strip(_BROKEN) if ids else _BREAK)
+            before = text
         encoded: list[list[int]] = [[] for _ in windows]
         counted: list[list[bool]] = [[] for _ in windows]
         encodings = _encoder(self.target).encode_batch_fast(texts, add_special_tokens=False)
-        for number, count, encoding in zip(window_of, counts, encodings, strict=True):
+        for (number, count, _), encoding in zip(places, encodings, strict=True):
             encoded[number] += encoding.ids
             counted[number] += [count] * len(encoding.ids)
         return [
             Window(np.array(ids, dtype=np.int64), np.array(count, dtype=np.bool_))
             for ids, count in zip(encoded, counted, strict=True)
         ]
+
+
+def _found(places: Sequence[str], expected: str) -> str | None:
+    """Return the first of some places that holds a tokenizer with a digest."""
+    for place in places:
+        with contextlib.suppress(UserError):
+            if _digest(place) == expected:
+                return place
+    return None
 
 
 @functools.cache

@@ -8,7 +8,7 @@ file has been written, the draws are removed.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,7 @@ class Sampler:
         reading, tokens = _timed(lambda: first_batch(reader, numbers, self.extractor))
         batch = tokens.to(device)
         for _ in range(2):  # the first batch warms the device up
-            forward, _ = _timed(lambda: [*self.extractor.parts(batch, layers)])
+            forward, _ = _timed(lambda: _run(self.extractor, batch, layers))
         # The slowest rank decides, and windows are read while the device works.
         seconds = torch.tensor(max(reading, forward), device=device)
         dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
@@ -263,6 +263,7 @@ def draw_until_known(
         for name, domain in left.items():
             filled = (embeddable[name] - tokens[name]) * samples[name] / tokens[name]
             more = max(math.ceil(min(growth * samples[name], filled)), SHARDS)
+            sampler.announce({name: domain}, more, samples[name])
             new = sampler.draw({name: domain}, more, samples[name])
             for of_layer, drawn in zip(embeddings, new, strict=True):
                 of_layer[name] = of_layer[name].joined(drawn[name])
@@ -283,6 +284,11 @@ def heaviest_token(shards: ShardedEmbedding, tokenizer: str | None) -> dict[str,
         return {}
     text = find_tokenizer(tokenizer).id_to_token(shards.heaviest.token)
     return {} if text is None else {"heaviest_token": text}
+
+
+def _run(extractor: Extractor, tokens: torch.Tensor, layers: Sequence[int]) -> None:
+    for _ in extractor.parts(tokens, layers):  # none of them is kept
+        pass
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

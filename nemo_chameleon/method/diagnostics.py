@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -104,7 +105,7 @@ def caveats(
 
 def heavy_tokens(
     heaviest: Mapping[str, HeaviestTokens],
-    layer: int | None,
+    method: Mapping[str, Any],
     texts: Mapping[str, str],
     settings: Mapping[str, str] = SETTINGS,
 ) -> list[str]:
@@ -112,7 +113,7 @@ def heavy_tokens(
 
     Args:
         heaviest: the heaviest tokens of each domain, by name; may lack domains.
-        layer: the layer that embeds, counted from 1; None if it is not known.
+        method: how the embeddings were made, with `layer` and `normalize_states`; may lack both.
         texts: the text of the heaviest token of each domain, by name; may lack domains.
         settings: as `SETTINGS`, with the caller's names.
 
@@ -127,11 +128,16 @@ def heavy_tokens(
     heavy = heaviest[worst]
     text = f"{texts[worst]!r} " if worst in texts else ""
     others = f", and more than {HEAVY:.0%} in {len(above) - 1} more" if len(above) > 1 else ""
+    meaning = (
+        f"Such states measure how long the windows are, not what they say: set "
+        f"{settings['normalize_states']}=true"
+    )
+    if method.get("normalize_states"):
+        meaning = "The states of these tokens agree more than others do: use another layer"
     return [
-        f"in the output of layer {layer}, 1 % of the tokens give {heavy.share:.0%} of the squared "
-        f"norm of {worst!r}'s mean{others}; the heaviest one is token {heavy.token} {text}at "
-        f"position {heavy.position} of its window. Such states measure how long the windows are, "
-        f"not what they say: set {settings['normalize_states']}=true"
+        f"in the output of layer {method.get('layer')}, 1 % of the tokens give {heavy.share:.0%} "
+        f"of the squared norm of {worst!r}'s mean{others}; the heaviest one is token "
+        f"{heavy.token} {text}at position {heavy.position} of its window. {meaning}"
     ]
 
 

@@ -82,7 +82,7 @@ def mixture_from_embeddings(
         for name, facts in domains.items()
         if "heaviest_token" in facts and len(embeddings) == 1
     }
-    found += heavy_tokens(heaviest, (method or {}).get("layer"), texts, settings)
+    found += heavy_tokens(heaviest, method or {}, texts, settings)
     if errors is not None:
         drawn = [embeddings[0][name].tokens.sum() for name in names]
         samples = [

@@ -91,7 +91,8 @@ def _rotary_base(settings: Any, refuse: Any) -> int:
     rope = getattr(settings, entry, None)
     if rope is None:  # transformers before version 5
         entry = "rope_scaling"
-        rope = {**(settings.rope_scaling or {}), "rope_theta": settings.rope_theta}
+        scaling = getattr(settings, entry, None) or {}
+        rope = {**scaling, "rope_theta": settings.rope_theta}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         refuse(f"{entry}.rope_type", kind, "models of this package do not scale rotary positions")

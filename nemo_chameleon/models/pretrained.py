@@ -91,8 +91,8 @@ class PretrainedCheckpoint:
         # This package or another has padded the table to a multiple for the tensor parallel ranks.
         if not self.vocab_size <= rows < self.vocab_size + _PADDING:
             raise UserError(
-                f"{self.path} has {rows} tokens, but the domains have {self.vocab_size}: tokenise "
-                f"them with its tokenizer{_OR_SAY_WHICH.get(self.prefix + 'load', '')}"
+                f"{self.path} has {rows} tokens, but {self.vocab_size} are expected: tokenise the "
+                f"domains with its tokenizer{_OR_SAY_WHICH.get(self.prefix + 'load', '')}"
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_chameleon.config.schema import DomainConfig
+from nemo_chameleon.config.schema import SFT, DomainConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of, read_as_recorded
 from nemo_chameleon.embedding.reencoding import Reencoding
@@ -59,6 +59,7 @@ def embed_new(
     for place, record in zip(places, computed.proxies, strict=True):
         if tokenizer is not None:
             record = {**record, "tokenizer": tokenizer}
+        _require_tokenizer(record)
         proxy = proxy_from_record(record, place)
         domains = _opened_as(record, paths, method)
         for name, domain in domains.items():
@@ -86,11 +87,25 @@ def embed_new(
     }
 
 
+def _require_tokenizer(record: Mapping[str, Any]) -> None:
+    """Check that the tokenizer of a mixture's domains is there, if it is needed."""
+    path = record.get("tokenizer")
+    if path is not None and ("reencoded" in record or SFT in record) and not Path(path).is_file():
+        raise UserError(
+            f"{path}, the tokenizer of the mixture's domains, is not there: name the place where "
+            "it is now with --tokenizer"
+        )
+
+
 def _reencoding(record: Mapping[str, Any], place: str | None) -> Reencoding | None:
     """Return how the domains are encoded for a proxy that may have moved with its tokenizer."""
     if place is None:
         return Reencoding.recorded(record)
-    return Reencoding.recorded(record, place if "hf" in record else tokenizer_beside(place))
+    if "hf" in record:
+        return Reencoding.recorded(record, [place])
+    # A file that is added to the checkpoint's own folder would make it another checkpoint.
+    beside = [tokenizer_beside(place), str(Path(place).parent / "tokenizer.json")]
+    return Reencoding.recorded(record, [path for path in beside if path is not None])
 
 
 def _tokenizer(record: Mapping[str, Any]) -> str | None:

@@ -128,11 +128,11 @@ def _require_settings(
         if recorded.get(key) != value:
             if key in LEFT_TO_PRESET and getattr(config.chameleon, key) is None:
                 logger.warning(
-                    "%s was computed with chameleon.%s=%s and is used as it is; remove the file to "
-                    "compute it again with %s, or set the key to confirm it",
-                    config.chameleon.file,
+                    "the mixture was computed with chameleon.%s=%s and is used as it is; set the "
+                    "key to confirm that, or remove %s to compute it again with %s",
                     key,
                     recorded.get(key),
+                    config.chameleon.file,
                     value,
                 )
                 continue

@@ -207,8 +207,9 @@ def test_the_chain(slurm: Cluster, config_file: Path) -> None:
     script.write_text(text.replace("#SBATCH --requeue", "#SBATCH --requeue --comment=mine"))
     script.chmod(0o755)
     printed = two_nodes.run(str(script), str(config_file), *settings)
-    said_of_check, *of_jobs = printed.splitlines()
+    said_of_check, said_of_cost, *of_jobs = printed.splitlines()
     assert "valid for 2 processes" in said_of_check
+    assert "a proxy that is trained first embeds the domains" in said_of_cost
     names, jobs = zip(*(line.split(": job ") for line in of_jobs), strict=True)
     assert names == ("train_proxy", "compute_mixture", "pretrain_chameleon")
     out = config_file.parent / "out"

@@ -120,10 +120,13 @@ class SFTDomain:
             A window of 1 to `length` tokens.
 
         Raises:
-            ValueError: `cross_documents` is True.
+            UserError: `cross_documents` is True.
         """
         if cross_documents:
-            raise ValueError(f"{self.name!r}: windows of examples cannot cross documents")
+            raise UserError(
+                f"domain {self.name!r}: windows of examples cannot continue into the next example: "
+                "pass cross_documents=False"
+            )
         pieces = _windows(self, length)
         drawn = int(generator(seed, self.name, index=index).integers(len(pieces)))
         example, start, stop = pieces[drawn]

@@ -94,6 +94,7 @@ class FinetuningData(DataKind):
         if ExampleTokenizer(data).identity != read["reader"]:
             raise UserError(
                 f"{data.tokenizer} or its chat template has changed since the mixture's domains "
-                "were read: restore both, or compute the mixture again"
+                "were read: restore both, name the tokenizer that was used with --tokenizer, or "
+                "compute the mixture again"
             )
         return data, int(read["seq_length"])
