@@ -143,13 +143,15 @@ coverage: .venv/installed
 smoke: .venv/installed
 	$(MAKE) bench-quality SIZE=smoke
 
-# Two jobs at a time, in this order: the tests of hosts and of a real model, each mostly one process,
-# beside the tests of two; SLURM's last, beside the benchmark.
+# Two jobs at a time, in about this order: the tests of hosts and of a real model, each mostly one
+# process, beside the tests of two; SLURM's when those are done.
 ci: tests test-bridge test-nemo test-real smoke test-slurm check
 
 ifeq ($(MAKECMDGOALS),ci)
 # An editable install writes into this folder, so two of them must not run at the same time.
 .venv-bridge/installed .venv-nemo/installed: | .venv/installed
+# SLURM's tests run six at a time, which is too much beside all others.
+test-slurm: | tests
 endif
 
 clean:
