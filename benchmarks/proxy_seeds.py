@@ -14,6 +14,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
 from benchmarks.mixtures import data
 from benchmarks.mixtures.size import Size, size_called
@@ -38,6 +39,12 @@ def computed(size: Size, seed: int, samples: int, normalised: bool, across: bool
 def moved(one: np.ndarray, other: np.ndarray) -> float:
     """Return the total variation between two mixtures."""
     return float(np.abs(one - other).sum() / 2)
+
+
+def _half_widths(weights: np.ndarray) -> np.ndarray:
+    """Return half of the 95 % intervals of mean weights over seeds, the first axis."""
+    count = len(weights)
+    return t.ppf(0.975, count - 1) * weights.std(axis=0, ddof=1) / np.sqrt(count)
 
 
 def main() -> None:
@@ -66,6 +73,9 @@ def main() -> None:
             figures[way] = {
                 "layers": layers,
                 "weights": dict(zip(size.domains, by_layer.mean(0).T.tolist(), strict=True)),
+                "half-widths over seeds": dict(
+                    zip(size.domains, _half_widths(by_layer).T.tolist(), strict=True)
+                ),
                 "between seeds": [
                     float(np.mean([moved(a, b) for a, b in itertools.combinations(w, 2)]))
                     for w in by_layer.transpose(1, 0, 2)
