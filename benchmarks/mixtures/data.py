@@ -57,11 +57,11 @@ def prepare(size: Size, corpora: Path | None) -> None:
         )
     facts: dict[str, Any] = {"domains": {}, "unseen": {}}
     for name in size.domains:
-        for part in ("train", "val"):
-            write_dataset(texts[name][part], tokenizer, size.data / f"{name}.{part}")
-        facts["domains"][name] = _fingerprint(size.data / f"{name}.train") | {
-            "validation": _fingerprint(size.data / f"{name}.val")
-        }
+        train, validation = (
+            _written(texts[name][part], tokenizer, size.data / f"{name}.{part}")
+            for part in ("train", "val")
+        )
+        facts["domains"][name] = train | {"validation": validation}
     unseen = {
         name: list(_up_to(UNSEEN_CHARACTERS, texts[name]["val"] + texts[name]["train"]))
         for name in size.unseen
@@ -73,9 +73,8 @@ def prepare(size: Size, corpora: Path | None) -> None:
     copied = _shared_with(training, unseen)
     for name, documents in unseen.items():
         kept = [text for text, share in zip(documents, copied[name], strict=True) if share <= 0.5]
-        write_dataset(kept, tokenizer, size.data / f"{name}.val")
         facts["unseen"][name] = {
-            **_fingerprint(size.data / f"{name}.val"),
+            **_written(kept, tokenizer, size.data / f"{name}.val"),
             "documents": len(kept),
             "dropped as copies": len(documents) - len(kept),
             "still shared with the domains": _mean([s for s in copied[name] if s <= 0.5]),
@@ -102,9 +101,12 @@ def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def _fingerprint(prefix: Path) -> dict[str, Any]:
+def _written(texts: list[str], tokenizer: Any, prefix: Path) -> dict[str, Any]:
+    """Write a dataset; return its fingerprint and its sizes in tokens and in bytes of UTF-8."""
+    write_dataset(texts, tokenizer, prefix)
     domain = IndexedDomain.open(prefix.name, str(prefix))
-    return {"tokens": domain.tokens, "fingerprint": domain.fingerprint}
+    size = sum(len(text.encode()) for text in texts)
+    return {"tokens": domain.tokens, "bytes": size, "fingerprint": domain.fingerprint}
 
 
 def _shared_with(

@@ -135,8 +135,8 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
     Args:
         setting: the inputs.
         settings: settings of the scores and weights, other keys under `chameleon`, dotted keys of
-            the configuration (those of the proxy, too), and `proxies`, the number of proxies to
-            average.
+            the configuration (those of the proxy, too), `proxies`, the number of proxies to
+            average, and `uniform`, the share of uniform weights in the result.
     """
     rescoring: dict[str, Any] = {
         key: value if key in ("preset", "objective") else float(value)
@@ -144,7 +144,7 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
         if key in _RESCORING
     }
     other = {key: value for key, value in settings.items() if key not in _RESCORING}
-    proxies = int(other.pop("proxies", 1))
+    proxies, equal = int(other.pop("proxies", 1)), float(other.pop("uniform", 0.0))
     if "proxy.hf" in other:
         other["proxy.hf"] = str(MODELS / other["proxy.hf"])
     own = [f"{key if '.' in key else f'chameleon.{key}'}={value}" for key, value in other.items()]
@@ -157,7 +157,10 @@ def variant(setting: Setting, settings: Mapping[str, str]) -> Record:
         operations += of_this
         seconds += of_this_in_seconds
     whole = parts[0] if proxies == 1 else averaged(parts)
-    record: Record = {"weights": whole.rescored(**rescoring).mixture.weights}
+    rescored = whole.rescored(**rescoring).mixture.weights
+    record: Record = {
+        "weights": {n: equal / len(rescored) + (1 - equal) * w for n, w in rescored.items()}
+    }
     if not other and proxies == 1:
         return record | {"same cost as": "chameleon"}
     return record | {"operations": operations, "seconds": seconds}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,20 @@ class RegMix:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """What is run of a method.
+
+    Attributes:
+        seeds: number of base models, with the seeds 1, 2, ...
+        proxies: number of times that the weights are computed, with the seeds 1, 2, ... All base
+            models train on the mean of these weights.
+    """
+
+    seeds: int
+    proxies: int = 1
+
+
+@dataclass(frozen=True)
 class Size:
     """One file of sizes/.
 
@@ -45,16 +59,13 @@ class Size:
         domains: domains that are mixed.
         unseen: domains that no method sees and models are evaluated on.
         workers: number of tasks that run at the same time.
-        seeds: seeds of proxies, windows and base models.
-        methods: methods, in the order of the tables.
+        methods: what is run of each method, by name, in the order of the tables.
         config: the product's configuration, without its data.
-        studies: methods whose weights are computed, without base models.
         characters: most characters of training text per domain.
         vocab_size: size of the tokenizer that is trained on the domains; None with `start`, whose
             tokenizer is used.
         regmix: RegMix's runs.
         start: the size whose model on uniform weights is finetuned and embeds the domains.
-        chosen_on: seeds that the product's defaults were chosen on.
     """
 
     name: str
@@ -62,15 +73,12 @@ class Size:
     domains: list[str]
     unseen: list[str]
     workers: int
-    seeds: list[int]
-    methods: list[str]
+    methods: dict[str, Arm]
     config: dict[str, Any]
-    studies: list[str] = field(default_factory=list)
     characters: int | None = None
     vocab_size: int | None = None
     regmix: RegMix | None = None
     start: str | None = None
-    chosen_on: list[int] = field(default_factory=list)
 
     @classmethod
     def load(cls, name: str) -> "Size":
@@ -78,6 +86,7 @@ class Size:
         settings: Any = OmegaConf.to_container(OmegaConf.load(HERE / "sizes" / f"{name}.yaml"))
         if "regmix" in settings:
             settings["regmix"] = RegMix(**settings["regmix"])
+        settings["methods"] = {method: Arm(**arm) for method, arm in settings["methods"].items()}
         return cls(name=name, **settings)
 
     @property
@@ -104,7 +113,7 @@ class Size:
     def settings(self) -> str:
         """A digest of everything that results depend on, except code, seed and method."""
         # The fingerprints of the data already depend on the number of characters.
-        apart = ("workers", "seeds", "methods", "studies", "characters", "chosen_on")
+        apart = ("workers", "methods", "characters")
         facts = {
             key: value
             for key, value in asdict(self).items()
