@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import II, MISSING
 
+from nemo_chameleon.config.comparison import CompareConfig
 from nemo_chameleon.config.constraints import setting
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 
@@ -63,8 +64,7 @@ class DataConfig:
     """Datasets for evaluation only, by name. A set named like a domain replaces that domain's
     validation split; any other set is evaluated in addition to the domains."""
     on_mixture_change: str = setting("refuse", choices=ON_MIXTURE_CHANGE)
-    """What a run does when it continues from a checkpoint that was trained with another mixture:
-    refuse or accept."""
+    """What a run does with a checkpoint that was trained with another mixture: refuse or accept."""
     max_epochs: float | None = setting(None, above=0, below=math.inf)
     """The most passes over any one domain; null for no cap. The weight that the cap frees goes to
     the other domains in proportion to their weights."""
@@ -112,10 +112,8 @@ class ModelConfig:
     """Width of the feed-forward layers; null: four times the hidden size."""
     seq_length: int = setting(2048, minimum=1)
     position_embedding_type: str = setting("rope", choices=("rope", "learned_absolute"))
-    """rope or learned_absolute."""
     rotary_base: int = setting(10000, minimum=1)
     normalization: str = setting("RMSNorm", choices=("RMSNorm", "LayerNorm"))
-    """RMSNorm or LayerNorm."""
     norm_epsilon: float = setting(1e-5, above=0, below=1)
     """What the norms add to the variance, so that they never divide by zero."""
     gated_linear_unit: bool = True
@@ -125,8 +123,8 @@ class ModelConfig:
     init_method_std: float = setting(0.02, minimum=0, below=math.inf)
     make_vocab_size_divisible_by: int = setting(128, minimum=1)
     use_cpu_initialization: bool = False
-    """Make the initial weights on the CPU: slow for large models, but the same at any tensor
-    parallel size. Without CUDA this is always so."""
+    """Make the initial weights on the CPU, the same at any tensor parallel size; slow for large
+    models. Without CUDA this is always so."""
 
     @property
     def ffn_width(self) -> int:
@@ -348,3 +346,4 @@ class Config(RunConfig):
     proxy: ProxyConfig = field(default_factory=_proxy)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)

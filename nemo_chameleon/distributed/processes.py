@@ -27,12 +27,23 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def shared_store() -> Store:
+    """Return a store for all processes of the job; call it within `process_group`.
+
+    Every `process_group` has a new one, which is empty at first.
+    """
+    return PrefixStore(f"nemo_chameleon/{len(_stores)}/shared", _stores[-1])
+
+
 @contextlib.contextmanager
-def process_group() -> Iterator[None]:
+def process_group(size: int | None = None) -> Iterator[None]:
     """Initialise torch.distributed for the block, unless it is initialised already.
 
     A process that torchrun did not start is a job of one process. Afterwards nothing is left that
     would disturb a host which then initialises torch.distributed for itself.
+
+    Args:
+        size: the job's processes form groups of this size, by rank; None: one group of all.
 
     Yields:
         Nothing.
@@ -63,14 +74,18 @@ def process_group() -> Iterator[None]:
     backend = "nccl" if cuda else "gloo"
     if "RANK" in os.environ:
         store, rank, ranks = next(rendezvous("env://", timeout=_TIMEOUT))
+        group, rank = divmod(rank, size or ranks)
         # torchrun's store outlives the process group, and a second group on the same store would
         # read the first one's entries. Each group therefore has its own prefix. If torchrun serves
         # no store, the first rank does, and must keep it in `_stores` until the job ends.
         _stores.append(store)
-        named = PrefixStore(f"nemo_chameleon/{len(_stores)}", store)
-        dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=_TIMEOUT)
+        named = PrefixStore(f"nemo_chameleon/{len(_stores)}/{group}", store)
+        dist.init_process_group(
+            backend, store=named, rank=rank, world_size=size or ranks, timeout=_TIMEOUT
+        )
     else:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        _stores.append(HashStore())
+        dist.init_process_group(backend, store=_stores[-1], rank=0, world_size=1)
     over = False
     try:
         yield

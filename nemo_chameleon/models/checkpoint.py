@@ -66,6 +66,17 @@ def tracked(directory: Path) -> tuple[str | None, Path | None]:
     return text, directory / f"iter_{int(text):07d}" if text and text.isdigit() else None
 
 
+def remove_all(directory: Path) -> None:
+    """Remove the checkpoints of a run that is finished, the tracker first.
+
+    Args:
+        directory: the run's folder.
+    """
+    (directory / _TRACKER).unlink(missing_ok=True)
+    for state in directory.glob("iter_*/state.json"):
+        shutil.rmtree(state.parent)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Read the state that a run had at a checkpoint.
 

@@ -1,0 +1,116 @@
+"""A picture of a comparison: losses on the domains against losses on sets nobody draws from."""
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_chameleon.comparison.paired import Difference
+from nemo_chameleon.comparison.report import Comparison
+from nemo_chameleon.utils.files import write_atomically
+
+_MARKERS = "osD^vP*X<>hp"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mixture in the picture.
+
+    Attributes:
+        label: its name.
+        domains: the difference in the mean loss on the domains, which the horizontal axis shows.
+        others: that on the other sets, which the vertical axis shows.
+        ours: whether the point is drawn in the colour of this package's mixtures.
+    """
+
+    label: str
+    domains: Difference
+    others: Difference
+    ours: bool
+
+
+def points(comparison: Comparison) -> list[Point]:
+    """Return the points of a comparison.
+
+    Args:
+        comparison: the results.
+
+    Returns:
+        A point for each mixture except the baseline; none where no other sets were evaluated.
+    """
+    if not comparison.sets("validation"):
+        return []
+    return [
+        Point(
+            name,
+            comparison.mean(name, "domains"),
+            comparison.mean(name, "validation"),
+            name == "chameleon",
+        )
+        for name in comparison.others
+    ]
+
+
+def draw(shown: Sequence[Point], path: Path, title: str = "", others: str = "mean") -> bool:
+    """Draw points with their intervals as an SVG file, with their names beside the picture.
+
+    Args:
+        shown: the points.
+        path: of the file.
+        title: above the picture.
+        others: what the vertical axis shows of the losses on the other sets: their mean or median.
+
+    Returns:
+        Whether it was drawn: not without points, nor without matplotlib.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    if not shown:
+        return False
+    style: dict[Any, Any] = {"svg.hashsalt": "comparison", "svg.fonttype": "none", "font.size": 10}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axhline(0, color="0.75", linewidth=1)
+        axes.axvline(0, color="0.75", linewidth=1)
+        axes.plot(0, 0, "+", color="0.3", markersize=9)
+        colors = itertools.cycle(("tab:blue", "tab:orange", "tab:purple", "tab:brown", "tab:gray"))
+        for marker, point in zip(itertools.cycle(_MARKERS), shown, strict=False):
+            axes.errorbar(
+                point.domains.mean,
+                point.others.mean,
+                xerr=_bar(point.domains),
+                yerr=_bar(point.others),
+                fmt=marker,
+                color="tab:green" if point.ours else next(colors),
+                markersize=7,
+                elinewidth=1,
+                capsize=2,
+                label=f"{point.label}{'' if point.domains.seeds > 1 else ' (one seed)'}",
+            )
+        for limits, values in (
+            (axes.set_xlim, [point.domains.mean for point in shown]),
+            (axes.set_ylim, [point.others.mean for point in shown]),
+        ):
+            low, high = min(0.0, *values), max(0.0, *values)
+            room = 0.25 * (high - low) or 0.01
+            limits(low - room, high + room)
+        axes.set_xlabel("loss on the domains that are mixed, minus the baseline's, nats per token")
+        axes.set_ylabel(f"{others} loss on unseen sets, minus the baseline's")
+        axes.set_title(title)
+        axes.annotate("better on both", (0.02, 0.03), xycoords="axes fraction", color="0.4")
+        figure.legend(loc="outside right upper", frameon=False)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        write_atomically(path, drawn.getvalue())
+    return True
+
+
+def _bar(found: Difference) -> float | None:
+    return found.half_width if math.isfinite(found.half_width) else None
