@@ -1,7 +1,6 @@
-"""Read a size's records as differences from uniform weights, with intervals over seeds."""
+"""Read a size's records as differences from uniform weights at the same seed."""
 
 import math
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +9,11 @@ from numpy.typing import NDArray
 
 from benchmarks.mixtures.results import Record, Results
 from benchmarks.mixtures.size import size_called
-from nemo_chameleon.method.intervals import students_t
+from nemo_chameleon.comparison.paired import Difference
 
 Array = NDArray[np.float64]
+PARTS = {"domains": "loss", "unseen": "unseen"}
+"""The parts of a record that hold losses, by the names that claims.yaml uses."""
 
 
 class Measured:
@@ -29,11 +30,18 @@ class Measured:
         self._results = Results(name)
         self.uniform = self._results.of("base", "uniform")
         methods = dict.fromkeys([*self.size.methods, *self._results.methods()])
-        self.methods = [method for method in methods if self.seeds(method)]
+        own = [m for m in methods if not m.startswith("uniform:")]
+        self.methods = [method for method in own if self.seeds(method)]
+
+    @property
+    def settings(self) -> dict[str, dict[int, Record]]:
+        """Base models on uniform weights, by seed, by their settings."""
+        other = [name for name in self._results.methods() if name.startswith("uniform:")]
+        return {name: self._results.of("base", name) for name in ("uniform", *other)}
 
     @property
     def data(self) -> Record:
-        """Tokens and fingerprints, and the text that unseen domains share with the others."""
+        """Tokens, bytes and fingerprints, and the text that unseen domains share with others."""
         facts: Record = self._results.facts["data"]
         return facts
 
@@ -42,67 +50,79 @@ class Measured:
         """The seeds of all methods."""
         return sorted({seed for method in self.methods for seed in self.seeds(method)})
 
-    def seeds(self, method: str) -> list[int]:
-        """Return the seeds that have both the method's base model and the uniform one."""
-        return [seed for seed in self._results.of("base", method) if seed in self.uniform]
+    def names(self, part: str) -> list[str]:
+        """Return the names of the mixed domains, or of the unseen ones."""
+        return self.size.domains if part == "domains" else self.size.unseen
 
-    def losses(self, method: str, part: str) -> Array:
-        """Return losses (seeds, domains) in nats per token.
+    def seeds(self, method: str, against: str = "uniform") -> list[int]:
+        """Return the seeds that have base models of both methods."""
+        others = self._results.of("base", against)
+        return [seed for seed in self._results.of("base", method) if seed in others]
+
+    def losses(self, method: str, part: str, against: str = "uniform") -> Array:
+        """Return a method's losses (seeds, domains) in nats per token.
 
         Args:
             method: name of the method.
-            part: "loss" for the domains that are mixed, "unseen" for the others.
+            part: a key of `PARTS`.
+            against: only seeds that this method has too.
         """
-        records = self._results.of("base", method)
-        names = self.size.domains if part == "loss" else self.size.unseen
-        return np.array([[records[s][part][name] for name in names] for s in self.seeds(method)])
+        records, key = self._results.of("base", method), PARTS[part]
+        seeds = self.seeds(method, against)
+        return np.array([[records[s][key][name] for name in self.names(part)] for s in seeds])
 
-    def differences(self, method: str, part: str) -> Array:
-        """Return `losses` minus those of uniform weights at the same seed; negative is better."""
-        names = self.size.domains if part == "loss" else self.size.unseen
-        same = [[self.uniform[s][part][name] for name in names] for s in self.seeds(method)]
-        return self.losses(method, part) - np.array(same)
+    def differences(self, method: str, part: str, against: str = "uniform") -> Array:
+        """Return `losses` minus those of another method at the same seeds; negative is better."""
+        return self.losses(method, part, against) - self.losses(against, part, method)
 
-    def weights(self, method: str, seeds: Iterable[int] | None = None) -> Array:
-        """Return weights (seeds, domains) of some seeds, or of all seeds that have them."""
-        records, names = self.records(method), self.size.domains
-        wanted = records if seeds is None else seeds
-        return np.array([[records[seed]["weights"][name] for name in names] for seed in wanted])
+    def difference(self, method: str, part: str, against: str = "uniform") -> Difference:
+        """Return the difference as claims.yaml defines it.
 
-    @property
-    def studied(self) -> list[str]:
-        """Chameleon with its defaults and with other settings, where there are weights."""
-        return [
-            m for m in self._results.methods() if m.startswith("chameleon:") or m == "chameleon"
-        ]
+        That is the mean over the mixed domains or the median over the unseen ones.
+        """
+        over = np.mean if part == "domains" else np.median
+        return Difference.of(over(self.differences(method, part, against), axis=1))
+
+    def weights(self, method: str) -> Array:
+        """Return the weights (proxies, domains) that a method's proxies gave."""
+        records = self.records(method)
+        return np.array([[r["weights"][n] for n in self.size.domains] for r in records.values()])
+
+    def trained_on(self, method: str) -> Array:
+        """Return the weights (seeds, domains) of a method's base models."""
+        base, computed = self._results.of("base", method), self.records(method)
+        records = [base[seed].get("weights") or computed[seed]["weights"] for seed in base]
+        return np.array([[weights[name] for name in self.size.domains] for weights in records])
 
     def records(self, method: str) -> dict[int, Record]:
-        """Return the records of a method's weights, by seed."""
+        """Return the records of a method's weights, by the seed of the proxy."""
         return self._results.of("weights", method)
 
-    def cost(self, method: str, what: str) -> float:
-        """Return the mean operations or seconds of computing a method's weights."""
-        records = self.records(method)
+    def cost(self, method: str, what: str) -> float | None:
+        """Return the mean operations or seconds of computing a method's weights, if measured."""
+        if not (records := self.records(method)):
+            return None
         records = self.records(records[min(records)].get("same cost as", method))
-        return float(np.mean([record[what] for record in records.values()]))
+        known = [record[what] for record in records.values() if what in record]
+        return float(np.mean(known)) if known else None
 
-
-def interval(values: Array) -> tuple[float, float]:
-    """Return the mean over seeds and the half-width of its 95 % interval, infinite for one seed."""
-    if len(values) < 2:
-        return float(values.mean()), math.inf
-    spread = values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(students_t(len(values) - 1) * spread)
+    def bits_per_byte(self, part: str) -> Array | None:
+        """Return what turns nats per token into bits per byte (domains,), if it is known."""
+        facts = self.data["domains" if part == "domains" else "unseen"]
+        sets = [facts[name].get("validation", facts[name]) for name in self.names(part)]
+        if not all("bytes" in one for one in sets):
+            return None
+        return np.array([one["tokens"] / one["bytes"] / math.log(2) for one in sets])
 
 
 def moved(weights: Array, others: Array) -> Array:
-    """Return the total variation (seeds,) between mixtures (seeds, domains)."""
-    result: Array = np.abs(weights - others).sum(1) / 2
+    """Return the total variation (...,) between mixtures (..., domains)."""
+    result: Array = np.abs(weights - others).sum(-1) / 2
     return result
 
 
 def between_seeds(weights: Array) -> float:
-    """Return the mean total variation over all pairs of seeds; nan for one seed."""
+    """Return the mean total variation over all pairs of proxies; nan for one proxy."""
     pairs = [moved(weights[:i], weights[i]) for i in range(1, len(weights))]
     return float(np.concatenate(pairs).mean()) if pairs else math.nan
 

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.mixtures import cost, forecasts, online, regmix
+from benchmarks.mixtures import cost, online, regmix
 from benchmarks.mixtures.size import Size
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config.schema import Config, ModelConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.layout import model_parallel
-from nemo_chameleon.method.leverage import affinity_matrix
 from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
 from nemo_chameleon.mixture.mixture import UNRECORDED
@@ -182,31 +181,6 @@ def _computed(setting: Setting, overrides: list[str]) -> tuple[ComputedMixture, 
     return ComputedMixture.load(config.chameleon.file), operations, seconds
 
 
-def forecast(setting: Setting) -> Record:
-    """Minimise the mean loss that the loss curves of Chameleon's proxy predict."""
-    proxy, names = setting.config.proxy, list(setting.domains)
-    computed = ComputedMixture.load(setting.mixture_file)
-    embeddings = [computed.embeddings[0][name].embedding for name in names]
-    run = setting.run("curves")
-    logging = dataclasses.replace(run.config.logging, tensorboard=True, log_interval=5)
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, logging=logging))
-    trainer.train(run)
-    iterations, losses = forecasts.loss_curves(run.directory, names)
-    tokens = iterations * proxy.train.global_batch_size * proxy.model.seq_length
-    warm = iterations > proxy.optimizer.lr_warmup_iters
-    passed = forecasts.transfer(affinity_matrix(embeddings))
-    fitted = forecasts.Forecast.fit(tokens[warm], losses[warm], passed)
-    base = setting.config
-    aim = base.train.samples * base.model.seq_length
-    weights = fitted.best(aim, computed.preset().min_effective)
-    return {
-        "weights": dict(zip(names, weights.tolist(), strict=True)),
-        "same cost as": "chameleon",  # its proxy's run gives these curves too
-        "curves": fitted.curves.tolist(),
-        "passed": fitted.passed.tolist(),
-    }
-
-
 def added(setting: Setting) -> Record:
     """Mix every other domain first, then add the rest with the proxy of the first ones."""
     size, first = setting.size, setting.size.domains[::2]
@@ -227,19 +201,6 @@ def _embedding_cost(setting: Setting, mixture: Mixture, domains: int) -> float:
     tokens = int(mixture.method["samples"] * mixture.method["sample_length"] * domains)
     layer = mixture.method["layer"]
     return tokens * cost.forward(setting.embedder, setting.vocab_size, layer)
-
-
-def control(setting: Setting) -> Record:
-    """Keep Chameleon's largest weight, and give all other domains equal weights."""
-    weights = Mixture.load(setting.mixture_file).weights
-    top = max(weights, key=lambda name: weights[name])
-    others = (1 - weights[top]) / (len(weights) - 1)
-    return {
-        "weights": {name: weights[top] if name == top else others for name in weights},
-        "operations": 0.0,
-        "seconds": 0.0,
-        "heavy": top,
-    }
 
 
 def uniform(setting: Setting) -> Record:
@@ -347,14 +308,12 @@ _METHODS: dict[str, Callable[[Setting], Record]] = {
     "chameleon": chameleon,
     "chameleon-paper": paper,
     "chameleon-added": added,
-    "chameleon-forecast": forecast,
-    "control": control,
     "doremi": doremi,
     "doge": doge,
     "regmix": regression,
 }
 # Methods that read files of Chameleon's run with the same seed.
-_AFTER_CHAMELEON = ("chameleon-paper", "chameleon-forecast", "control", "doremi")
+_AFTER_CHAMELEON = ("chameleon-paper", "doremi")
 _VARIANT = "chameleon:"
 _RESCORING = ("objective", "preset", "ridge", "exponent", "min_effective")
 

@@ -2,8 +2,7 @@
 
     python -m benchmarks.mixtures.report [SIZE ...]
 
-Every difference compares a method with uniform weights at the same seed. Its interval follows
-Student's t distribution over seeds.
+Every difference compares base models of the same seed. claims.yaml has the estimator.
 """
 
 import argparse
@@ -11,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.mixtures import pictures
-from benchmarks.mixtures.findings import added, fit, forecast, studies, where
-from benchmarks.mixtures.measured import Measured, versions
+from benchmarks.mixtures import claims
+from benchmarks.mixtures.findings import added, calm, where
+from benchmarks.mixtures.markdown import figure, spread, table
+from benchmarks.mixtures.measured import Measured, between_seeds, versions
 from benchmarks.mixtures.results import FOLDER, Record
 from benchmarks.mixtures.size import SIZES
-from benchmarks.mixtures.tables import figure, spread, table, verdict
+from nemo_chameleon.comparison import picture
 from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.files import write_atomically
@@ -26,7 +26,7 @@ PAGE = Path("docs/results.md")
 
 def section(measured: Measured) -> str:
     """Return the section of one size."""
-    first, fitted = measured.uniform[min(measured.uniform)], fit(measured)
+    first = measured.uniform[min(measured.uniform)]
     parts = [
         f"## SIZE={measured.size.name}",
         f"{_setup(measured, first)} Machine and versions: {first['machine']}, "
@@ -34,21 +34,18 @@ def section(measured: Measured) -> str:
         _former_defaults(measured),
         _summary(measured),
         f"![changes in loss by method]({_picture(measured).name})",
-        """Losses are nats per token, minus uniform's at the same seed, averaged over domains. The
-table gives their mean over seeds and its 95 % interval. A difference is bold where there are three
-seeds or more and the interval does not contain zero; there are some twenty comparisons, and no
-correction for their number. Macro perplexity is averaged over all seeds of a method, and its change
-is taken at the same seeds. The cost is the number of floating point operations of all proxies,
-embedding included. The seconds were measured on a shared machine with several runs side by side.
-The effective number of domains is exp(entropy of the weights).""",
-        _chosen(measured),
+        """Losses are nats per token, minus uniform's at the same seed: the mean over the mixed
+domains and the median over the unseen ones, averaged over seeds, with 95 % intervals by Student's t
+distribution. The standard deviation is that of the difference on the mixed domains over seeds. The
+cost is the number of floating point operations of all proxies, embedding included. The effective
+number of domains is exp(entropy of the weights).""",
+        where(measured),
         added(measured),
-        where(measured, fitted),
-        forecast(measured),
-        studies(measured, fitted),
-        "Weights, averaged over seeds (the standard deviation over seeds is in parentheses):",
+        calm(measured),
+        "Weights that the base models trained on:",
         _by_weight(measured),
-        "Loss by domain, minus uniform's, averaged over seeds:",
+        _from_proxies(measured),
+        "Loss by domain, minus uniform's at the same seed:",
         _by_domain(measured),
         _checks(measured),
     ]
@@ -60,16 +57,16 @@ def _former_defaults(measured: Measured) -> str:
     settings = [record["settings"] for record in records if "settings" in record]
     if all("normalize_states" in known for known in settings):
         return ""
-    return """Chameleon's weights come from raw token states and windows within documents
-(`chameleon.normalize_states=false`, `chameleon.cross_documents=false`), which were the defaults of
-version 0.1.0. docs/mixture.md says what has changed since, and why."""
+    return """These are measurements of version 0.1.0, made before claims.yaml was written. Its
+defaults were raw token states and windows within documents (`chameleon.normalize_states=false`,
+`chameleon.cross_documents=false`), and every base model trained on the weights of its own seed."""
 
 
 def _setup(measured: Measured, first: Record) -> str:
     size, config = measured.size, measured.size.config
-    seeds = f"The seeds are {', '.join(map(str, measured.all_seeds))}."
-    made = f"`make bench-quality SIZE={(size.start or size.name)}`"
     unseen = f"{len(size.unseen)} unseen domain{'s' if len(size.unseen) > 1 else ''}"
+    seeds = f"The seeds are {', '.join(map(str, measured.all_seeds))}."
+    made = f"`make bench-quality SIZE={size.start or size.name}`"
     if size.start is not None:
         return (
             f"{made} finetunes the model that SIZE={size.start} trained on uniform weights with "
@@ -90,23 +87,22 @@ def _setup(measured: Measured, first: Record) -> str:
 def _summary(measured: Measured) -> str:
     ours, rows = measured.cost("chameleon", "operations"), []
     for method in measured.methods:
-        loss, compared = measured.losses(method, "loss"), []
-        perplexity = np.exp(loss).mean(1)
-        uniforms = np.exp(loss - measured.differences(method, "loss")).mean(1)
-        change = f" ({np.mean(perplexity / uniforms) - 1:+.1%})" if method != "uniform" else ""
-        for part in ("loss", "unseen"):
-            differences = measured.differences(method, part)
-            count = f"{(differences.mean(0) < 0).sum()} of {differences.shape[1]}"
-            compared += [verdict(differences.mean(1)), count]
+        compared: list[str] = []
+        for part in ("domains", "unseen"):
+            lower = (measured.differences(method, part).mean(0) < 0).sum()
+            of_part = measured.difference(method, part)
+            compared += [str(of_part), f"{lower} of {len(measured.names(part))}"]
+        deviation = measured.difference(method, "domains").deviation
+        cost, seconds = (measured.cost(method, what) for what in ("operations", "seconds"))
         rows.append(
             [
                 method,
-                str(len(loss)),
-                f"{np.mean([effective_domains(w) for w in measured.weights(method)]):.1f}",
-                f"{perplexity.mean():.1f}{change}",
-                *(compared if method != "uniform" else [""] * 4),
-                f"{measured.cost(method, 'operations') / ours:.2f}",
-                f"{measured.cost(method, 'seconds'):,.0f}",
+                str(len(measured.seeds(method))),
+                f"{np.mean([effective_domains(w) for w in measured.trained_on(method)]):.1f}",
+                f"{np.exp(measured.losses(method, 'domains')).mean():.1f}",
+                *([*compared, f"{deviation:.3f}"] if method != "uniform" else [""] * 5),
+                "" if cost is None or not ours else f"{cost / ours:.2f}",
+                "" if seconds is None else f"{seconds:,.0f}",
             ]
         )
     return table(
@@ -119,6 +115,7 @@ def _summary(measured: Measured) -> str:
             "better on",
             "loss on unseen domains",
             "better on",
+            "standard deviation",
             "cost of the weights (chameleon = 1)",
             "seconds",
         ],
@@ -126,44 +123,42 @@ def _summary(measured: Measured) -> str:
     )
 
 
-def _chosen(measured: Measured) -> str:
-    seeds, chosen_on = measured.seeds("chameleon"), measured.size.chosen_on
-    others = [i for i, seed in enumerate(seeds) if seed not in chosen_on]
-    if not others or len(others) == len(seeds):
-        return ""
-    chosen = ", ".join(map(str, chosen_on))
-    domains, unseen = (
-        verdict(measured.differences("chameleon", part).mean(1)[others])
-        for part in ("loss", "unseen")
-    )
-    return f"""The default exponent was chosen on seed {chosen}. On the other seeds alone, the
-difference of chameleon is {domains} on the domains and {unseen} on unseen domains."""
-
-
 def _by_weight(measured: Measured) -> str:
     return table(
         ["domain", *measured.methods],
         [
-            [domain, *(spread(measured.weights(method)[:, i]) for method in measured.methods)]
+            [domain, *(spread(measured.trained_on(method)[:, i]) for method in measured.methods)]
             for i, domain in enumerate(measured.size.domains)
         ],
     )
 
 
+def _from_proxies(measured: Measured) -> str:
+    rows = [
+        [method, str(len(weights)), f"{between_seeds(weights):.3f}"]
+        for method in measured.methods
+        if len(weights := measured.weights(method)) > 1 and between_seeds(weights) > 0
+    ]
+    if not rows:
+        return ""
+    return f"""Total variation between the weights of a method's proxies, averaged over all pairs:
+
+{table(["method", "proxies", "total variation"], rows)}"""
+
+
 def _by_domain(measured: Measured) -> str:
-    size, others = measured.size, [m for m in measured.methods if m != "uniform"]
-    return table(
-        ["domain", "uniform (nats per token)", *others],
-        [
-            [
-                name + ("" if part == "loss" else " (unseen)"),
-                f"{measured.losses('uniform', part)[:, i].mean():.3f}",
-                *(f"{measured.differences(m, part)[:, i].mean():+.3f}" for m in others),
-            ]
-            for part, names in (("loss", size.domains), ("unseen", size.unseen))
-            for i, name in enumerate(names)
-        ],
-    )
+    others, rows = [m for m in measured.methods if m != "uniform"], []
+    bits = all(measured.bits_per_byte(part) is not None for part in ("domains", "unseen"))
+    for part in ("domains", "unseen"):
+        own, per_byte = measured.losses("uniform", part).mean(0), measured.bits_per_byte(part)
+        differences = [measured.differences(method, part).mean(0) for method in others]
+        for i, name in enumerate(measured.names(part)):
+            row = [name + ("" if part == "domains" else " (unseen)"), f"{own[i]:.3f}"]
+            if bits and per_byte is not None:
+                row.append(f"{own[i] * per_byte[i]:.3f}")
+            rows.append([*row, *(f"{of_method[i]:+.3f}" for of_method in differences)])
+    head = ["domain", "uniform (nats per token)"] + (["uniform (bits per byte)"] if bits else [])
+    return table([*head, *others], rows)
 
 
 def _checks(measured: Measured) -> str:
@@ -191,6 +186,21 @@ def _picture(measured: Measured) -> Path:
     return PAGE.with_name(f"results-{measured.size.name}.svg")
 
 
+def draw(measured: Measured, path: Path) -> None:
+    """Draw every method's losses on the mixed domains against those on the unseen ones."""
+    shown = [
+        picture.Point(
+            method,
+            measured.difference(method, "domains"),
+            measured.difference(method, "unseen"),
+            method.startswith("chameleon"),
+        )
+        for method in measured.methods
+        if method != "uniform"
+    ]
+    picture.draw(shown, path, f"SIZE={measured.size.name}", others="median")
+
+
 def all_measured() -> list[Measured]:
     """Return the sizes whose results belong on the page.
 
@@ -202,7 +212,8 @@ def all_measured() -> list[Measured]:
 
 
 def page() -> str:
-    """Return the page: the sections of all sizes."""
+    """Return the page: the claims, and the sections of all sizes."""
+    measured = all_measured()
     return "\n".join(
         [
             "# Does it pay?",
@@ -210,7 +221,15 @@ def page() -> str:
             "`python -m benchmarks.mixtures.report` writes this page from the files in "
             "benchmarks/mixtures/results.",
             "",
-            *map(section, all_measured()),
+            "## Claims",
+            "",
+            "benchmarks/mixtures/claims.yaml has the estimator and the claims, and was committed "
+            "before the\nfirst run. Nothing else on this page is a result; the rest describes and "
+            "explains.",
+            "",
+            claims.verdicts({one.size.name: one for one in measured}, claims.claims()),
+            "",
+            *map(section, measured),
         ]
     )
 
@@ -227,7 +246,7 @@ def main() -> None:
         print(section(Measured(name)))
     if not arguments.sizes:
         for measured in all_measured():
-            pictures.write(measured, _picture(measured))
+            draw(measured, _picture(measured))
         write_atomically(PAGE, page())
         print(PAGE)
 

@@ -1,8 +1,8 @@
 """Do one task of the benchmark in a process of its own.
 
-    python -m benchmarks.mixtures.task SIZE start|weights|base METHOD SEED FILE
+    python -m benchmarks.mixtures.task SIZE start|weights METHOD SEED FILE
 
-The task's record is written to FILE. A base model reads its weights from the size's result file.
+The task's record is written to FILE.
 """
 
 import json
@@ -12,8 +12,6 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.mixtures.size import Size, size_called
 from nemo_chameleon.utils.console import program
@@ -26,7 +24,7 @@ def main() -> None:
     name, stage, method, seed, file = sys.argv[1:]
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
-    work = {"start": start, "weights": weights, "base": base}[stage]
+    work = {"start": start, "weights": weights}[stage]
     write_atomically(Path(file), json.dumps(work(size_called(name), method, int(seed))))
 
 
@@ -61,49 +59,6 @@ def weights(size: Size, name: str, seed: int) -> dict[str, Any]:
     if name in ("doge", "regmix"):
         shutil.rmtree(config.output)
     return record
-
-
-def base(size: Size, method: str, seed: int) -> dict[str, Any]:
-    """Train a base model with the product on a method's weights; return its losses."""
-    from benchmarks.mixtures.arms import mixture_of
-    from nemo_chameleon import Mixture, provider
-    from nemo_chameleon.distributed.processes import process_group
-    from nemo_chameleon.train import trainer
-
-    weights, overrides = mixture_of(size, method, seed)
-    name = f"base-{method}".replace("/", "_")
-    file = size.folder / f"seed{seed}" / f"{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Mixture.static(weights).save(file)
-    overrides = [*overrides, "logging.tensorboard=true"]
-    config = size.configured(seed, name, str(file), (), overrides)
-    prepared = provider.prepare(config)
-    with process_group():
-        mixture = provider.resolve_mixture(config, prepared)
-        run = provider.base_run(config, prepared.domains, mixture)
-        result = trainer.train(run)
-    norms = gradient_norms(run.directory, config.optimizer.lr_warmup_iters)
-    shutil.rmtree(config.output)  # the checkpoints are not needed any more
-    return {
-        "weights": weights,
-        "loss": {name: domain["loss"] for name, domain in result["domains"].items()},
-        "unseen": {name: scores["loss"] for name, scores in result["validation"].items()},
-        "epochs": {name: domain["epochs"] for name, domain in result["domains"].items()},
-        "gradient norm": norms,
-        "tokens": result["tokens"],
-        "parameters": result["parameters"],
-        "seconds": result["seconds"],
-    }
-
-
-def gradient_norms(run: Path, after: int) -> dict[str, float]:
-    """Return the median and the largest logged gradient norm after an iteration of a run."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    norms = [point.value for point in events.Scalars("gradient norm") if point.step > after]
-    return {"median": float(np.median(norms)), "largest": max(norms)}
 
 
 if __name__ == "__main__":

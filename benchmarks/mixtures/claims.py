@@ -1,0 +1,64 @@
+"""The claims of claims.yaml, which was committed before the runs, and what became of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from benchmarks.mixtures.markdown import table
+from benchmarks.mixtures.measured import Measured
+
+FILE = Path(__file__).with_name("claims.yaml")
+VERDICTS = {True: "**held**", False: "**not held**", None: "undecided"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: that a difference in loss is below a bound.
+
+    Attributes:
+        says: the claim in words.
+        sizes: the sizes that it is about; it holds if it holds on all of them.
+        method: whose losses.
+        against: the method whose losses at the same seeds are subtracted.
+        part: "domains" or "unseen".
+        below: the bound, in nats per token.
+    """
+
+    says: str
+    sizes: list[str]
+    method: str
+    against: str
+    part: str
+    below: float
+
+
+def claims() -> list[Claim]:
+    """Read the claims."""
+    return [Claim(**claim) for claim in yaml.safe_load(FILE.read_text())["claims"]]
+
+
+def verdicts(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> str:
+    """Return a table with what became of claims.
+
+    Args:
+        measured: the records of the sizes, by name.
+        listed: the claims.
+    """
+    rows = []
+    for claim in listed:
+        found, seen = [], []
+        for name in claim.sizes:
+            size = measured.get(name)
+            if size is None or len(size.seeds(claim.method, claim.against)) < 2:
+                found.append(None)
+                seen.append(f"{name}: not measured yet")
+                continue
+            difference = size.difference(claim.method, claim.part, claim.against)
+            found.append(difference.below(claim.below))
+            seen.append(f"{name}: {difference} ({difference.seeds} seeds)")
+        verdict = None if None in found else all(found)
+        verdict = False if False in found else verdict
+        rows.append([claim.says, f"{claim.below:+.2f}", "; ".join(seen), VERDICTS[verdict]])
+    return table(["claim", "bound", "difference in nats per token", "verdict"], rows)
