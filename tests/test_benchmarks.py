@@ -200,8 +200,8 @@ def test_chameleon_with_other_settings(job: TrainingRun, tmp_path: Path) -> None
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return records of SIZE=smoke. Chameleon's losses are 0.1 lower on unseen domains and
-    0.02 higher on the mixed ones, and a peer's are 0.1 higher on all domains, but for a noise of 0.01 by seed.
+    """Return records of SIZE=smoke. Chameleon's losses are 0.1 lower on unseen domains and 0.02
+    higher on the mixed ones, and a peer's are 0.1 higher on all, but for a noise of 0.01 by seed.
     """
     size = Size.load("smoke")
     monkeypatch.setattr(results, "FOLDER", tmp_path)

@@ -13,7 +13,7 @@ from nemo_chameleon.distributed.processes import process_group, shared_store, wo
 from nemo_chameleon.utils.preemption import StoppedError, listening
 from nemo_chameleon.utils.ranks import is_first_rank
 
-_POLL = 1.0  # seconds
+_POLL = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Part:
 def part_of_job(size: int) -> Iterator[Part]:
     """Split the job's processes; inside the block, torch.distributed is this part's alone.
 
-    Every process of the job must enter it, outside of any process group. The job's first process
-    leaves it when all parts have.
+    Every process of the job must enter it, outside of any process group. None leaves it before all
+    parts are done, because torchrun waits only minutes for the other nodes when one has ended.
 
     Args:
         size: number of processes in a part, which divides the number of processes.
@@ -62,7 +62,7 @@ def part_of_job(size: int) -> Iterator[Part]:
         The part of this process.
 
     Raises:
-        StoppedError: the job was asked to stop while the first process waited for other parts.
+        StoppedError: the job was asked to stop while this part waited for others.
     """
     rank_in_job, count = int(os.environ.get("RANK", "0")), world_size() // size
     with process_group(size):
@@ -71,7 +71,7 @@ def part_of_job(size: int) -> Iterator[Part]:
         if is_first_rank():
             store.add("left", 1)
     with listening() as asked:
-        while rank_in_job == 0 and store.add("left", 0) < count:
+        while store.add("left", 0) < count:
             if asked():
                 raise StoppedError("stopped as requested; the same command continues from there")
             time.sleep(_POLL)

@@ -289,6 +289,22 @@ def test_many_mixtures_in_containers(slurm: Cluster, config_file: Path) -> None:
     }
 
 
+def test_a_comparison_over_two_nodes(slurm: Cluster, config_file: Path) -> None:
+    """Two nodes train the runs of a comparison side by side; the job ends with its report."""
+    log = f"--output={config_file.parent}/job-%j.log"
+    script = str(SCRIPTS / "compare_mixtures.sbatch")
+    settings = ("compare.mixtures=[uniform,proportional]", "compare.seeds=[1,2]")
+    job = slurm.submit("--gpus-per-node=1", log, script, str(config_file), *settings)
+    assert slurm.ended(job)["JobState"] == "COMPLETED", said(config_file, job)
+    folder = config_file.parent / "out" / "compare"
+    assert len(list(folder.glob("*/seed*/result.json"))) == 4
+    assert "proportional against uniform, mean over the domains: " in said(config_file, job)
+    assert {part.name for part in (config_file.parent / "out" / "cache").iterdir()} == {
+        "part0",
+        "part1",
+    }
+
+
 def test_output_on_local_disks_is_refused(slurm: Cluster, config_file: Path) -> None:
     """An output on local disks is refused before training, in a line that says what to set."""
     local = slurm.local / config_file.parent.name
