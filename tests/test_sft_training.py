@@ -135,6 +135,20 @@ def test_from_a_checkpoint_that_embeds(
     assert "it was made with tokens=answers, but the run asks for all" in other.stderr
 
 
+def test_mixtures_are_compared_by_finetuning(
+    corpus: Path, base: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """A comparison finetunes the given model on every mixture; the domains are embedded by it."""
+    write_sft_config(corpus, tmp_path)
+    recipe = ROOT / "recipes" / "compare_mixtures.py"
+    start = (f"checkpoint.pretrained_checkpoint={base}", "data.on_too_long=truncate")
+    asked = ("compare.mixtures=[uniform,chameleon]", "compare.seeds=[1,2]")
+    done = launch(*start, *asked, processes=2, recipe=recipe)
+    assert "chameleon against uniform, mean over the domains: " in done.stdout
+    losses = result(tmp_path / "out" / "compare" / "uniform" / "seed1")["domains"]
+    assert set(losses) == set(NAMES)
+
+
 def test_recipes_differ_in_what_data_is(
     corpus: Path, base: Path, launch: Launch, tmp_path: Path
 ) -> None:
