@@ -40,7 +40,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     size, wanted = size_called(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    overrides = [*wanted["overrides"], f"output={size.folder}", "logging.tensorboard=true"]
+    own = (f"output={size.folder}", "logging.tensorboard=true", "train.eval_interval=0")
+    overrides = [*wanted["overrides"], *own]
     config = size.configured(wanted["seed"], "base", "uniform", (), overrides)
     runs = [
         Candidate(_name(method), seed, Mixture.static(weights))
