@@ -47,9 +47,7 @@ def main() -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     if has_domains:
-        print("a base model that is trained already has not been evaluated on the sets below:")
-        print("remove its folder, with the checkpoints, to train it again")
-        tokenizer = load_tokenizer(done)
+        tokenizer = load_tokenizer(str(done))
     else:
         tokenizer = train_tokenizer(
             (part for texts in domains.values() for part in _first(texts, TOKENIZER_BYTES)),
@@ -64,6 +62,12 @@ def main() -> None:
         write_atomically(done, tokenizer.to_str(pretty=True))
         written = f"{len(domains)} domains and {written}"
     print(f"wrote {written} to {folder} in {time.monotonic() - started:.0f} s")
+    trained = [path.parent for path in sorted(folder.parent.glob("*/result.json"))]
+    if base := [str(run) for run in trained if run.name != "proxy"]:
+        print(
+            f"note: to evaluate on these sets too, remove {' and '.join(base)}: they were trained"
+        )
+        print("before the sets were there, and what is finished is not done again")
 
 
 def _first(texts: list[str], size: int) -> list[str]:
