@@ -65,9 +65,9 @@ def main() -> None:
     trained = [path.parent for path in sorted(folder.parent.glob("*/result.json"))]
     if base := [str(run) for run in trained if run.name != "proxy"]:
         print(
-            f"note: to evaluate on these sets too, remove {' and '.join(base)}: they were trained"
+            "note: runs that are finished are not done again, so they were not evaluated on these"
         )
-        print("before the sets were there, and what is finished is not done again")
+        print(f"sets; `rm -r {' '.join(base)}` makes the next `make demo` train them again")
 
 
 def _first(texts: list[str], size: int) -> list[str]:

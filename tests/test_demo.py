@@ -70,7 +70,7 @@ def test_unseen_sets_are_added_to_a_folder_of_an_earlier_version(
     prepare.main()
     said = capsys.readouterr().out
     assert "wrote 2 sets that are never trained on" in said
-    assert f"note: to evaluate on these sets too, remove {demo.parent / 'uniform'}: they" in said
+    assert f"`rm -r {demo.parent / 'uniform'}` makes the next `make demo` train them again" in said
     assert contents(demo) == whole
 
 

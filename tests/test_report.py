@@ -65,6 +65,27 @@ def test_two_runs_say_who_won() -> None:
     mixed = compare([UNIFORM, other(1.9, 1.3)])
     assert "lower perplexity in 1 of 2 domains" in mixed
     assert "macro perplexity -20.0%, mean loss +0.1000 nats" in mixed
+    assert "not drawn from" not in mixed
+
+
+def test_sets_that_are_not_drawn_from() -> None:
+    """Sets that both runs were evaluated on have rows of their own, and the report counts them."""
+    one, two = copy.deepcopy(UNIFORM), other(1.9, 1.3)
+    one["validation"] = {
+        "news": {"loss": 2.0, "perplexity": 7.4},
+        "law": {"loss": 1, "perplexity": 3},
+    }
+    two["validation"] = {
+        "news": {"loss": 1.5, "perplexity": 4.5},
+        "law": {"loss": 2, "perplexity": 7},
+    }
+    said = compare([one, two])
+    assert ["news", "7.40", "4.50"] in [line.split() for line in said.splitlines()]
+    assert "It has the lower perplexity in 1 of 2 sets that are not drawn from." in said
+    del two["validation"]["law"]
+    assert "perplexity in 1 of 1 sets that are not drawn from." in compare([one, two])
+    del two["validation"]
+    assert "not drawn from" not in compare([one, two])
 
 
 def test_run_without_evaluation() -> None:
