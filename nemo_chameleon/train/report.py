@@ -90,7 +90,7 @@ def compare(results: Sequence[Result]) -> str:
             means("validation macro")
     summary = [_run_line(run) for run in results]
     if len(results) == 2 and all(run["macro"] for run in results):
-        summary.append(_verdict(*results, apart=common))
+        summary.append(_verdict(results[0], results[1], common))
     return "\n".join([table(header, rows, rule_before=len(first["domains"])), *summary])
 
 
