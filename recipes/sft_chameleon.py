@@ -4,8 +4,7 @@
 
 This is recipes/pretrain_chameleon.py with data.dataset=sft: the domains are JSONL, the loss is on
 the answers, and the run starts from checkpoint.pretrained_checkpoint. With data.mixture=chameleon
-that model embeds the domains, by the answers' tokens, and the weights are those of
-objective=finetune. Copy `conf/sft_chameleon.yaml` to begin.
+that model embeds the domains, by the answers' tokens. Copy `conf/sft_chameleon.yaml` to begin.
 """
 
 from nemo_chameleon.utils.console import program

@@ -203,12 +203,13 @@ def test_settings_of_finetuning(overrides: list[str], says: str) -> None:
         check(config, 2)
 
 
-def test_finetuning_weighs_otherwise() -> None:
-    """The kind of data decides the objective and what embeds, unless they are set."""
+def test_finetuning_embeds_otherwise() -> None:
+    """The kind of data decides what embeds, unless it is set, and not what the objective is."""
     for given, objective, source in (
-        ([], "pretrain", "proxy"),
-        (["data.dataset=sft"], "finetune", "model"),
-        (["data.dataset=sft", "chameleon.objective=pretrain"], "pretrain", "model"),
+        ([], None, "proxy"),
+        (["data.dataset=sft"], None, "model"),
+        (["data.dataset=sft", "chameleon.objective=finetune"], "finetune", "model"),
+        (["data.dataset=sft", "chameleon.source=proxy"], None, "proxy"),
     ):
         config = load_config(ROOT / "conf" / "demo.yaml", given)
         assert (config.chameleon.objective, config.chameleon.source) == (objective, source)

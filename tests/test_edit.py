@@ -1,6 +1,7 @@
 """mixture/edit.py and `nemo-chameleon mixture`: mixtures are changed without training."""
 
 import dataclasses
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -125,6 +126,21 @@ def test_rescore(computed: Path, command: Command, config: Config, tmp_path: Pat
     config.chameleon.preset, config.chameleon.objective = "paper", "finetune"
     config.chameleon.file = str(output)
     assert provider.resolve_mixture(config).weights == after.weights
+
+
+def test_a_run_names_the_command_that_changes_the_objective(
+    computed: Path, command: Command, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that uses a file of another objective names a command, after which it is content."""
+    command("rescore", computed, "--objective", "finetune")
+    config.chameleon.file = str(computed)
+    before = provider.resolve_mixture(config)
+    (named,) = re.findall("`nemo-chameleon mixture (.*?)`", caplog.text)
+    command(*named.split())
+    caplog.clear()
+    after = provider.resolve_mixture(config)
+    assert (before.objective, after.objective) == ("finetune", "pretrain")
+    assert "is used as it is" not in caplog.text
 
 
 def test_add_and_remove(

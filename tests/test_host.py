@@ -129,13 +129,14 @@ def test_a_run_goes_on_by_the_mixture_that_it_began_with(mixture: Mixture, tmp_p
 
 
 def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
-    config: Config, mixture: Mixture, tmp_path: Path
+    config: Config, mixture: Mixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A run that continues uses its saved mixture and computes nothing again.
 
-    A saved mixture of other settings, or one that was not computed, is refused.
+    A saved mixture of other settings, or one that was not computed, is refused. One of another
+    objective than the default is used where the configuration leaves the objective open.
     """
-    written(config)
+    written(config, objective="finetune")
     computed = Mixture.load(config.chameleon.file)
     Path(config.chameleon.file).unlink()
     bounded = {**computed.method, "bound": ["code"]}
@@ -143,7 +144,14 @@ def test_the_saved_mixture_serves_where_the_computed_one_is_gone(
     draw = host.resolve("chameleon", config=config, saved=(None, tmp_path))
     assert draw.mixture.weights == computed.weights
     assert draw.within(8, 32).mixture == draw.mixture
-    config.chameleon.ridge = 0.7
+    assert (
+        "chameleon.objective=finetune and is used as it is; set the key to confirm" in caplog.text
+    )
+    assert "rescore" not in caplog.text, "no command may change what the run has drawn by"
+    config.chameleon.objective = "pretrain"
+    with pytest.raises(UserError, match=r"objective=finetune, but the run asks for pretrain$"):
+        host.resolve("chameleon", config=config, saved=(tmp_path,))
+    config.chameleon.objective, config.chameleon.ridge = None, 0.7
     with pytest.raises(UserError, match=r"is gone, and .*ridge=0\.3, but the run asks for 0\.7"):
         host.resolve("chameleon", config=config, saved=(tmp_path,))
     mixture.save(tmp_path / "mixture.json")

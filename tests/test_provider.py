@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -161,9 +162,9 @@ def test_every_layer_is_compared(config: Config, capsys: pytest.CaptureFixture[s
     assert list(layers) == ["1", "2", "3", "4"]
     assert layers["2"] == pytest.approx(mixture.weights, abs=1e-12)
     assert layers["4"] != pytest.approx(mixture.weights, abs=1e-4)
-    table = capsys.readouterr().out.splitlines()[-5:]
-    assert table[-1].split()[:5] == ["moved", "from", "layer", "2", table[-1].split()[4]]
-    assert table[-1].split()[5] == "0.0000"
+    said = capsys.readouterr().out.splitlines()
+    (moved,) = [line.split() for line in said if line.startswith("moved from layer 2")]
+    assert moved[5] == "0.0000"
     # A run with this layer alone accepts the file.
     config.chameleon.layer = None
     assert resolve(config, "chameleon") == mixture
@@ -186,13 +187,14 @@ def test_killed_while_embedding_keeps_the_proxy(
 
 def written(config: Config, **method: object) -> None:
     """Write a mixture file as a run with this configuration does, except for `method`."""
+    objective = str(method.pop("objective", "pretrain"))
     prepared = provider.prepare(config)
     domains, plan = prepared.domains, prepared.plan
     assert plan is not None
     facts = {name: {"fingerprint": domain.fingerprint} for name, domain in domains.items()}
     Mixture(
         Mixture.uniform(domains).weights,
-        objective="pretrain",
+        objective=objective,
         domains=facts,
         method={
             "name": "chameleon",
@@ -249,6 +251,39 @@ def test_mixture_of_an_earlier_version(config: Config, caplog: pytest.LogCapture
         with pytest.raises(UserError, match=f"made with {key}=False, but the run asks for True"):
             resolve(config, "chameleon")
         setattr(config.chameleon, key, False)
+
+
+def test_an_objective_that_is_left_open_is_the_files(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mixture of objective=finetune, once the default of finetuning, is used as it is.
+
+    The run says so, and how to change it. A key that is set is compared. Bounds apply as always.
+    """
+    written(config, objective="finetune")
+    config.data.pin = {"code": 0.5}
+    assert resolve(config, "chameleon").weights["code"] == 0.5
+    assert resolve(config, "chameleon").objective == "finetune"
+    assert "computed with chameleon.objective=finetune and is used as it is" in caplog.text
+    command = f"`nemo-chameleon mixture rescore {config.chameleon.file} --objective pretrain`"
+    assert f"or run {command} to change it" in caplog.text
+    caplog.clear()
+    config.chameleon.objective = "finetune"
+    assert resolve(config, "chameleon").objective == "finetune"
+    assert "is used as it is" not in caplog.text
+    config.chameleon.objective = "pretrain"
+    says = f"made with objective=finetune, but the run asks for pretrain; {command} changes that"
+    with pytest.raises(UserError, match=re.escape(says)):
+        resolve(config, "chameleon")
+
+
+@pytest.mark.parametrize("objective", [None, "pretrain", "finetune"])
+def test_a_new_mixture_is_one_for_pretraining(config: Config, objective: str | None) -> None:
+    """Where nothing is computed yet, an objective that is left open is pretrain."""
+    config.chameleon.objective = objective
+    plan = provider.prepare(config).plan
+    assert plan is not None
+    assert plan.objective == (objective or "pretrain")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nemo_chameleon import Mixture, cli
+from nemo_chameleon.mixture.tables import expected_losses, show_mixture
 from nemo_chameleon.train.report import compare, read_result
 from nemo_chameleon.utils.errors import UserError
 
@@ -64,6 +65,27 @@ def test_two_runs_say_who_won() -> None:
     mixed = compare([UNIFORM, other(1.9, 1.3)])
     assert "lower perplexity in 1 of 2 domains" in mixed
     assert "macro perplexity -20.0%, mean loss +0.1000 nats" in mixed
+    assert "not drawn from" not in mixed
+
+
+def test_sets_that_are_not_drawn_from() -> None:
+    """Sets that both runs were evaluated on have rows of their own, and the report counts them."""
+    one, two = copy.deepcopy(UNIFORM), other(1.9, 1.3)
+    one["validation"] = {
+        "news": {"loss": 2.0, "perplexity": 7.4},
+        "law": {"loss": 1, "perplexity": 3},
+    }
+    two["validation"] = {
+        "news": {"loss": 1.5, "perplexity": 4.5},
+        "law": {"loss": 2, "perplexity": 7},
+    }
+    said = compare([one, two])
+    assert ["news", "7.40", "4.50"] in [line.split() for line in said.splitlines()]
+    assert "It has the lower perplexity in 1 of 2 sets that are not drawn from." in said
+    del two["validation"]["law"]
+    assert "perplexity in 1 of 1 sets that are not drawn from." in compare([one, two])
+    del two["validation"]
+    assert "not drawn from" not in compare([one, two])
 
 
 def test_run_without_evaluation() -> None:
@@ -132,6 +154,29 @@ def test_show_mixture(
     assert lines[4].split() == ["code", "0.3000", "-", "-", "-", "-"]
     assert lines[6] == "3 domains; effective number of domains: 2.8"
     assert lines[7] == "method: name chameleon, ridge 0.3"
+
+
+@pytest.mark.parametrize(("objective", "favoured"), [("pretrain", "low"), ("finetune", "high")])
+def test_expected_losses(objective: str, favoured: str) -> None:
+    """Domains above an equal share should gain, those below it pay; `mixture show` says so too."""
+    mixture = Mixture({"a": 0.25, "b": 0.15, "c": 0.5, "d": 0.1}, objective=objective)
+    head, gain, pay, other = expected_losses(mixture)
+    assert head.startswith(
+        f"expected from these weights, which favour domains with {favoured} scores"
+    )
+    assert gain == "  a lower loss than with uniform weights: c (2.00)"
+    assert pay == "  a higher loss than with uniform weights: d (0.40), b (0.60)"
+    assert other.startswith("  other text: a lower loss where it is like the former domains")
+    assert show_mixture(mixture).endswith("\n".join(["", head, gain, pay, other]))
+
+
+def test_nothing_is_expected_of_weights_without_scores() -> None:
+    """Nothing is expected of weights set by hand or nearly equal; of many, eight are named."""
+    assert expected_losses(Mixture.static({"a": 3, "b": 1})) == []
+    assert expected_losses(Mixture({"a": 0.501, "b": 0.499}, objective="pretrain")) == []
+    many = {"first": 0.55} | {f"d{i}": 0.05 for i in range(9)}
+    _, _, pay, _ = expected_losses(Mixture(many, objective="pretrain"))
+    assert pay.endswith("d6 (0.50), d7 (0.50), 1 more")
 
 
 def test_diff_mixtures(

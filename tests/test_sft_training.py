@@ -1,6 +1,7 @@
 """Finetuning: what attention sees, and that no layout changes the loss."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sft_data import write_sft_config
 
 SFT = ROOT / "recipes" / "sft_chameleon.py"
 NAMES = ("pairs", "chats", "text")
+KNOWN = "objective={} decides the weights; in finetuning no weights have beaten uniform ones here"
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -103,10 +105,10 @@ def test_no_layout_changes_the_loss(
 def test_from_a_checkpoint_that_embeds(
     corpus: Path, base: Path, launch: Launch, console: Console, tmp_path: Path
 ) -> None:
-    """The model that is finetuned embeds its answers, and the mixture's objective is finetuning's.
+    """The model that is finetuned embeds its answers, and similar domains are drawn more.
 
     Two tensor parallel processes give the weights of one, and a new domain is embedded by the same
-    model.
+    model. The run says what such weights have achieved.
     """
     given = ("chameleon.source=model", f"checkpoint.pretrained_checkpoint={base}")
     write_sft_config(corpus, tmp_path)
@@ -117,7 +119,8 @@ def test_from_a_checkpoint_that_embeds(
     assert "weights written to" in said
     assert not (two / "proxy").exists()
     mixtures = {folder: Mixture.load(folder / "mixture.json") for folder in (one, two)}
-    assert mixtures[one].objective == "finetune"
+    assert mixtures[one].objective == "pretrain"
+    assert KNOWN.format("pretrain") in said
     assert mixtures[one].method["tokens"] == "answers"
     assert Path(mixtures[one].proxy["checkpoint"]).parent == base
     assert mixtures[one].weights == pytest.approx(mixtures[two].weights, abs=1e-5)
@@ -147,6 +150,33 @@ def test_mixtures_are_compared_by_finetuning(
     assert "chameleon against uniform, mean over the domains: " in done.stdout
     losses = result(tmp_path / "out" / "compare" / "uniform" / "seed1")["domains"]
     assert set(losses) == set(NAMES)
+
+
+def test_a_run_of_the_former_default_goes_on(
+    corpus: Path, base: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """A run that began with objective=finetune goes on by its mixture where the key is not set.
+
+    So does one whose mixture was computed when it was stopped before its first iteration.
+    """
+    given = ["chameleon.source=model", f"checkpoint.pretrained_checkpoint={base}"]
+    write_sft_config(corpus, tmp_path)
+    folder = tmp_path / "out"
+    launch(*given, "chameleon.objective=finetune", f"output={folder}", recipe=SFT)
+    first = result(folder / "chameleon")
+    (folder / "chameleon" / "result.json").unlink()
+    said = launch(*given, f"output={folder}", recipe=SFT).stdout
+    assert "chameleon: resuming from" in said
+    assert "computed with chameleon.objective=finetune and is used as it is" in said
+    assert KNOWN.format("finetune") in said
+    assert result(folder / "chameleon")["domains"] == first["domains"]
+    shutil.rmtree(folder / "chameleon")
+    said = launch(*given, f"output={folder}", recipe=SFT).stdout
+    assert f"weights from {folder / 'mixture.json'}" in said
+    assert result(folder / "chameleon")["domains"] == first["domains"]
+    for settings in (["data.mixture=uniform"], [f"data.mixture={folder / 'mixture.json'}"]):
+        said = launch(*given, *settings, f"output={tmp_path / 'other'}", recipe=SFT).stdout
+        assert "objective=" not in said
 
 
 def test_recipes_differ_in_what_data_is(

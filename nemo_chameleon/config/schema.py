@@ -256,9 +256,11 @@ def _proxy() -> ProxyConfig:
 class ChameleonConfig:
     """How the weights of data.mixture=chameleon are computed."""
 
-    objective: str = setting("pretrain", choices=OBJECTIVES)
-    """pretrain (common domains are drawn more) or finetune (distinct domains are drawn more; the
-    default for data.dataset=sft)."""
+    objective: str | None = setting(None, choices=OBJECTIVES)
+    """pretrain (common domains are drawn more) or finetune (distinct ones are; the published form
+    for finetuning); null: that of an existing mixture file, or else pretrain. In finetuning,
+    finetune lost to uniform weights on both sets measured, and pretrain, not told apart from them
+    on one, lost on the other: until a fair test, data.mixture=uniform is the safe choice."""
     source: str = setting("proxy", choices=("model", "proxy"))
     """What embeds the domains: proxy; or model, the model to be finetuned as it is stored at
     checkpoint.pretrained_checkpoint (the default for data.dataset=sft)."""
@@ -297,10 +299,7 @@ class ChameleonConfig:
 
 def _chameleon() -> ChameleonConfig:
     """Return defaults that depend on data.dataset: finetuning embeds with its own model."""
-    return ChameleonConfig(
-        objective=II("of_dataset:${data.dataset},pretrain,finetune"),
-        source=II("of_dataset:${data.dataset},proxy,model"),
-    )
+    return ChameleonConfig(source=II("of_dataset:${data.dataset},proxy,model"))
 
 
 @dataclass

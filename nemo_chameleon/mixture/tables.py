@@ -4,6 +4,9 @@ from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.tables import amount, decimal, table
 
+# How many domains a line names before the rest is only counted.
+_NAMED = 8
+
 
 def show_mixture(mixture: Mixture) -> str:
     """Describe a mixture: its weights, heaviest first, and how they were made.
@@ -44,7 +47,41 @@ def show_mixture(mixture: Mixture) -> str:
     lines += [f"note: {caveat}" for caveat in mixture.method.get("caveats", [])]
     if "layers" in mixture.method:
         lines.append(layers_table(mixture))
-    return "\n".join(lines)
+    return "\n".join([*lines, *expected_losses(mixture)])
+
+
+def expected_losses(mixture: Mixture) -> list[str]:
+    """Say before a training on computed weights what they should do to the losses.
+
+    Args:
+        mixture: the mixture.
+
+    Returns:
+        A line about the comparison, one line each for the domains that are drawn more and less than
+        with uniform weights, with weights as multiples of an equal share, and one about other text;
+        none if the weights were not computed or are all equal.
+    """
+    shares = {name: round(w * len(mixture.weights), 2) for name, w in mixture.weights.items()}
+    groups = (
+        ("lower", sorted((n for n in shares if shares[n] > 1), key=lambda n: -shares[n])),
+        ("higher", sorted((n for n in shares if shares[n] < 1), key=lambda n: shares[n])),
+    )
+    if mixture.objective is None or not all(names for _, names in groups):
+        return []
+    gain = "low" if mixture.objective == "pretrain" else "high"
+    lines = [
+        f"expected from these weights, which favour domains with {gain} scores (in brackets: the "
+        "weight as a multiple of an equal share):"
+    ]
+    for loss, names in groups:
+        drawn = [f"{name} ({shares[name]:.2f})" for name in names[:_NAMED]]
+        rest = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+        lines.append(f"  a {loss} loss than with uniform weights: {', '.join(drawn + rest)}")
+    lines.append(
+        "  other text: a lower loss where it is like the former domains, a higher one where it is "
+        "like the latter"
+    )
+    return lines
 
 
 def layers_table(mixture: Mixture) -> str:

@@ -16,13 +16,14 @@ from nemo_chameleon.embedding.pooling import middle_layer
 from nemo_chameleon.embedding.reencoding import Reencoding
 from nemo_chameleon.embedding.registry import Proxy
 from nemo_chameleon.embedding.windows import Windows
+from nemo_chameleon.method.weights import OBJECTIVES
 from nemo_chameleon.models.pretrained import find_checkpoint, tokenizer_beside
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
-LEFT_TO_PRESET = ("cross_documents", "normalize_states")
-"""Keys under `chameleon` that, unless they are set, follow the preset or an existing file."""
+LEFT_OPEN = ("objective", "cross_documents", "normalize_states")
+"""Keys under `chameleon` that, unless they are set, do not refuse a file made with other values."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class EmbeddingPlan:
         seq_length: tokens of the longest window that this model takes.
         windows: the layers and windows that embeddings are means over.
         method: the settings that decide the embeddings, as a mixture file records them.
+        objective: the objective that a new mixture is computed for.
         settings: a digest of what the configuration asks of the proxy.
         reencoding: how the domains' tokens become those of an existing proxy; None if they are the
             same.
@@ -46,6 +48,7 @@ class EmbeddingPlan:
     seq_length: int
     windows: Windows
     method: dict[str, Any]
+    objective: str
     settings: str
     reencoding: Reencoding | None
     tokenizer: str | None
@@ -88,7 +91,7 @@ def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPl
 
 
 def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
-    wanted, model, preset = config.chameleon, config.proxy.model, preset_of(config.chameleon)
+    wanted, model = config.chameleon, config.proxy.model
     proxy, reencoding = _existing_proxy(config)
     num_layers = model.num_layers if proxy is None else proxy.num_layers
     longest = model.seq_length if proxy is None else proxy.seq_length
@@ -96,15 +99,21 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     if wanted.source != "model":
         length = min(model.seq_length, longest)
     layer = wanted.layer if isinstance(wanted.layer, int) else middle_layer(num_layers)
+    preset = preset_of(wanted)
+    defaults: dict[str, Any] = {
+        "objective": OBJECTIVES[0],
+        "cross_documents": preset.cross_documents,
+        "normalize_states": preset.normalize_states,
+    }
+    given = {key: getattr(wanted, key) for key in LEFT_OPEN}
+    settled = {key: defaults[key] if value is None else value for key, value in given.items()}
     method: dict[str, Any] = {
         "layer": layer,
         "samples": wanted.samples,
         "sample_length": wanted.sample_length or length,
         "seed": wanted.seed,
-        **{
-            key: getattr(preset, key) if getattr(wanted, key) is None else getattr(wanted, key)
-            for key in LEFT_TO_PRESET
-        },
+        "cross_documents": settled["cross_documents"],
+        "normalize_states": settled["normalize_states"],
         **kind_of(config.data).embedding_settings(wanted),
     }
     if wanted.samples == AUTO:
@@ -116,7 +125,15 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     settings = _proxy_settings(config, domains, proxy, reencoding)
     tokenizer = config.data.tokenizer if reencoding is None else reencoding.target
     return EmbeddingPlan(
-        proxy, num_layers, longest, windows, method, settings, reencoding, tokenizer
+        proxy,
+        num_layers,
+        longest,
+        windows,
+        method,
+        settled["objective"],
+        settings,
+        reencoding,
+        tokenizer,
     )
 
 

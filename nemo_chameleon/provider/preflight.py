@@ -28,6 +28,9 @@ from nemo_chameleon.provider.runs import base_run, proxy_run, within_bounds
 from nemo_chameleon.provider.stored import stored_mixture
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def prepare(config: Config) -> Prepared:
     check(config, world_size())
     require_device(config)
     prepared = Prepared.of(config, _opened(config))
+    _say_what_is_known(prepared)
 
     def look() -> None:
         run = _checked_base_run(prepared)
@@ -118,6 +122,7 @@ def prepare_mixture(config: Config) -> Prepared:
     """
     check_mixture(config)
     prepared = Prepared.of(config, _opened(config))
+    _say_what_is_known(prepared)
     if prepared.stored is None:
         on_first_rank(lambda: _require_proxy(prepared))
     return prepared
@@ -143,6 +148,16 @@ def inspect(config: Config, processes: int, proxy_processes: int) -> Prepared:
     if prepared.stored is None:
         _check_proxy(prepared, proxy_processes)
     return prepared
+
+
+def _say_what_is_known(prepared: Prepared) -> None:
+    """Say in a finetuning run what computed weights have achieved in finetuning so far."""
+    if prepared.plan is not None and kind_of(prepared.config.data).supervised:
+        logger.info(
+            "objective=%s decides the weights; in finetuning no weights have beaten uniform ones "
+            "here so far, so data.mixture=uniform is the safe choice (docs/finetuning.md)",
+            prepared.plan.objective if prepared.stored is None else prepared.stored.objective,
+        )
 
 
 def _opened(config: Config) -> dict[str, Domain]:

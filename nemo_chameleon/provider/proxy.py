@@ -74,7 +74,7 @@ def compute_mixture(prepared: Prepared) -> Mixture:
                 }
                 for name, domain in domains.items()
             },
-            objective=config.chameleon.objective,
+            objective=plan.objective,
             preset=preset_of(config.chameleon),
             tolerance=config.chameleon.tolerance,
             method=method,
@@ -145,7 +145,7 @@ def _weights_by_layer(
     wanted, weights = config.chameleon, {}
     for layer, embeddings in zip(plan.windows.layers, by_layer, strict=True):
         x = np.stack([shards.embedding for shards in embeddings.values()])
-        w = compute.weigh([x], wanted.objective, preset_of(wanted))
+        w = compute.weigh([x], plan.objective, preset_of(wanted))
         weights[layer] = dict(zip(embeddings, w.tolist(), strict=True))
     return {str(layer): weights[layer] for layer in sorted(weights)}
 
@@ -188,7 +188,7 @@ def _embed(
 
         def half_width(embeddings: Mapping[str, ShardedEmbedding]) -> float:
             preset = preset_of(wanted)
-            errors = compute.errors_of([embeddings], list(domains), wanted.objective, preset)
+            errors = compute.errors_of([embeddings], list(domains), plan.objective, preset)
             assert errors is not None
             return float(errors.half_widths().max())
 

@@ -11,6 +11,7 @@ from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.tables import expected_losses
 from nemo_chameleon.provider.preflight import Prepared, prepare
 from nemo_chameleon.provider.proxy import compute_mixture
 from nemo_chameleon.provider.runs import within_bounds
@@ -52,7 +53,10 @@ def resolve_mixture(
         prepared = Prepared.of(config, domains.domains)  # another mixture is wanted since
     else:
         prepared = domains
-    return within_bounds(config, prepared.domains, unbounded_mixture(prepared))
+    mixture = within_bounds(config, prepared.domains, unbounded_mixture(prepared))
+    for line in expected_losses(mixture):
+        logger.info("%s", line)
+    return mixture
 
 
 def unbounded_mixture(prepared: Prepared) -> Mixture:

@@ -10,7 +10,7 @@ from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture
-from nemo_chameleon.provider.plan import LEFT_TO_PRESET, EmbeddingPlan
+from nemo_chameleon.provider.plan import LEFT_OPEN, EmbeddingPlan
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
 
@@ -122,26 +122,27 @@ def _require_settings(
             f"it is a {mixture.name!r} mixture, which was not computed: use it as "
             f"data.mixture={config.chameleon.file}"
         )
-    scoring = {"objective": config.chameleon.objective, **preset_of(config.chameleon).settings()}
+    file = config.chameleon.file
+    scoring = {"objective": plan.objective, **preset_of(config.chameleon).settings()}
     recorded = {"objective": mixture.objective, **UNRECORDED, **mixture.method}
     for key, value in {**scoring, **plan.method}.items():
-        if recorded.get(key) != value:
-            if key in LEFT_TO_PRESET and getattr(config.chameleon, key) is None:
-                logger.warning(
-                    "the mixture was computed with chameleon.%s=%s and is used as it is; set the "
-                    "key to confirm that, or remove %s to compute it again with %s",
-                    key,
-                    recorded.get(key),
-                    config.chameleon.file,
-                    value,
-                )
-                continue
-            command = f"nemo-chameleon mixture rescore {config.chameleon.file}"
-            again = f"; `{command} --{key.replace('_', '-')} {value}` changes that"
-            raise UserError(
-                f"it was made with {key}={recorded.get(key)}, but the run asks for {value}"
-                f"{again if key in scoring and not bounded else ''}"
+        if (made_with := recorded.get(key)) == value:
+            continue
+        # The mixture in a run's folder stays what it is: the run has drawn samples by it.
+        option = f"--{key.replace('_', '-')} {value}" if key in scoring and not bounded else ""
+        command = f"`nemo-chameleon mixture rescore {file} {option}`"
+        if key in LEFT_OPEN and getattr(config.chameleon, key) is None:
+            change = "" if bounded else f", or remove {file} to compute it again with {value}"
+            logger.warning(
+                "the mixture was computed with chameleon.%s=%s and is used as it is; set the key "
+                "to confirm that%s",
+                key,
+                made_with,
+                f", or run {command} to change it" if option else change,
             )
+            continue
+        again = f"; {command} changes that" if option else ""
+        raise UserError(f"it was made with {key}={made_with}, but the run asks for {value}{again}")
     if "averaged" in mixture.proxy:
         raise UserError(
             f"it comes from several proxies: use it as data.mixture={config.chameleon.file}"

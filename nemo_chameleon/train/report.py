@@ -90,7 +90,7 @@ def compare(results: Sequence[Result]) -> str:
             means("validation macro")
     summary = [_run_line(run) for run in results]
     if len(results) == 2 and all(run["macro"] for run in results):
-        summary.append(_verdict(*results))
+        summary.append(_verdict(results[0], results[1], common))
     return "\n".join([table(header, rows, rule_before=len(first["domains"])), *summary])
 
 
@@ -102,16 +102,24 @@ def _run_line(run: Result) -> str:
     )
 
 
-def _verdict(before: Result, after: Result) -> str:
+def _verdict(before: Result, after: Result, apart: Sequence[str]) -> str:
     """Say which of two runs has the lower perplexity, and by how much."""
-    names = list(after["domains"])
-    better = [
-        name for name in names if after["domains"][name]["loss"] < before["domains"][name]["loss"]
-    ]
+
+    def better(names: Sequence[str], kind: str) -> str:
+        lower = [name for name in names if after[kind][name]["loss"] < before[kind][name]["loss"]]
+        return f"{len(lower)} of {len(names)}"
+
     change = after["macro"]["perplexity"] / before["macro"]["perplexity"] - 1
     difference = after["macro"]["loss"] - before["macro"]["loss"]
-    return (
-        f"Against {before['run']}, {after['run']} has the lower perplexity in {len(better)} of "
-        f"{len(names)} domains; macro perplexity {change:+.1%}, mean loss {difference:+.4f} nats.\n"
+    lines = [
+        f"Against {before['run']}, {after['run']} has the lower perplexity in "
+        f"{better(list(after['domains']), 'domains')} domains; macro perplexity {change:+.1%}, "
+        f"mean loss {difference:+.4f} nats."
+    ]
+    if apart:
+        count = better(apart, "validation")
+        lines.append(f"It has the lower perplexity in {count} sets that are not drawn from.")
+    lines.append(
         "Each run has one seed, so the figures do not show how much another seed would change."
     )
+    return "\n".join(lines)
