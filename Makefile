@@ -33,6 +33,7 @@ export MALLOC_MMAP_THRESHOLD_ := 33554432
 export MALLOC_TRIM_THRESHOLD_ := 134217728
 
 TRAIN = $(BIN)/torchrun --nproc_per_node=2 recipes/pretrain_chameleon.py --config conf/demo.yaml
+COMPARE = $(BIN)/torchrun --nproc_per_node=2 recipes/compare_mixtures.py --config conf/demo.yaml
 TUNE = $(BIN)/torchrun --nproc_per_node=2 recipes/sft_chameleon.py --config conf/demo_sft.yaml
 
 install: .venv/installed
@@ -49,17 +50,15 @@ install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/python -m demo.prepare $(RUN)/data
-	$(TRAIN) data.mixture=chameleon
-	$(TRAIN) data.mixture=uniform
-	@echo
-	$(BIN)/nemo-chameleon report $(RUN)/uniform $(RUN)/chameleon
+	$(COMPARE)
 	@echo
 	@echo "The mixture: $(RUN)/mixture.json. Next, with your own domains:"
 	@echo "  1. copy conf/pretrain_chameleon.yaml and name your Megatron datasets in it"
-	@echo "  2. torchrun --nproc_per_node=8 recipes/pretrain_chameleon.py --config YOURS.yaml"
-	@echo "Or train this one again, from this mixture with weights you changed by hand:"
-	@echo "  torchrun --nproc_per_node=2 recipes/pretrain_chameleon.py --config conf/demo.yaml \\"
-	@echo "    data.mixture=mine.json"
+	@echo "  2. torchrun --nproc_per_node=8 recipes/compare_mixtures.py --config YOURS.yaml"
+	@echo "  3. torchrun --nproc_per_node=8 recipes/pretrain_chameleon.py --config YOURS.yaml"
+	@echo "Or compare a mixture with weights that you changed by hand, mine.json:"
+	@echo "  torchrun --nproc_per_node=2 recipes/compare_mixtures.py --config conf/demo.yaml \\"
+	@echo "    compare.mixtures=[uniform,chameleon,mine.json]"
 
 demo-sft: .venv/installed
 	$(BIN)/python -m demo.prepare $(RUN)/data

@@ -14,6 +14,7 @@ from typing import Any
 from nemo_chameleon.config.constraints import require_valid
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import require_device
 from nemo_chameleon.distributed.parts import part_of_job
@@ -161,24 +162,28 @@ def train_missing(config: Config, domains: Mapping[str, Domain], runs: Sequence[
         StoppedError: the job was asked to stop; the runs that were going on have saved their state.
     """
     with part_of_job(processes_of_a_run(config)) as part:
+        opened = kind_of(config.data).open_validation(config.data, domains, config.model.seq_length)
+        validation = {name: dataset.fingerprint for name, dataset in opened.items()}
         if part.count > 1:  # each part has its own indices, as Megatron does not lock their files
             cache = str(Path(config.data.cache) / f"part{part.index}")
             logging = replace(config.logging, progress=False)
             config = replace(config, data=replace(config.data, cache=cache), logging=logging)
+        wanted = [run.run(config, domains) for run in runs]
         missing = on_first_rank(
-            lambda: [i for i, r in enumerate(runs) if not finished(config, r, domains)]
+            lambda: [i for i, run in enumerate(wanted) if not _finished(run, validation)]
         )
+        # Parts may find different runs missing, so all runs are shared out by their numbers.
         for task in part.claimed(len(runs)):
             if task in missing:
-                _train(config, domains, runs[task])
+                _train(wanted[task], validation, runs[task])
 
 
-def _train(config: Config, domains: Mapping[str, Domain], candidate: Candidate) -> None:
-    run = candidate.run(config, domains)
+def _train(run: TrainingRun, validation: Mapping[str, str], candidate: Candidate) -> None:
     result = trainer.train(run)
     if is_first_rank():
-        write_atomically(run.directory / FINISHED, json.dumps(_facts(run), indent=1) + "\n")
-        if not config.compare.keep_checkpoints:
+        facts = json.dumps(_facts(run, validation), indent=1)
+        write_atomically(run.directory / FINISHED, facts + "\n")
+        if not run.config.compare.keep_checkpoints:
             checkpoint.remove_all(run.directory)
     logger.info(
         "%s, seed %d: mean loss %.4f on the domains%s, %.0f s",
@@ -194,25 +199,12 @@ def _other_loss(result: Result) -> list[float]:
     return [result["validation macro"]["loss"]] if result["validation"] else []
 
 
-def finished(config: Config, candidate: Candidate, domains: Mapping[str, Domain]) -> bool:
-    """Return whether a run is finished.
-
-    Args:
-        config: the whole configuration.
-        candidate: the run.
-        domains: the opened domains, by name.
-
-    Returns:
-        True if its result is there.
-
-    Raises:
-        UserError: it was finished with other settings than the configuration has.
-    """
-    run = candidate.run(config, domains)
+def _finished(run: TrainingRun, validation: Mapping[str, str]) -> bool:
+    """Return whether a run has its result; refuse a result of other settings."""
     file = run.directory / FINISHED
     if not file.is_file():
         return False
-    before, now = json.loads(file.read_text()), json.loads(json.dumps(_facts(run)))
+    before, now = json.loads(file.read_text()), json.loads(json.dumps(_facts(run, validation)))
     for key in (*now, *before):
         if before.get(key) != now.get(key):
             raise UserError(
@@ -222,13 +214,12 @@ def finished(config: Config, candidate: Candidate, domains: Mapping[str, Domain]
     return True
 
 
-def _facts(run: TrainingRun) -> dict[str, Any]:
+def _facts(run: TrainingRun, validation: Mapping[str, str]) -> dict[str, Any]:
     """Return what the result of a run depends on, by key."""
-    data = run.config.data
     return {
         **run.identity(),
         "train.eval_iters": run.settings.train.eval_iters,
-        "data.validation": [[name, dataset.path] for name, dataset in data.validation.items()],
+        "data.validation": [[name, fingerprint] for name, fingerprint in validation.items()],
     }
 
 

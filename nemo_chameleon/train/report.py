@@ -120,6 +120,7 @@ def _verdict(before: Result, after: Result, apart: Sequence[str]) -> str:
         count = better(apart, "validation")
         lines.append(f"It has the lower perplexity in {count} sets that are not drawn from.")
     lines.append(
-        "Each run has one seed, so the figures do not show how much another seed would change."
+        "Each run has one seed, so the figures do not show how much another seed would change; "
+        "recipes/compare_mixtures.py compares several seeds."
     )
     return "\n".join(lines)
