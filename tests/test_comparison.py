@@ -116,7 +116,26 @@ def test_seeds_pair_runs() -> None:
     """Differences are taken at each seed, so levels that differ by seed widen no interval."""
     text = compared(-0.1, 0.0)
     assert text.count("-0.100 ± 0.000") == 7  # five rows of the table, two verdicts
+    assert "set by set: lower on code, prose, news." in text
     assert "mean over the other sets" in text
+
+
+def test_unseen_sets_are_summarised_by_their_median_too() -> None:
+    """Over three unseen sets the median does not follow the one that is far off, as the mean does.
+
+    The sets on which the loss is lower, higher or not told apart are named.
+    """
+    found = results(uniform=[[5.0, 6.0, 7.0]] * 3, mine=[[5.1, 6.0, 7.0]] * 3)
+    for name, runs in found.items():
+        for seed, run in runs.items():
+            noise = 0.01 * seed if name == "mine" else 0.0
+            far = 9.0 if name == "mine" else 8.0
+            losses = {"news": 7.0 + noise - 0.5 * (name == "mine"), "law": 6.0, "far": far}
+            run["validation"] = {key: {"loss": loss + noise} for key, loss in losses.items()}
+    text = Comparison(found).text()
+    assert "mine against uniform, mean over the other sets: the loss is higher" in text
+    assert "mine against uniform, median over the other sets: they cannot be told apart" in text
+    assert "lower on news; higher on code, far; not told apart on prose, law." in text
 
 
 def test_picture_names_every_mixture(tmp_path: Path) -> None:

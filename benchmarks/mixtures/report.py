@@ -198,7 +198,7 @@ def draw(measured: Measured, path: Path) -> None:
         for method in measured.methods
         if method != "uniform"
     ]
-    picture.draw(shown, path, f"SIZE={measured.size.name}", others="median")
+    picture.draw(shown, path, f"SIZE={measured.size.name}")
 
 
 def all_measured() -> list[Measured]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nemo_chameleon.comparison.paired import Difference
 from nemo_chameleon.comparison.report import Comparison
 from nemo_chameleon.utils.files import write_atomically
@@ -22,7 +24,7 @@ class Point:
     Attributes:
         label: its name.
         domains: the difference in the mean loss on the domains, which the horizontal axis shows.
-        others: that on the other sets, which the vertical axis shows.
+        others: that in the median loss on the other sets, which the vertical axis shows.
         ours: whether the point is drawn in the colour of this package's mixtures.
     """
 
@@ -46,22 +48,21 @@ def points(comparison: Comparison) -> list[Point]:
     return [
         Point(
             name,
-            comparison.mean(name, "domains"),
-            comparison.mean(name, "validation"),
+            comparison.summary(name, "domains"),
+            comparison.summary(name, "validation", np.median),
             name == "chameleon",
         )
         for name in comparison.others
     ]
 
 
-def draw(shown: Sequence[Point], path: Path, title: str = "", others: str = "mean") -> bool:
+def draw(shown: Sequence[Point], path: Path, title: str = "") -> bool:
     """Draw points with their intervals as an SVG file, with their names beside the picture.
 
     Args:
         shown: the points.
         path: of the file.
         title: above the picture.
-        others: what the vertical axis shows of the losses on the other sets: their mean or median.
 
     Returns:
         Whether it was drawn: not without points, nor without matplotlib.
@@ -102,7 +103,7 @@ def draw(shown: Sequence[Point], path: Path, title: str = "", others: str = "mea
             room = 0.25 * (high - low) or 0.01
             limits(low - room, high + room)
         axes.set_xlabel("loss on the domains that are mixed, minus the baseline's, nats per token")
-        axes.set_ylabel(f"{others} loss on unseen sets, minus the baseline's")
+        axes.set_ylabel("median loss on unseen sets, minus the baseline's")
         axes.set_title(title)
         axes.annotate("better on both", (0.02, 0.03), xycoords="axes fraction", color="0.4")
         figure.legend(loc="outside right upper", frameon=False)

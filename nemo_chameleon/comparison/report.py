@@ -1,6 +1,6 @@
 """What a comparison shows: tables of paired differences in loss, and verdicts in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from nemo_chameleon.utils.tables import decimal, table
 
 PARTS = {"domains": "the domains", "validation": "the other sets"}
 """The keys of a result that hold losses, and what they are called in words."""
+# How many sets a line names before the rest is only counted.
+_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,33 @@ class Comparison:
         result: Floats = self.losses(mixture, part) - self.losses(self.baseline, part)
         return result
 
-    def mean(self, mixture: str, part: str) -> Difference:
-        """Return the difference in the mean loss over the sets.
+    def summaries(self, part: str) -> dict[str, Callable[..., Floats]]:
+        """Return how the losses on several sets are summarised, by what that is called.
+
+        Args:
+            part: as in `sets`.
+
+        Returns:
+            The mean and, over three or more sets that no run draws from, the median too: their mean
+            follows the set that is farthest from the training data.
+        """
+        found: dict[str, Callable[..., Floats]] = {f"mean over {PARTS[part]}": np.mean}
+        if part == "validation" and len(self.sets(part)) > 2:
+            found[f"median over {PARTS[part]}"] = np.median
+        return found
+
+    def summary(self, mixture: str, part: str, over: Callable[..., Floats] = np.mean) -> Difference:
+        """Return the difference in the mean or median loss over the sets.
 
         Args:
             mixture: its name.
             part: as in `sets`.
+            over: one of `summaries`.
 
         Returns:
             The difference over seeds.
         """
-        return Difference.of(self.differences(mixture, part).mean(axis=1))
+        return Difference.of(over(self.differences(mixture, part), axis=1))
 
     def by_set(self, mixture: str, part: str) -> dict[str, Difference]:
         """Return the difference in the loss on each set.
@@ -120,7 +138,7 @@ class Comparison:
 
     def _table(self) -> str:
         rows, rule = [], -1
-        for part, words in PARTS.items():
+        for part in PARTS:
             sets = self.sets(part)
             if not sets:
                 continue
@@ -129,18 +147,22 @@ class Comparison:
             for name, loss in zip(sets, own, strict=True):
                 differences = [str(compared[mixture][name]) for mixture in self.others]
                 rows.append([name, decimal(loss, 3), *differences])
-            means = [str(self.mean(mixture, part)) for mixture in self.others]
-            rows.append([f"mean over {words}", decimal(own.mean(), 3), *means])
+            for words, over in self.summaries(part).items():
+                cells = [str(self.summary(mixture, part, over)) for mixture in self.others]
+                rows.append([words, decimal(float(over(own)), 3), *cells])
             rule = len(rows) if part == "domains" and self.sets("validation") else rule
         return table(["set", *self.results], rows, rule_before=rule)
 
     def _verdicts(self, mixture: str) -> list[str]:
-        parts = [part for part in PARTS if self.sets(part)]
+        against, parts = f"{mixture} against {self.baseline}", [p for p in PARTS if self.sets(p)]
         lines = [
-            f"{mixture} against {self.baseline}, mean over {PARTS[part]}: "
-            f"{self._verdict(self.mean(mixture, part))}."
+            f"{against}, {words}: {self._verdict(self.summary(mixture, part, over))}."
             for part in parts
+            for words, over in self.summaries(part).items()
         ]
+        if len(self.results[self.baseline]) > 1:
+            by_set = {n: f for part in parts for n, f in self.by_set(mixture, part).items()}
+            lines.append(f"{against}, set by set: {_set_by_set(by_set)}.")
         if self.worst is not None:
             lines.append(f"{mixture}: {self._guard_rail(self.by_set(mixture, 'domains'))}.")
         return lines
@@ -172,6 +194,20 @@ class Comparison:
             f"keep{'s' if len(unknown) == 1 else ''} to it; "
             f"{_advice(near, abs(self.worst - near.mean))}"
         )
+
+
+def _set_by_set(found: Mapping[str, Difference]) -> str:
+    groups = {
+        "lower on": [n for n, f in found.items() if f.told_apart and f.mean < 0],
+        "higher on": [n for n, f in found.items() if f.told_apart and f.mean > 0],
+        "not told apart on": [n for n, f in found.items() if not f.told_apart],
+    }
+    return "; ".join(
+        f"{words} {', '.join(names[:_NAMED])}"
+        f"{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
+        for words, names in groups.items()
+        if names
+    )
 
 
 def _advice(found: Difference, size: float) -> str:
