@@ -46,7 +46,9 @@ def main() -> None:
     run(size, results, [task for task in starts if not _started(size, task[2])] + missing)
 
 
-def tasks(size: Size, methods: list[str] | None = None, seeds: list[int] | None = None) -> list[Task]:
+def tasks(
+    size: Size, methods: list[str] | None = None, seeds: list[int] | None = None
+) -> list[Task]:
     """Return the tasks of a size in the order in which they start.
 
     The weights come first, then the base models seed by seed, so that a benchmark that is stopped
