@@ -35,7 +35,7 @@ class EmbeddingPlan:
         seq_length: tokens of the longest window that this model takes.
         windows: the layers and windows that embeddings are means over.
         method: the settings that decide the embeddings, as a mixture file records them.
-        settings: a digest of what the configuration asks of the proxy.
+        settings: for each proxy a digest of what the configuration asks of it.
         reencoding: how the domains' tokens become those of an existing proxy; None if they are the
             same.
         tokenizer: the tokenizer of the model that embeds; None if it is not known.
@@ -46,7 +46,7 @@ class EmbeddingPlan:
     seq_length: int
     windows: Windows
     method: dict[str, Any]
-    settings: str
+    settings: tuple[str, ...]
     reencoding: Reencoding | None
     tokenizer: str | None
 
@@ -65,9 +65,13 @@ class EmbeddingPlan:
         else:
             much = f"at most {domains * samples * length:,} tokens"
         layers = f"layers 1 to {max(self.windows.layers)} of {self.num_layers}"
-        by = "a proxy that is trained first" if self.proxy is None else "a model that exists"
+        by = "a model that exists embeds"
+        if self.proxy is None:
+            count = len(self.settings)
+            by = "a proxy that is trained first embeds"
+            by = by if count == 1 else f"each of {count} proxies that are trained first embeds"
         again = "" if self.reencoding is None else ", encoded again with its tokenizer"
-        return f"{by} embeds the domains: {much} of them go through {layers}{again}"
+        return f"{by} the domains: {much} of them go through {layers}{again}"
 
 
 def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
@@ -113,10 +117,11 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     # The weights are computed from the first of these layers.
     layers = (layer, *(other for other in others if other != layer))
     windows = Windows.recorded(layers, method)
-    settings = _proxy_settings(config, domains, proxy, reencoding)
+    numbers = range(1, config.proxy.count + 1)
+    settings = [_proxy_settings(config, domains, proxy, reencoding, n) for n in numbers]
     tokenizer = config.data.tokenizer if reencoding is None else reencoding.target
     return EmbeddingPlan(
-        proxy, num_layers, longest, windows, method, settings, reencoding, tokenizer
+        proxy, num_layers, longest, windows, method, tuple(settings), reencoding, tokenizer
     )
 
 
@@ -169,8 +174,9 @@ def _proxy_settings(
     domains: Mapping[str, Domain],
     proxy: Proxy | None,
     reencoding: Reencoding | None,
+    number: int = 1,
 ) -> str:
-    """Return a digest of what a configuration asks of a proxy.
+    """Return a digest of what a configuration asks of a proxy, the first one or a further one.
 
     Settings of the machine are left out, because a mixture may be used on another machine. The
     domains are left out too: a proxy may embed domains that it was not trained on, and a mixture
@@ -181,5 +187,5 @@ def _proxy_settings(
         return digest(asked if reencoding is None else {**asked, "tokens": reencoding.identity})
     of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
     of_others += ["data.domains", "weights"]
-    identity = proxy_run(config, domains).identity()
+    identity = proxy_run(config, domains, number).identity()
     return digest({key: value for key, value in identity.items() if key not in of_others})
