@@ -24,13 +24,12 @@ from benchmarks.mixtures.size import Size, size_called
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.sampler import Sampler
-from nemo_chameleon.method.embeddings import Embeddings
+from nemo_chameleon.method.embeddings import Embeddings, ShardedEmbedding
 from nemo_chameleon.method.intervals import students_t
 from nemo_chameleon.method.weights import choose_preset
 from nemo_chameleon.mixture import compute
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint
-from nemo_chameleon.provider.drift import SAMPLES
 from nemo_chameleon.provider.preflight import prepare_mixture
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.train import trainer
@@ -38,6 +37,8 @@ from nemo_chameleon.utils.tables import table
 
 FIRST_SEED = 101
 PRESET = choose_preset()
+# Twice as many as the product draws, to show what half of them would give.
+SAMPLES = 256
 DEFAULT = "64x400:6 64x60:3 64x100:3 64x200:3 64x800:3 32x400:8"
 
 
@@ -131,6 +132,14 @@ def weights_of(proxies: Sequence[Embeddings]) -> np.ndarray:
     return compute.weigh(matrices, "pretrain", PRESET)
 
 
+def halved(embeddings: Embeddings) -> Embeddings:
+    """Return the embeddings of every second window."""
+    return {
+        name: ShardedEmbedding(whole.means[::2], whole.tokens[::2])
+        for name, whole in embeddings.items()
+    }
+
+
 def moved(one: np.ndarray, other: np.ndarray) -> float:
     """Return the total variation between two mixtures."""
     return float(np.abs(one - other).sum() / 2)
@@ -188,12 +197,14 @@ def measured(kind: Kind, proxies: Sequence[Embedded]) -> dict[str, Any]:
     final = [proxy.final for proxy in proxies]
     pairs = itertools.combinations([weights_of([x]) for x in final], 2)
     drifts = [moved(weights_of([x.early]), weights_of([x.late])) for x in proxies]
+    half = [moved(*(weights_of([halved(y)]) for y in (x.early, x.late))) for x in proxies]
     return {
         "proxies": len(proxies),
         "weights": dict(zip(final[0], weights_of(final).tolist(), strict=True)),
         "between seeds": float(np.mean([moved(*pair) for pair in pairs])),
         "drift": float(np.mean(drifts)),
         "drifts": drifts,
+        "drifts by half of the windows": half,
         "coverage": {
             count: coverage(final, count) for count in (1, 2, 3, 4) if len(final) > max(count, 3)
         },

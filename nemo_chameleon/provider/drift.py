@@ -31,7 +31,7 @@ from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
 
-SAMPLES = 256
+SAMPLES = 128
 """The most windows per domain that the drift is measured on."""
 
 
