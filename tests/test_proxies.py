@@ -10,7 +10,7 @@ import pytest
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import check_mixture
-from nemo_chameleon.embedding import sampler
+from nemo_chameleon.embedding import pooling, sampler
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
 from nemo_chameleon.provider import proxy, runs
 from nemo_chameleon.provider.preflight import prepare_mixture
@@ -137,7 +137,7 @@ def test_what_is_finished_is_not_done_twice(
     whole = Mixture.load(computed(config, 2))
     config.output, config.chameleon.file = str(tmp_path / "again"), str(tmp_path / "a" / "m.json")
     steps, draws = 0, 0
-    real_step, real_embed = trainer.Trainer.step, sampler.embed
+    real_step, real_embed = trainer.Trainer.step, pooling.embed
     dies_after: dict[str, int] = {}
 
     def step(*arguments: Any) -> Any:
@@ -238,7 +238,7 @@ def test_drift_changes_no_mixture(config: Config) -> None:
 
 def test_a_failing_drift_ends_no_training(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """If too few windows can be embedded for the drift, the run goes on without it."""
-    real, calls = sampler.embed, []
+    real, calls = pooling.embed, []
 
     def embed(*arguments: Any, **settings: Any) -> Any:
         calls.append(settings["samples"])
