@@ -232,6 +232,7 @@ def test_drift_changes_no_mixture(config: Config) -> None:
     assert "drift" in with_drift.proxy
     assert without.weights == with_drift.weights
     assert without.uncertainty == with_drift.uncertainty
+    assert without.proxy["loss"] == with_drift.proxy["loss"]
     embedded = [m.domains["code"]["embedding"] for m in (without, with_drift)]
     assert embedded[0] == embedded[1]
 
