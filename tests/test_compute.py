@@ -111,7 +111,8 @@ def test_proxies_that_disagree_ask_for_more_proxies() -> None:
     made = mixture(proxies)
     assert made.method["intervals"] == "proxies"
     known, which = made.method["caveats"]
-    assert known.endswith(" for another proxy; more samples would not help: the proxies differ")
+    advice = "more samples would not help, but the mean of more proxies varies less"
+    assert known.endswith(f" for another proxy; {advice}")
     assert which.startswith("the proxies do not show which domain has the larger weight: '")
 
 

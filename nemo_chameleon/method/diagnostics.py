@@ -213,7 +213,7 @@ def doubts(
         drawn, by, advice = samples[widest], "", ""
         if errors.cover == PROXIES and of_windows < half_widths[widest] / 2:
             by = " for another proxy"
-            advice = "; more samples would not help: the proxies differ"
+            advice = "; more samples would not help, but the mean of more proxies varies less"
         elif of_windows > tolerance and drawn and trained:
             # The error falls with the square root of the number of windows.
             needed = _rounded_up(drawn * (of_windows / tolerance) ** 2)
