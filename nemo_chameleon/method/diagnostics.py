@@ -36,8 +36,8 @@ DOMINANT = 0.5
 HEAVY = 0.1
 # The total variation that the weights of a proxy that is trained enough may move over the last
 # quarter of its training, and the power of the length that it falls with. Both come from
-# benchmarks/proxy_coverage.py: of nine proxies of 60 to 200 iterations, whose weights differ by 0.13
-# to 0.16 between seeds, eight move farther, and of nine of 400 and 800 iterations (0.055) one does.
+# benchmarks/proxy_coverage.py: eight of nine proxies of 60 to 200 iterations move farther (0.13 to
+# 0.16 between seeds), and one of nine of 400 and 800 iterations does (0.055 between seeds).
 DRIFT, DRIFT_EXPONENT = 0.03, 0.7
 # How many pairs of domains are named before the rest is only counted.
 _NAMED = 3
