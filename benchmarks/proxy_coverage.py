@@ -30,9 +30,10 @@ from nemo_chameleon.method.weights import choose_preset
 from nemo_chameleon.mixture import compute
 from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint
-from nemo_chameleon.provider.preflight import prepare_mixture
+from nemo_chameleon.provider.preflight import Prepared, prepare_mixture
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.train import trainer
+from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.tables import table
 
 FIRST_SEED = 101
@@ -108,11 +109,12 @@ def embedded(size: Size, kind: Kind, seed: int, samples: int) -> Embedded:
     )
 
 
-def _embed(prepared: Any, run: Any, done: int, drawn: int, file: Path) -> Embeddings:
+def _embed(prepared: Prepared, run: TrainingRun, done: int, drawn: int, file: Path) -> Embeddings:
     """Embed the domains with a proxy's checkpoint, after its training."""
     trainer.train(run)
     path = run.directory / f"iter_{done:07d}"
     proxy = MegatronProxy(PretrainedCheckpoint(path, prepared.config.proxy, run.vocab_size))
+    assert prepared.plan is not None
     with proxy.opened() as extractor:
         sampler = Sampler(
             extractor,

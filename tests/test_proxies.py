@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nemo_chameleon import Mixture, provider
-from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.schema import CAVEAT_KEYS, Config
 from nemo_chameleon.config.validation import check_mixture
 from nemo_chameleon.embedding import pooling, sampler
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
@@ -42,7 +42,7 @@ def test_several_proxies_give_the_average_of_their_mixtures(
     parts = []
     for seed in (1234, 1235):
         config.output = str(tmp_path / str(seed))
-        parts.append(ComputedMixture.load(computed(config, 1, seed)))
+        parts.append(ComputedMixture.load(computed(config, 1, seed), CAVEAT_KEYS))
     one, two = ComputedMixture.load(both), averaged(parts)
     assert one.mixture.weights == two.mixture.weights
     assert one.mixture.uncertainty == two.mixture.uncertainty
