@@ -1,8 +1,8 @@
-"""Train the proxy and stop, as the first of three jobs that need different numbers of nodes.
+"""Train the proxies and stop, as the first of three jobs that need different numbers of nodes.
 
     torchrun --nproc_per_node=8 recipes/train_proxy.py --config FILE [key=value ...]
 
-`compute_mixture.py` continues with the proxy, and `pretrain_chameleon.py` with the mixture;
+`compute_mixture.py` continues with the proxies, and `pretrain_chameleon.py` with the mixture;
 `recipes/slurm/chain.sh` submits the three. If a mixture or another model that embeds exists, there
 is nothing to train: the recipe says so and ends.
 """
@@ -12,7 +12,7 @@ from nemo_chameleon.utils.console import program
 
 @program
 def main() -> None:
-    """Train the proxy, or resume its training."""
+    """Train the proxies, or resume their training."""
     from nemo_chameleon import provider
     from nemo_chameleon.config import load_mixture_config, parse_command_line
     from nemo_chameleon.distributed.processes import process_group

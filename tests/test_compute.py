@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from nemo_chameleon import Mixture
+from nemo_chameleon.method import diagnostics
 from nemo_chameleon.method.embeddings import HeaviestTokens, ShardedEmbedding
 from nemo_chameleon.method.leverage import affinity_matrix
 from nemo_chameleon.method.weights import chameleon_weights, choose_preset
 from nemo_chameleon.mixture import compute
+from nemo_chameleon.mixture.tables import show_mixture
 from nemo_chameleon.utils.errors import UserError
 from project import drawn_alike
 
@@ -102,12 +104,69 @@ def test_how_many_samples_would_do() -> None:
 
 
 def test_proxies_that_disagree_ask_for_more_proxies() -> None:
-    """When proxies disagree and windows do not matter, the advice is more proxies, not more
-    samples.
+    """When proxies disagree more than windows do, the warnings name the proxies and do not ask for
+    more samples.
     """
-    proxies = [embedded(drawn_alike(5, seed=seed), 32, noise=1e-4) for seed in (1, 2, 3)]
-    said = mixture(proxies).method["caveats"][0]
-    assert "averaging more proxies would help, more samples would not" in said
+    proxies = [embedded(drawn_alike(5, seed=seed), 32, noise=0.1) for seed in (1, 2, 3)]
+    made = mixture(proxies)
+    assert made.method["intervals"] == "proxies"
+    known, which = made.method["caveats"]
+    advice = "more samples would not help, but the mean of more proxies varies less"
+    assert known.endswith(f" for another proxy; {advice}")
+    assert which.startswith("the proxies do not show which domain has the larger weight: '")
+
+
+def test_the_column_says_what_the_intervals_cover() -> None:
+    """Intervals of one proxy are over windows, those of several are over proxies, and a file of an
+    earlier version does not say what its intervals are over.
+    """
+    one, two = (embedded(drawn_alike(5, seed=seed), 32, noise=0.1) for seed in (1, 2))
+    made = mixture([one])
+
+    def title(shown: Mixture) -> list[str]:
+        """Return the column's title, which stands in two lines of the header."""
+        above, below = show_mixture(shown).splitlines()[:2]
+        return [above[above.index("95 %") :].split("  ")[0], below.split()[2]]
+
+    assert made.method["intervals"] == "windows"
+    assert title(made) == ["95 % over", "windows"]
+    assert title(mixture([one, two])) == ["95 % over", "proxies"]
+    del made.method["intervals"]
+    assert title(made) == ["95 %", "interval"]
+    assert "intervals" not in mixture([embedded(drawn_alike(5), 1)]).method
+
+
+def test_a_proxy_that_is_trained_too_little_is_named() -> None:
+    """Weights that moved by more than the threshold over the last quarter of the training give a
+    warning with a number of iterations, in place of advice to draw more samples.
+
+    Of several proxies the mean counts. A proxy without the two facts gives no warning.
+    """
+    embeddings = embedded(drawn_alike(5), 32, noise=1.0)
+    settings = {**diagnostics.SETTINGS, "train_iters": "proxy.train.train_iters"}
+
+    def said(*proxies: dict[str, Any]) -> str:
+        proxy = {"averaged": list(proxies)} if len(proxies) > 1 else proxies[0]
+        several = [embeddings, *[embedded(drawn_alike(5), 32, noise=2.0)] * (len(proxies) - 1)]
+        return "\n".join(mixture(several, proxy=proxy, settings=settings).method["caveats"])
+
+    much, little = 2 * diagnostics.DRIFT, diagnostics.DRIFT / 2
+    needed = diagnostics._rounded_up(400 * 2 ** (1 / diagnostics.DRIFT_EXPONENT))
+    warned = said({"drift": much, "iterations": 400})
+    assert f"{much:.1%} of the samples moved to another domain" in warned
+    assert f"proxy.train.train_iters={needed} would" in warned
+    assert "samples per domain would bring" not in warned
+    assert "is known only to within" in warned
+    enough = said({"drift": little, "iterations": 400})
+    assert "trained too little" not in enough
+    assert "samples per domain would bring" in enough
+    assert "trained too little" not in said({"drift": much})
+    assert "trained too little" not in said({})
+    two = {"drift": much, "iterations": 400}, {"drift": diagnostics.DRIFT, "iterations": 400}
+    assert "trained too little" in said(*two)
+    assert "trained too little" not in said(
+        {"drift": little, "iterations": 400}, {"drift": 0.0, "iterations": 400}
+    )
 
 
 def test_averaged_proxies_have_the_mean_of_their_affinities() -> None:

@@ -81,6 +81,12 @@ def test_any_mixture_reads_back(amounts: dict[str, float], method: dict[str, Any
         ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"a": [1]}}', "the uncertainty of"),
         ('{"format": 1, "weights": {"a": 1.0}, "uncertainty": {"b": [0, 1]}}', "'b' has an entry"),
         ('{"format": 1, "weights": {"a": 1.0}, "proxy": {"averaged": [5]}}', "'averaged'"),
+        ('{"format": 1, "weights": {"a": 1.0}, "proxy": {"drift": "x"}}', "'drift' and"),
+        (
+            '{"format": 1, "weights": {"a": 1.0}, "proxy": {"averaged": [{"iterations": []}]}}',
+            "'iterations' of a proxy must be numbers",
+        ),
+        ('{"format": 1, "weights": {"a": 1.0}, "method": {"intervals": 5}}', "'intervals' must"),
         ('{"format": 1, "weights": {"a": 1.0}, "method": {"layers": {"1": {}}}}', "'layers'"),
         ("[" * 100_000, "recursion"),
         ('{"format": 1, "weights": {"a": -0.5, "b": 1.5}}', "'a' is -0.5"),

@@ -202,7 +202,7 @@ def written(config: Config, **method: object) -> None:
             **plan.method,
             **method,
         },
-        proxy={"settings": plan.settings},
+        proxy={"settings": plan.settings[0]},
     ).save(config.chameleon.file)
 
 

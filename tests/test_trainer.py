@@ -154,6 +154,30 @@ def test_micro_batches_do_not_change_the_run(job: TrainingRun, tmp_path: Path) -
     assert in_four["macro"]["loss"] == pytest.approx(in_one["macro"]["loss"], abs=1e-4)
 
 
+def test_a_pause_comes_before_the_checkpoint_and_changes_nothing(
+    job: TrainingRun, tmp_path: Path
+) -> None:
+    """A run that dies in a pause has no checkpoint of that iteration, so it pauses there again.
+
+    It then ends at the loss of a run without a pause, to the last bit.
+    """
+    whole = trainer.train(elsewhere(job, tmp_path / "whole"))
+
+    def die(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(job, {4: die})
+    newest = checkpoint.newest(job.directory)
+    assert newest is not None
+    assert newest.name == "iter_0000002"
+    seen: list[Any] = []
+    resumed = trainer.train(job, {4: seen.append})
+    assert len(seen) == 1
+    assert resumed["loss"] == whole["loss"]
+    assert resumed["domains"] == whole["domains"]
+
+
 def test_stopped_and_resumed_equals_never_stopped(
     job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,8 @@ def verdicts(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> str:
     """
     rows = []
     for claim in listed:
-        found, seen = [], []
+        found: list[bool | None] = []
+        seen = []
         for name in claim.sizes:
             size = measured.get(name)
             if size is None or len(size.seeds(claim.method, claim.against)) < 2:

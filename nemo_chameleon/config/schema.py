@@ -29,6 +29,7 @@ CAVEAT_KEYS = {
     "min_effective": "chameleon.min_effective",
     "pin": "data.pin",
     "max_epochs": "data.max_epochs",
+    "train_iters": "proxy.train.train_iters",
 }
 """The keys of the settings that a mixture's caveats may advise, by the names in diagnostics.py."""
 
@@ -173,7 +174,6 @@ class OptimizerConfig:
     min_lr: float = 3e-5
     lr_warmup_iters: int = 0
     lr_decay_style: str = setting("cosine", choices=("cosine", "linear", "constant"))
-    """cosine, linear or constant."""
     weight_decay: float = setting(0.1, minimum=0, below=math.inf)
     adam_beta1: float = setting(0.9, minimum=0, below=1)
     adam_beta2: float = setting(0.95, minimum=0, below=1)
@@ -206,13 +206,15 @@ class RunConfig:
 class ProxyConfig(RunConfig):
     """The model that embeds the domains; it is trained on them unless `load` or `hf` is set."""
 
+    count: int = setting(1, minimum=1)
+    """Number of proxies to train, with the seeds train.seed, train.seed + 1 and so on; the mixture
+    is that of their mean affinity, and its intervals then cover what one more proxy would give."""
     load: str | None = None
     """Checkpoint of a megatron-core GPT that embeds instead of a trained proxy: a folder that
     dist_checkpointing wrote at any layout, or the folder above it. proxy.model must describe the
     model, unless this package trained it."""
     hf: str | None = None
-    """A Hugging Face causal LM that embeds instead of a trained proxy, by name or folder. Every
-    process loads the whole model, whatever proxy.parallel says."""
+    """A Hugging Face causal LM that embeds instead, by name or folder; each process loads all."""
     tokenizer: str | None = None
     """The tokenizer.json of the model in `load`; null: the one beside it, or else data.tokenizer.
     Domains in other tokens are encoded again. A model in `hf` brings its own tokenizer."""

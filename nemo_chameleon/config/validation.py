@@ -1,5 +1,6 @@
 """Checks of a configuration that need no data file, so that a run fails before it starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_chameleon.config.constraints import nearest, require_valid
@@ -203,6 +204,19 @@ def _check_chameleon(config: Config) -> None:
         preset_of(wanted)
     except ValueError as error:
         raise UserError(f"chameleon.{error}") from error
+    require_valid(proxy, "proxy.", only=("count",))
+    last = replace(proxy.train, seed=proxy.train.seed + proxy.count - 1)
+    require_valid(last, "proxy.train.", only=("seed",))
+    for key, given in (
+        ("proxy.load", proxy.load is not None),
+        ("proxy.hf", proxy.hf is not None),
+        ("chameleon.source=model", wanted.source == "model"),
+    ):
+        if given and proxy.count > 1:
+            raise UserError(
+                f"proxy.count={proxy.count} trains proxies, but with {key} a model that exists "
+                "embeds: remove one of the two"
+            )
     if proxy.load is not None and proxy.hf is not None:
         raise UserError("set only one of proxy.load and proxy.hf")
     if proxy.tokenizer is not None and proxy.load is None:

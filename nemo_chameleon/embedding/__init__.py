@@ -8,6 +8,7 @@ reencoding.py    from the tokens of the domains to those of the model
 windows.py       windows in the model's tokens
 sums.py          sums over the tokens of a rank, and how much of them the heaviest give
 pooling.py       means over windows, kept in shards
+draws.py         finished draws, kept until the mixture file is written
 sampler.py       which windows are embedded, and how many; each is embedded once
 """
 

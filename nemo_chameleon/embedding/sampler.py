@@ -1,15 +1,12 @@
 """Which windows are embedded, and how many; each is embedded once, even if the run is killed.
 
-The sampler saves every finished draw of a domain beside the mixture file. The name of the file is a
-digest of everything that the draw depends on, so a restarted run finds it there. When the mixture
-file has been written, the draws are removed.
+The sampler keeps every finished draw of a domain beside the mixture file (draws.py). When the
+mixture file has been written, the draws are removed.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,15 +18,13 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.tokenizer import find_tokenizer
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
+from nemo_chameleon.embedding.draws import KeptDraws
 from nemo_chameleon.embedding.hooks import Extractor
 from nemo_chameleon.embedding.pooling import embed, first_batch, padded_length
 from nemo_chameleon.embedding.reencoding import Reencoding
 from nemo_chameleon.embedding.windows import WindowReader, Windows
 from nemo_chameleon.method.embeddings import SHARDS, ShardedEmbedding
-from nemo_chameleon.mixture.embeddings_file import load_embeddings, save_embeddings
 from nemo_chameleon.utils.console import progress_bar
-from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import digest
 from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.ranks import is_first_rank
 
@@ -65,10 +60,10 @@ class Sampler:
             folder: the folder where finished draws are kept; None keeps none.
             progress: whether the first rank draws a progress bar.
         """
-        self.extractor, self.windows, self.folder = extractor, windows, folder
-        self._micro_batch_size, self._model = micro_batch_size or default_batch(), model
+        self.extractor, self.windows = extractor, windows
+        self._micro_batch_size = micro_batch_size or default_batch()
         self._reencoding, self._progress = reencoding, progress and is_first_rank()
-        self._files: list[Path] = []
+        self._draws = None if folder is None else KeptDraws(folder, windows, model, reencoding)
 
     def draw(
         self, domains: Mapping[str, Domain], samples: int, first: int = 0
@@ -91,18 +86,39 @@ class Sampler:
             advance = _Advance(bar, self.extractor.replicas)
             kept = 0
             for name, domain in domains.items():
-                path = self._path(domain, samples, first)
-                of_layers = on_first_rank(partial(_kept, path, name))
+                of_layers = on_first_rank(partial(self._kept, domain, samples, first))
                 if of_layers is None:
-                    of_layers = self._embed(domain, samples, first, path, advance)
+                    of_layers = self._embed(domain, samples, first, advance)
                 else:
-                    self._files += [path] if path is not None else []
                     kept += 1
                     bar.update(samples)
                 for by_name, shards in zip(drawn, of_layers, strict=True):
                     by_name[name] = shards
         if kept:
             logger.info("%d of %d domains had been embedded already", kept, len(domains))
+        return drawn
+
+    def draw_all(
+        self, domains: Mapping[str, Domain], samples: Mapping[str, int]
+    ) -> list[dict[str, ShardedEmbedding]]:
+        """Embed a given number of windows of each domain; every rank must call it.
+
+        Args:
+            domains: the domains, by name.
+            samples: windows by domain name.
+
+        Returns:
+            As `draw`.
+        """
+        self.announce(domains, max(samples.values()))
+        if len(set(samples.values())) == 1:
+            return self.draw(domains, max(samples.values()))
+        drawn: list[dict[str, ShardedEmbedding]] = [{} for _ in self.windows.layers]
+        for name, domain in domains.items():
+            for all_of_layer, of_layer in zip(
+                drawn, self.draw({name: domain}, samples[name]), strict=True
+            ):
+                all_of_layer.update(of_layer)
         return drawn
 
     def announce(self, domains: Mapping[str, Domain], samples: int, first: int = 0) -> None:
@@ -122,8 +138,11 @@ class Sampler:
         padded_length(self.extractor, layers, length)
 
         def missing() -> list[str]:
-            paths = {name: self._path(domain, samples, first) for name, domain in domains.items()}
-            return [name for name, path in paths.items() if path is None or not path.is_file()]
+            draws = self._draws
+            if draws is None:
+                return list(domains)
+            paths = {name: draws.path(domain, samples, first) for name, domain in domains.items()}
+            return [name for name, path in paths.items() if not path.is_file()]
 
         names = on_first_rank(missing)
         if not names:
@@ -164,18 +183,17 @@ class Sampler:
 
     def forget(self) -> None:
         """Remove the kept draws; call it on one rank when the mixture file has been written."""
-        for path in self._files:
-            path.unlink(missing_ok=True)
-        if self.folder is not None:
-            with contextlib.suppress(OSError):  # the folder holds draws of another run
-                self.folder.rmdir()
+        if self._draws is not None:
+            self._draws.forget()
+
+    def _kept(self, domain: Domain, samples: int, first: int) -> list[ShardedEmbedding] | None:
+        return None if self._draws is None else self._draws.read(domain, samples, first)
 
     def _embed(
         self,
         domain: Domain,
         samples: int,
         first: int,
-        path: Path | None,
         advance: Callable[[int, int], None],
     ) -> list[ShardedEmbedding]:
         embeddings = embed(
@@ -192,32 +210,9 @@ class Sampler:
             reencoding=self._reencoding,
             advance=advance,
         )
-        if path is not None:
-            on_first_rank(partial(save_embeddings, path, embeddings))
-            self._files.append(path)
+        if self._draws is not None:
+            on_first_rank(partial(self._draws.write, domain, samples, first, embeddings))
         return [of_layer[domain.name] for of_layer in embeddings]
-
-    def _path(self, domain: Domain, samples: int, first: int) -> Path | None:
-        """Return where a draw is kept, under a digest of everything that it depends on."""
-        if self.folder is None:
-            return None
-        follows_from = {
-            **asdict(self.windows),
-            "model": self._model,
-            "domain": [domain.name, domain.fingerprint, domain.embeddable_tokens],
-            "samples": [first, samples],
-            "reencoding": self._reencoding and self._reencoding.identity,
-        }
-        return self.folder / f"{digest(follows_from)}.safetensors"
-
-
-def _kept(path: Path | None, name: str) -> list[ShardedEmbedding] | None:
-    if path is None or not path.is_file():
-        return None
-    try:
-        return [of_layer[name] for of_layer in load_embeddings(path)]
-    except (UserError, KeyError):  # a damaged file: the draw is made again and replaces it
-        return None
 
 
 def draw_until_known(

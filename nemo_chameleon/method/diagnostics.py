@@ -9,11 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nemo_chameleon.method.embeddings import HeaviestTokens
-from nemo_chameleon.method.intervals import WeightErrors
+from nemo_chameleon.method.intervals import PROXIES, WeightErrors
 from nemo_chameleon.method.leverage import affinity_matrix
 
 SETTINGS = {
-    name: name for name in ("samples", "min_effective", "pin", "max_epochs", "normalize_states")
+    name: name
+    for name in (
+        "samples",
+        "min_effective",
+        "pin",
+        "max_epochs",
+        "normalize_states",
+        "train_iters",
+    )
 }
 """The names of settings that a warning advises; a caller gives the names that work when typed."""
 
@@ -26,6 +34,11 @@ EQUAL = 0.02
 DOMINANT = 0.5
 # The share of a mean's squared norm that its heaviest 1 % of tokens may give without a warning.
 HEAVY = 0.1
+# The total variation that the weights of a proxy that is trained enough may move over the last
+# quarter of its training, and the power of the length that it falls with. Both come from
+# benchmarks/proxy_coverage.py: eight of nine proxies of 60 to 200 iterations move farther (0.13 to
+# 0.16 between seeds), and one of nine of 400 and 800 iterations does (0.055 between seeds).
+DRIFT, DRIFT_EXPONENT = 0.03, 0.7
 # How many pairs of domains are named before the rest is only counted.
 _NAMED = 3
 # Pairs of domains are compared only if there are at most this many domains.
@@ -141,12 +154,42 @@ def heavy_tokens(
     ]
 
 
+def undertrained(
+    proxies: Sequence[Mapping[str, Any]], settings: Mapping[str, str] = SETTINGS
+) -> list[str]:
+    """Return a warning about proxies whose weights still moved when their training ended.
+
+    Args:
+        proxies: facts about each proxy, as a mixture file has them: `drift`, the total variation
+            between the weights before and after the last quarter of the training, and `iterations`,
+            the length of the training. Proxies without them are skipped.
+        settings: as `SETTINGS`, with the caller's names.
+
+    Returns:
+        One sentence that says how many iterations would do; none if the proxies are trained enough.
+    """
+    known = [proxy for proxy in proxies if {"drift", "iterations"} <= proxy.keys()]
+    if not known:
+        return []
+    drift = sum(proxy["drift"] for proxy in known) / len(known)
+    if drift <= DRIFT:
+        return []
+    iterations = max(proxy["iterations"] for proxy in known)
+    needed = _rounded_up(iterations * (drift / DRIFT) ** (1 / DRIFT_EXPONENT))
+    return [
+        f"the proxy is trained too little to trust its weights: over the last quarter of its "
+        f"{iterations:,} iterations, {drift:.1%} of the samples moved to another domain; "
+        f"{settings['train_iters']}={needed} would bring that to {DRIFT:.0%}"
+    ]
+
+
 def doubts(
     names: Sequence[str],
     errors: WeightErrors,
     samples: Sequence[int | None],
     tolerance: float,
     settings: Mapping[str, str] = SETTINGS,
+    trained: bool = True,
 ) -> list[str]:
     """Return warnings about weights that the windows and proxies do not determine well.
 
@@ -156,6 +199,7 @@ def doubts(
         samples: (k,), the number of windows drawn, or None for a domain whose data is used up.
         tolerance: half-width of an interval that is narrow enough.
         settings: as `SETTINGS`, with the caller's names.
+        trained: whether the proxies are trained enough; more samples are no remedy if they are not.
 
     Returns:
         Sentences: which weight has the widest interval and what would help, and which domains next
@@ -166,29 +210,35 @@ def doubts(
     widest = int(half_widths.argmax())
     if half_widths[widest] > tolerance:
         of_windows = errors.of_windows().half_widths()[widest]
-        drawn, advice = samples[widest], ""
-        if of_windows > tolerance and drawn:
+        drawn, by, advice = samples[widest], "", ""
+        if errors.cover == PROXIES and of_windows < half_widths[widest] / 2:
+            by = " for another proxy"
+            advice = "; more samples would not help, but the mean of more proxies varies less"
+        elif of_windows > tolerance and drawn and trained:
             # The error falls with the square root of the number of windows.
-            needed = drawn * (of_windows / tolerance) ** 2
-            unit = 10 ** math.floor(math.log10(needed))
+            needed = _rounded_up(drawn * (of_windows / tolerance) ** 2)
             advice = (
-                f"; about {math.ceil(needed / unit) * unit:,} samples per domain would bring the "
-                f"error from sampling down to {tolerance} ({settings['samples']}=auto draws as "
-                "many as needed)"
+                f"; about {needed:,} samples per domain would bring the error from sampling down "
+                f"to {tolerance} ({settings['samples']}=auto draws as many as needed)"
             )
-        elif of_windows <= tolerance:
-            advice = "; averaging more proxies would help, more samples would not"
         found.append(
             f"the weight of {names[widest]!r} is known only to within {half_widths[widest]:.4f}"
-            f"{advice}"
+            f"{by}{advice}"
         )
     order = np.argsort(-errors.weights, kind="stable")
     pairs = [
         f"{names[i]!r} or {names[j]!r}" for i, j in pairwise(order) if not errors.tell_apart(i, j)
     ]
     if pairs:
-        found.append(f"the samples do not show which domain has the larger weight: {_some(pairs)}")
+        which = "proxies" if errors.cover == PROXIES else "samples"
+        found.append(f"the {which} do not show which domain has the larger weight: {_some(pairs)}")
     return found
+
+
+def _rounded_up(number: float) -> int:
+    """Return a number rounded up to one digit that is not zero."""
+    unit: int = 10 ** math.floor(math.log10(number))
+    return math.ceil(number / unit) * unit
 
 
 def _some(things: Sequence[str]) -> str:

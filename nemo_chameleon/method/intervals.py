@@ -1,9 +1,25 @@
-"""95 % intervals of weights: a bootstrap over shards of windows and a jackknife over proxies.
+"""95 % intervals of weights: a bootstrap over shards of windows, and a prediction over proxies.
 
-A bootstrap replicate draws each domain's shards with replacement and computes the weights again. If
-several proxies are averaged, leaving out each in turn shows how far other proxies could have moved
-the weights. In simulations, intervals up to a tenth wide held the true weight in 92 to 95 % of
-cases; wider ones hold it less often, but show in any case that too few windows were drawn.
+A bootstrap replicate draws each domain's shards with replacement and computes the weights again. In
+simulations, intervals up to a tenth wide held the true weight in 92 to 95 % of cases; wider ones
+hold it less often, but show in any case that too few windows were drawn.
+
+One proxy says nothing about others, so its intervals cover windows alone. With P ≥ 2 proxies an
+interval is a prediction: it holds the weight that one more proxy alone would give in 95 % of cases.
+Its centre is the weight from the averaged affinities, m. Each proxy alone gives a weight w, and the
+log-variance between proxies is
+
+    s² = Σ (log w - log m)² / (k (P - 1))    over P proxies and k domains,
+
+pooled over the domains because P proxies say little about one domain. The averaged affinities have
+less noise than one proxy's, so log m is not quite the mean of log w. Differences from m, not from
+that mean, make s² larger by this bias, and the interval covers it. The new proxy's error and that
+of the centre add up to s² (1 + 1/P). The weights of a proxy sum to 1, so only k - 1 of its k
+differences are free, and Student's t has (k - 1)(P - 1) degrees of freedom instead of k (P - 1).
+
+Pooling takes the proxies to disagree equally about all domains, in proportion to the weights. Where
+they disagree about one domain more than about the others, its interval is too short and the others'
+are too long; together they hold as many weights as they promise.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +35,8 @@ from nemo_chameleon.utils.seeding import key_of
 
 REPLICATES = 200
 """How often the bootstrap computes the weights."""
+WINDOWS, PROXIES = "windows", "proxies"
+"""What intervals cover: other windows alone, or other windows and one more proxy."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +50,8 @@ class WeightErrors:
     Attributes:
         weights: (k,), the estimate.
         windows: (replicates, k), errors from the windows that were drawn.
-        proxies: (proxies, k), errors from the proxies: the sum of their squares is the variance
-            over sets of as many proxies. (0, k) for one proxy, which says nothing about others.
+        proxies: (P, k), what each proxy alone gives minus the estimate; (0, k) for one proxy, which
+            says nothing about others.
         shards: number of shards of each domain's windows.
     """
 
@@ -42,12 +60,15 @@ class WeightErrors:
     proxies: Floats
     shards: int
 
-    def intervals(self) -> Floats:
-        """Return the 95 % intervals of the weights, (k, 2): lower and upper ends.
+    @property
+    def cover(self) -> str:
+        """What the intervals cover: "windows", or "proxies" for the windows and one more proxy."""
+        return PROXIES if len(self.proxies) else WINDOWS
 
-        With few proxies Student's t makes the intervals as wide as so few can justify.
-        """
-        reach = np.exp(self._reach(self.windows, self.proxies))
+    def intervals(self) -> Floats:
+        """Return the 95 % intervals of the weights, (k, 2): lower and upper ends."""
+        squares = np.mean(self.proxies**2) if len(self.proxies) else 0.0
+        reach = np.exp(self._reach(self.windows, float(squares)))
         return np.stack([self.weights / reach, np.minimum(self.weights * reach, 1.0)], axis=1)
 
     def half_widths(self) -> Floats:
@@ -62,6 +83,8 @@ class WeightErrors:
     def tell_apart(self, i: int, j: int) -> bool:
         """Return whether the windows and proxies show which of two domains has the larger weight.
 
+        With several proxies the question is whether one more proxy would give the same order.
+
         Args:
             i: index of a domain.
             j: index of another domain.
@@ -70,16 +93,26 @@ class WeightErrors:
             True if the difference of the logarithms of their weights exceeds its 95 % error.
         """
         difference = abs(np.log(self.weights[i] / self.weights[j]))
-        windows, proxies = (e[:, i] - e[:, j] for e in (self.windows, self.proxies))
-        return bool(difference > self._reach(windows, proxies))
+        # The mean over all pairs of squared differences, as s² is the mean over all domains.
+        squares = 2 * np.var(self.proxies, axis=1, ddof=1).mean() if len(self.proxies) else 0.0
+        return bool(difference > self._reach(self.windows[:, i] - self.windows[:, j], squares))
 
-    def _reach(self, windows: Floats, proxies: Floats) -> Floats:
-        reach = students_t(self.shards - 1) * np.sqrt(np.mean(windows**2, axis=0))
-        if len(proxies):
-            of_proxies = students_t(len(proxies) - 1) * np.sqrt(np.sum(proxies**2, axis=0))
-            reach = np.hypot(reach, of_proxies)
-        result: Floats = reach
-        return result
+    def _reach(self, windows: Floats, squares: float) -> Floats:
+        """Return how far logarithms reach.
+
+        Args:
+            windows: (replicates, ...), errors from the windows.
+            squares: the mean square of the proxies' errors.
+
+        Returns:
+            Half of the intervals' widths (...).
+        """
+        reach: Floats = students_t(self.shards - 1) * np.sqrt(np.mean(windows**2, axis=0))
+        if (count := len(self.proxies)) > 1:
+            variance = squares * count / (count - 1) * (1 + 1 / count)
+            degrees = (len(self.weights) - 1) * (count - 1)
+            reach = np.hypot(reach, students_t(degrees) * np.sqrt(variance))
+        return reach
 
 
 def resample(
@@ -88,7 +121,7 @@ def resample(
     weigh: Callable[[list[Floats]], Floats],
     replicates: int = REPLICATES,
 ) -> WeightErrors | None:
-    """Estimate the errors of weights by resampling windows and leaving out proxies.
+    """Estimate the errors of weights by resampling windows and comparing proxies.
 
     The shards that are drawn for a domain depend only on its name, not on the other domains. All
     proxies embedded the same windows, so each draw applies to all of them.
@@ -117,12 +150,8 @@ def resample(
     windows = np.stack([np.log(weigh(drawn(counted)) / weights) for counted in counts])
     # A draw of n out of n with replacement has (n - 1)/n of the variance of n new shards.
     windows *= np.sqrt(shards / (shards - 1))
-    count = len(whole)
-    proxies = np.zeros((0, len(names)))
-    if count > 1:
-        without = np.stack([np.log(weigh(whole[:p] + whole[p + 1 :])) for p in range(count)])
-        proxies = (without - without.mean(axis=0)) * np.sqrt((count - 1) / count)
-    return WeightErrors(weights, windows, proxies, shards)
+    alone = [weigh([x]) for x in whole] if len(whole) > 1 else np.zeros((0, len(names)))
+    return WeightErrors(weights, windows, np.log(alone / weights), shards)
 
 
 def students_t(degrees: int) -> float:

@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from nemo_chameleon.method.diagnostics import SETTINGS, caveats, doubts, heavy_tokens
+from nemo_chameleon.method.diagnostics import (
+    SETTINGS,
+    caveats,
+    doubts,
+    heavy_tokens,
+    undertrained,
+)
 from nemo_chameleon.method.embeddings import Embeddings, HeaviestTokens
 from nemo_chameleon.method.intervals import WeightErrors, resample
 from nemo_chameleon.method.weights import Preset, tempered_weights, weights_from_scores
-from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.mixture import Mixture, proxies_of
 from nemo_chameleon.utils.arrays import Floats
 from nemo_chameleon.utils.errors import UserError
 
@@ -45,7 +51,7 @@ def mixture_from_embeddings(
         preset: how scores are computed and become weights.
         tolerance: a caveat asks for more samples if an interval's half-width is above this.
         method: how the embeddings were made, for the file.
-        proxy: which proxy made them, for the file.
+        proxy: which proxy made them, for the file, or the list `averaged` of several.
         created: versions and time, for the file.
         settings: the names of settings in caveats, as `diagnostics.SETTINGS`.
 
@@ -83,13 +89,15 @@ def mixture_from_embeddings(
         if "heaviest_token" in facts and len(embeddings) == 1
     }
     found += heavy_tokens(heaviest, method or {}, texts, settings)
+    too_little = undertrained(proxies_of(proxy or {}), settings)
+    found += too_little
     if errors is not None:
         drawn = [embeddings[0][name].tokens.sum() for name in names]
         samples = [
             facts.get("samples") if tokens < facts.get("tokens", math.inf) else None
             for facts, tokens in zip(domains.values(), drawn, strict=True)
         ]
-        found += doubts(names, errors, samples, tolerance, settings)
+        found += doubts(names, errors, samples, tolerance, settings, trained=not too_little)
     return Mixture(
         weights=dict(zip(names, weights.tolist(), strict=True)),
         objective=objective,
@@ -108,6 +116,7 @@ def mixture_from_embeddings(
             **(method or {}),
             "tolerance": tolerance,
             "tempering": tempering,
+            **({} if errors is None else {"intervals": errors.cover}),
             "caveats": found,
         },
         proxy=dict(proxy or {}),

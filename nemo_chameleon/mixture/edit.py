@@ -14,7 +14,7 @@ from nemo_chameleon.method.embeddings import Embeddings
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture.compute import digest, mixture_from_embeddings, require_embeddings
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, load_embeddings, save_embeddings
-from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture
+from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture, proxies_of
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.provenance import provenance
 
@@ -120,8 +120,7 @@ class ComputedMixture:
     @property
     def proxies(self) -> list[dict[str, Any]]:
         """The facts about each proxy in the mixture file."""
-        proxy = self.mixture.proxy
-        return list(proxy.get("averaged", [proxy]))
+        return proxies_of(self.mixture.proxy)
 
     def rescored(self, objective: str | None = None, **settings: Any) -> "ComputedMixture":
         """Compute the weights again from the same embeddings with other settings.

@@ -27,6 +27,11 @@ UNRECORDED: dict[str, Any] = {"normalize_states": False}
 """Settings that the `method` of older files lacks, and the values they were made with."""
 
 
+def proxies_of(proxy: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the facts about each proxy from a mixture's `proxy`, which may have `averaged`."""
+    return list(proxy.get("averaged", [proxy]))
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Each domain's share of the training samples, by name.
@@ -45,7 +50,8 @@ class Mixture:
         proxy: for computed weights, the proxy: `checkpoint`, `tokens` seen and `tokenizer`; or
             `averaged`, a list of such proxies.
         uncertainty: for computed weights, the two ends of each weight's 95 % interval, by name.
-            The intervals cover other windows and, if proxies were averaged, other proxies.
+            `method["intervals"]` says what they cover: "windows" alone, or "proxies", which stands
+            for other windows and one more proxy. Files of earlier versions do not say it.
         created: versions and UTC time, for the record only.
 
     Raises:

@@ -69,6 +69,11 @@ def _require_types(body: Mapping[str, Any]) -> None:
     ):
         if not (isinstance(values, list) and all(isinstance(value, kind) for value in values)):
             raise UserError(what)
+    for facts in (proxy, *proxy.get("averaged", [])):
+        if not all(_is_number(facts.get(key, 1)) for key in ("drift", "iterations")):
+            raise UserError("'drift' and 'iterations' of a proxy must be numbers")
+    if not isinstance(method.get("intervals", ""), str):
+        raise UserError("'intervals' must say what the intervals cover, in text")
     if not _is_layers(method.get("layers", {}), body["weights"]):
         raise UserError("'layers' must have a weight for each domain in each layer")
 

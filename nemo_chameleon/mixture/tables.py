@@ -1,7 +1,7 @@
 """Mixtures as tables in plain text."""
 
 from nemo_chameleon.method.weights import effective_domains
-from nemo_chameleon.mixture.mixture import Mixture
+from nemo_chameleon.mixture.mixture import Mixture, proxies_of
 from nemo_chameleon.utils.tables import amount, decimal, table
 
 # How many domains a line names before the rest is only counted.
@@ -33,12 +33,14 @@ def show_mixture(mixture: Mixture) -> str:
             ]
         )
     spread = effective_domains(list(mixture.weights.values()))
+    covered = mixture.method.get("intervals")
+    covers = "95 % interval" if covered is None else f"95 % over {covered}"
     lines = [
-        table(["domain", "weight", "95 % interval", "score", "heaviest 1%", "tokens"], rows),
+        table(["domain", "weight", covers, "score", "heaviest 1%", "tokens"], rows),
         f"{len(rows)} domains; effective number of domains: {spread:.1f}",
     ]
     described = [("method", mixture.method)]
-    described += [("proxy", proxy) for proxy in mixture.proxy.get("averaged", [mixture.proxy])]
+    described += [("proxy", proxy) for proxy in proxies_of(mixture.proxy)]
     for title, facts in described:
         apart = ("caveats", "layers")
         known = [f"{key} {value}" for key, value in facts.items() if key not in apart]

@@ -3,8 +3,10 @@
 preflight.py     checks before training; what they find out is passed on
 plan.py          the model and the windows that embed the domains
 stored.py        mixtures that need not be computed
-runs.py          the base model's run and the proxy's run
-proxy.py         the computed mixture: proxy, embeddings and weights
+runs.py          the base model's run and the proxies' runs
+trained.py       the proxies that are trained
+drift.py         how far a proxy's weights still move when its training ends
+proxy.py         the computed mixture: proxies, embeddings and weights
 new_domains.py   new domains embedded for an existing mixture
 resolve.py       the weights of a run, within its bounds
 """

@@ -37,7 +37,7 @@ class EmbeddingPlan:
         windows: the layers and windows that embeddings are means over.
         method: the settings that decide the embeddings, as a mixture file records them.
         objective: the objective that a new mixture is computed for.
-        settings: a digest of what the configuration asks of the proxy.
+        settings: for each proxy a digest of what the configuration asks of it.
         reencoding: how the domains' tokens become those of an existing proxy; None if they are the
             same.
         tokenizer: the tokenizer of the model that embeds; None if it is not known.
@@ -49,7 +49,7 @@ class EmbeddingPlan:
     windows: Windows
     method: dict[str, Any]
     objective: str
-    settings: str
+    settings: tuple[str, ...]
     reencoding: Reencoding | None
     tokenizer: str | None
 
@@ -68,9 +68,13 @@ class EmbeddingPlan:
         else:
             much = f"at most {domains * samples * length:,} tokens"
         layers = f"layers 1 to {max(self.windows.layers)} of {self.num_layers}"
-        by = "a proxy that is trained first" if self.proxy is None else "a model that exists"
+        by = "a model that exists embeds"
+        if self.proxy is None:
+            count = len(self.settings)
+            by = "a proxy that is trained first embeds"
+            by = by if count == 1 else f"each of {count} proxies that are trained first embeds"
         again = "" if self.reencoding is None else ", encoded again with its tokenizer"
-        return f"{by} embeds the domains: {much} of them go through {layers}{again}"
+        return f"{by} the domains: {much} of them go through {layers}{again}"
 
 
 def plan_embedding(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
@@ -122,7 +126,8 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     # The weights are computed from the first of these layers.
     layers = (layer, *(other for other in others if other != layer))
     windows = Windows.recorded(layers, method)
-    settings = _proxy_settings(config, domains, proxy, reencoding)
+    numbers = range(1, config.proxy.count + 1)
+    settings = [_proxy_settings(config, domains, proxy, reencoding, n) for n in numbers]
     tokenizer = config.data.tokenizer if reencoding is None else reencoding.target
     return EmbeddingPlan(
         proxy,
@@ -131,7 +136,7 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
         windows,
         method,
         settled["objective"],
-        settings,
+        tuple(settings),
         reencoding,
         tokenizer,
     )
@@ -186,8 +191,9 @@ def _proxy_settings(
     domains: Mapping[str, Domain],
     proxy: Proxy | None,
     reencoding: Reencoding | None,
+    number: int = 1,
 ) -> str:
-    """Return a digest of what a configuration asks of a proxy.
+    """Return a digest of what a configuration asks of a proxy, the first one or a further one.
 
     Settings of the machine are left out, because a mixture may be used on another machine. The
     domains are left out too: a proxy may embed domains that it was not trained on, and a mixture
@@ -198,5 +204,5 @@ def _proxy_settings(
         return digest(asked if reencoding is None else {**asked, "tokens": reencoding.identity})
     of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
     of_others += ["data.domains", "weights"]
-    identity = proxy_run(config, domains).identity()
+    identity = proxy_run(config, domains, number).identity()
     return digest({key: value for key, value in identity.items() if key not in of_others})

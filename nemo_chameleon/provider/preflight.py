@@ -24,7 +24,7 @@ from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.provider.plan import EmbeddingPlan, plan_embedding
-from nemo_chameleon.provider.runs import base_run, proxy_run, within_bounds
+from nemo_chameleon.provider.runs import base_run, proxy_run, proxy_runs, within_bounds
 from nemo_chameleon.provider.stored import stored_mixture
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
@@ -185,7 +185,8 @@ def _require_proxy(prepared: Prepared) -> None:
     _check_proxy(prepared, world_size())
     require_device(config.proxy, "proxy.")
     if prepared.plan is not None and prepared.plan.proxy is None:
-        proxy_run(config, prepared.domains).resumable()
+        for run in proxy_runs(config, prepared.domains):
+            run.resumable()
 
 
 def _check_proxy(prepared: Prepared, processes: int) -> None:

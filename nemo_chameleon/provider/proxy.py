@@ -1,11 +1,11 @@
-"""How a mixture is computed: train or load the proxy, embed the domains, write the weights.
+"""How a mixture is computed: train or load the proxies, embed the domains, write the weights.
 
-The proxy is not special: `trainer.train` trains a small model on a uniform mixture. A run can be
+A proxy is not special: `trainer.train` trains a small model on a uniform mixture. A run can be
 killed and started again at any point, and what is finished is not done twice.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,15 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
-from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.registry import Proxy
 from nemo_chameleon.embedding.sampler import Sampler, draw_until_known, heaviest_token
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.mixture import Mixture, compute
 from nemo_chameleon.mixture.embeddings_file import embeddings_file, save_embeddings
 from nemo_chameleon.mixture.tables import layers_table
-from nemo_chameleon.models import checkpoint
-from nemo_chameleon.models.pretrained import PretrainedCheckpoint
 from nemo_chameleon.provider.plan import EmbeddingPlan
 from nemo_chameleon.provider.preflight import Prepared
-from nemo_chameleon.provider.runs import proxy_run
-from nemo_chameleon.train import trainer
+from nemo_chameleon.provider.trained import EmbeddingProxy, kept_draws, train_proxies
 from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.provenance import provenance
 
@@ -36,7 +32,7 @@ logger = package_logger(__package__)
 
 
 def compute_mixture(prepared: Prepared) -> Mixture:
-    """Train the proxy, embed the domains and compute their weights; every rank must call it.
+    """Train the proxies, embed the domains and compute their weights; every rank must call it.
 
     Call it within `process_group`. The first rank writes the mixture file, and the embeddings
     beside it as safetensors.
@@ -53,24 +49,30 @@ def compute_mixture(prepared: Prepared) -> Mixture:
     """
     config, domains, plan = prepared.config, prepared.domains, prepared.plan
     assert plan is not None, "a computed mixture has a plan"
-    proxy = plan.proxy
-    facts: dict[str, Any] = {}
-    if proxy is None:
-        proxy, facts = _trained(config, domains)
-    sampler, by_layer, samples = _embed(config, domains, plan, proxy)
-    embeddings, identity = by_layer[0], proxy.identity
+    if plan.proxy is None:
+        proxies = train_proxies(config, domains, plan)
+    else:
+        proxies = [EmbeddingProxy(plan.proxy, {}, None)]
+    embedded: list[_Embedded] = []
+    for proxy in proxies:
+        samples = embedded[0].samples if embedded else None
+        embedded.append(_embed(config, domains, plan, proxy, samples))
 
     def write() -> str:
-        method = dict(plan.method)
-        if len(by_layer) > 1:
-            method["layers"] = _weights_by_layer(config, plan, by_layer)
+        method, embeddings = dict(plan.method), [each.by_layer[0] for each in embedded]
+        if len(plan.windows.layers) > 1:
+            method["layers"] = _weights_by_layer(config, plan, embedded)
+        records = [
+            {**_record(config, plan, proxy), **each.facts, "settings": settings}
+            for proxy, each, settings in zip(proxies, embedded, plan.settings, strict=True)
+        ]
         mixture = compute.mixture_from_embeddings(
-            [embeddings],
+            embeddings,
             {
                 name: {
                     **domain.facts(),
-                    "samples": samples[name],
-                    **heaviest_token(embeddings[name], plan.tokenizer),
+                    "samples": embedded[0].samples[name],
+                    **heaviest_token(embeddings[0][name], plan.tokenizer),
                 }
                 for name, domain in domains.items()
             },
@@ -78,23 +80,17 @@ def compute_mixture(prepared: Prepared) -> Mixture:
             preset=preset_of(config.chameleon),
             tolerance=config.chameleon.tolerance,
             method=method,
-            proxy={
-                **_described(proxy, Vocabulary.of(config.data).vocab_size),
-                **facts,
-                "split": config.data.split,
-                "tokenizer": config.data.tokenizer,
-                **({} if plan.reencoding is None else {"reencoded": plan.reencoding.record()}),
-                **kind_of(config.data).reading(config.data, config.model.seq_length),
-                "settings": plan.settings,
-                "trained": identity,
-            },
+            proxy=records[0] if len(records) == 1 else {"averaged": records},
             created=provenance(),
             settings=CAVEAT_KEYS,
         )
         text = mixture.to_json()
-        save_embeddings(embeddings_file(config.chameleon.file), [embeddings])
+        save_embeddings(embeddings_file(config.chameleon.file), embeddings)
         mixture.save(config.chameleon.file)
-        sampler.forget()
+        for proxy, each in zip(proxies, embedded, strict=True):
+            each.sampler.forget()
+            if proxy.drift is not None:
+                proxy.drift.forget()
         return text
 
     mixture = Mixture.from_json(on_first_rank(write), config.chameleon.file)
@@ -112,7 +108,7 @@ def compute_mixture(prepared: Prepared) -> Mixture:
 
 
 def train_proxy(prepared: Prepared) -> None:
-    """Train the proxy and stop, if a proxy has to be trained; every rank must call it.
+    """Train the proxies and stop, if proxies have to be trained; every rank must call it.
 
     This is the part of `compute_mixture` that may take the longest.
 
@@ -120,14 +116,44 @@ def train_proxy(prepared: Prepared) -> None:
         prepared: what `prepare` found out.
     """
     config, plan = prepared.config, prepared.plan
-    if prepared.stored is not None:
+    if prepared.stored is not None or plan is None:
         logger.info(
             "data.mixture=%s: the mixture exists, so no proxy is needed", config.data.mixture
         )
-    elif plan is not None and plan.proxy is not None:
+    elif plan.proxy is not None:
         logger.info("no proxy is trained, because an existing model embeds the domains")
     else:
-        trainer.train(proxy_run(config, prepared.domains))
+        train_proxies(config, prepared.domains, plan)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """The domains as one proxy embedded them.
+
+    Attributes:
+        sampler: embedded them.
+        by_layer: for each wanted layer the embeddings by domain name.
+        samples: number of windows of each domain, by name.
+        facts: about the proxy's drift, for the mixture file.
+    """
+
+    sampler: Sampler
+    by_layer: list[dict[str, ShardedEmbedding]]
+    samples: dict[str, int]
+    facts: dict[str, Any]
+
+
+def _record(config: Config, plan: EmbeddingPlan, proxy: EmbeddingProxy) -> dict[str, Any]:
+    """Return what the mixture file records about a proxy, except its drift and its settings."""
+    return {
+        **_described(proxy.proxy, Vocabulary.of(config.data).vocab_size),
+        **proxy.facts,
+        "split": config.data.split,
+        "tokenizer": config.data.tokenizer,
+        **({} if plan.reencoding is None else {"reencoded": plan.reencoding.record()}),
+        **kind_of(config.data).reading(config.data, config.model.seq_length),
+        "trained": proxy.proxy.identity,
+    }
 
 
 def _described(proxy: Proxy, vocab_size: int) -> dict[str, Any]:
@@ -139,63 +165,53 @@ def _described(proxy: Proxy, vocab_size: int) -> dict[str, Any]:
 
 
 def _weights_by_layer(
-    config: Config, plan: EmbeddingPlan, by_layer: Sequence[Mapping[str, ShardedEmbedding]]
+    config: Config, plan: EmbeddingPlan, embedded: Sequence[_Embedded]
 ) -> dict[str, dict[str, float]]:
     """Return the weights that the embeddings after each layer would give."""
     wanted, weights = config.chameleon, {}
-    for layer, embeddings in zip(plan.windows.layers, by_layer, strict=True):
-        x = np.stack([shards.embedding for shards in embeddings.values()])
-        w = compute.weigh([x], plan.objective, preset_of(wanted))
-        weights[layer] = dict(zip(embeddings, w.tolist(), strict=True))
+    for number, layer in enumerate(plan.windows.layers):
+        by_proxy = [each.by_layer[number] for each in embedded]
+        x = [np.stack([shards.embedding for shards in proxy.values()]) for proxy in by_proxy]
+        w = compute.weigh(x, plan.objective, preset_of(wanted))
+        weights[layer] = dict(zip(by_proxy[0], w.tolist(), strict=True))
     return {str(layer): weights[layer] for layer in sorted(weights)}
 
 
-def _trained(config: Config, domains: Mapping[str, Domain]) -> tuple[Proxy, dict[str, Any]]:
-    """Train the proxy, or continue its training; return it, and facts about the training."""
-    run = proxy_run(config, domains)
-    result = trainer.train(run)
-
-    def find() -> MegatronProxy:
-        path = checkpoint.newest(run.directory)
-        assert path is not None, "trainer.train leaves a checkpoint"
-        found = PretrainedCheckpoint(path, config.proxy, run.vocab_size)
-        _ = found.identity  # the other ranks get it with the rest, and read no file for it
-        return MegatronProxy(found)
-
-    facts = {key: result[key] for key in ("loss", "parameters", "tokens")}
-    return on_first_rank(find), facts
-
-
 def _embed(
-    config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan, proxy: Proxy
-) -> tuple[Sampler, list[dict[str, ShardedEmbedding]], dict[str, int]]:
-    """Return the sampler, the embeddings for each wanted layer, and windows drawn by domain."""
-    wanted = config.chameleon
-    with proxy.opened() as extractor:
+    config: Config,
+    domains: Mapping[str, Domain],
+    plan: EmbeddingPlan,
+    proxy: EmbeddingProxy,
+    samples: Mapping[str, int] | None,
+) -> _Embedded:
+    """Embed the domains with a proxy: the windows of an earlier one, or those that are wanted."""
+    wanted, model = config.chameleon, proxy.proxy
+    with model.opened() as extractor:
         sampler = Sampler(
             extractor,
             plan.windows,
             micro_batch_size=wanted.micro_batch_size,
-            model=f"{proxy.identity} {proxy.record()['precision']}",
+            model=f"{model.identity} {model.record()['precision']}",
             reencoding=plan.reencoding,
-            folder=_kept_draws(config),
+            folder=kept_draws(config),
             progress=config.logging.progress,
         )
-        if isinstance(wanted.samples, int):
-            sampler.announce(domains, wanted.samples)
-            drawn = sampler.draw(domains, wanted.samples)
-            return sampler, drawn, dict.fromkeys(domains, wanted.samples)
-
-        def half_width(embeddings: Mapping[str, ShardedEmbedding]) -> float:
-            preset = preset_of(wanted)
-            errors = compute.errors_of([embeddings], list(domains), plan.objective, preset)
-            assert errors is not None
-            return float(errors.half_widths().max())
-
-        return sampler, *draw_until_known(sampler, domains, wanted.tolerance, half_width)
+        facts = {} if proxy.drift is None else proxy.drift.measured(sampler)
+        if samples is None and isinstance(wanted.samples, int):
+            samples = dict.fromkeys(domains, wanted.samples)
+        if samples is None:
+            by_layer, drawn = draw_until_known(
+                sampler, domains, wanted.tolerance, lambda own: _half_width(config, plan, own)
+            )
+            return _Embedded(sampler, by_layer, drawn, facts)
+        return _Embedded(sampler, sampler.draw_all(domains, samples), dict(samples), facts)
 
 
-def _kept_draws(config: Config) -> Path:
-    """Return the folder where finished draws wait for the mixture file."""
-    file = Path(config.chameleon.file)
-    return file.with_name(f"{file.stem}.partial")
+def _half_width(
+    config: Config, plan: EmbeddingPlan, embeddings: Mapping[str, ShardedEmbedding]
+) -> float:
+    """Return the largest half-width of the weights' intervals over windows."""
+    preset = preset_of(config.chameleon)
+    errors = compute.errors_of([embeddings], list(embeddings), plan.objective, preset)
+    assert errors is not None, "the first draw has more than one shard"
+    return float(errors.half_widths().max())

@@ -1,6 +1,6 @@
-"""The two training runs of a configuration, and the bounds on the base model's weights.
+"""The training runs of a configuration, and the bounds on the base model's weights.
 
-The proxy's run is a run like the base model's, with a small model and uniform weights.
+A proxy's run is a run like the base model's, with a small model and uniform weights.
 """
 
 from collections.abc import Mapping
@@ -34,19 +34,39 @@ def base_run(config: Config, domains: Mapping[str, Domain], mixture: Mixture) ->
     return TrainingRun(run_name(config), config, config, domains, mixture)
 
 
-def proxy_run(config: Config, domains: Mapping[str, Domain]) -> TrainingRun:
-    """Return the proxy's run, which draws by uniform weights.
+def proxy_run(config: Config, domains: Mapping[str, Domain], number: int = 1) -> TrainingRun:
+    """Return a proxy's run, which draws by uniform weights.
+
+    Args:
+        config: the whole configuration.
+        domains: the opened domains, by name.
+        number: which of proxy.count proxies it is, counted from 1; proxy.train.seed is the first
+            one's seed, and each further one adds 1.
+
+    Returns:
+        The run, in the folder `proxy`, or `proxy-2` and so on, under `output`.
+    """
+    data, domains = kind_of(config.data).for_proxy(config.data, domains)
+    config, train = replace(config, data=data), config.proxy.train
+    settings = replace(config.proxy, train=replace(train, seed=train.seed + number - 1))
+    return TrainingRun(_proxy_name(number), settings, config, domains, Mixture.uniform(domains))
+
+
+def proxy_runs(config: Config, domains: Mapping[str, Domain]) -> list[TrainingRun]:
+    """Return the runs of all proxies that a configuration trains.
 
     Args:
         config: the whole configuration.
         domains: the opened domains, by name.
 
     Returns:
-        The run, in the folder `proxy` under `output`.
+        One run for each of proxy.count proxies.
     """
-    data, domains = kind_of(config.data).for_proxy(config.data, domains)
-    config = replace(config, data=data)
-    return TrainingRun("proxy", config.proxy, config, domains, Mixture.uniform(domains))
+    return [proxy_run(config, domains, number + 1) for number in range(config.proxy.count)]
+
+
+def _proxy_name(number: int) -> str:
+    return "proxy" if number == 1 else f"proxy-{number}"
 
 
 def run_name(config: Config) -> str:
@@ -63,7 +83,8 @@ def run_name(config: Config) -> str:
     """
     wanted = config.data.mixture
     name = wanted if wanted in MIXTURES else Path(wanted).stem
-    if wanted not in MIXTURES and name in (*MIXTURES, "proxy", Path(config.data.cache).name):
+    proxies = [_proxy_name(number + 1) for number in range(config.proxy.count)]
+    if wanted not in MIXTURES and name in (*MIXTURES, *proxies, Path(config.data.cache).name):
         raise UserError(
             f"data.mixture={wanted}: the run's folder would be {config.output}/{name}, which has "
             "another use; rename the file"

@@ -9,7 +9,7 @@ from pathlib import Path
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture
+from nemo_chameleon.mixture.mixture import UNRECORDED, Mixture, proxies_of
 from nemo_chameleon.provider.plan import LEFT_OPEN, EmbeddingPlan
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
@@ -143,12 +143,25 @@ def _require_settings(
             continue
         again = f"; {command} changes that" if option else ""
         raise UserError(f"it was made with {key}={made_with}, but the run asks for {value}{again}")
-    if "averaged" in mixture.proxy:
+    _require_proxies(config, mixture, plan)
+
+
+def _require_proxies(config: Config, mixture: Mixture, plan: EmbeddingPlan) -> None:
+    """Refuse a mixture that comes from other proxies than the configuration asks for."""
+    made = [str(proxy.get("settings")) for proxy in proxies_of(mixture.proxy)]
+    if sorted(made) == sorted(plan.settings):
+        return
+    count = f"set proxy.count={len(made)}" if plan.settings[0] in made else ""
+    if len(made) == 1 and count:
         raise UserError(
-            f"it comes from several proxies: use it as data.mixture={config.chameleon.file}"
+            f"it comes from one proxy, but proxy.count={len(plan.settings)}: {count} to use it"
         )
-    if mixture.proxy.get("settings") != plan.settings:
+    if len(made) > 1:
+        other = f", or {count}" if count and len(made) != len(plan.settings) else ""
         raise UserError(
-            "it was made through another proxy: proxy.*, a seed, data.split or the tokenizer has "
-            "changed"
+            f"it comes from several proxies: use it as data.mixture={config.chameleon.file}{other}"
         )
+    raise UserError(
+        "it was made through another proxy: proxy.*, a seed, data.split or the tokenizer has "
+        "changed"
+    )

@@ -4,5 +4,6 @@ run.py          a run: model, data, files, and the checkpoint that it may contin
 trainer.py      the training loop
 step.py         the forward step, and the loss by domain
 evaluation.py   validation loss by domain
+scalars.py      where a run's scalars for TensorBoard are written
 report.py       a table that compares finished runs
 """

@@ -7,9 +7,10 @@ checkpoint. At the end it leaves a result.json, which train/report.py reads.
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from nemo_chameleon.models.gpt import build_gpt, parameter_count
 from nemo_chameleon.models.optimizer import build_optimizer, build_scheduler
 from nemo_chameleon.train.evaluation import evaluate
 from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.train.scalars import scalars_writer
 from nemo_chameleon.train.step import Batch, DomainLoss, forward_step, needs_data, schedule
 from nemo_chameleon.utils import preemption
 from nemo_chameleon.utils.console import progress_bar
@@ -39,9 +41,11 @@ from nemo_chameleon.utils.ranks import is_first_rank, rank
 logger = package_logger(__package__)
 
 RESULT = "result.json"
+Pauses = Mapping[int, Callable[[Any], None]]
+"""What is done with the model after an iteration, by the iteration's number."""
 
 
-def train(run: TrainingRun) -> dict[str, Any]:
+def train(run: TrainingRun, pauses: Pauses = MappingProxyType({})) -> dict[str, Any]:
     """Train a model, or continue its training; every rank must call it, outside of any layout.
 
     The run's folder then holds checkpoints, TensorBoard scalars, the mixture that the run used, and
@@ -49,6 +53,9 @@ def train(run: TrainingRun) -> dict[str, Any]:
 
     Args:
         run: the run.
+        pauses: what is done with this rank's part of the model after an iteration, by its number,
+            within the run's layout. It must leave the model as it is. It is done before this
+            iteration's checkpoint, so a run that is killed meanwhile does it again.
 
     Returns:
         The contents of result.json.
@@ -60,7 +67,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
     """
     require_shared(run.config)
     with model_parallel(run.settings.parallel, run.settings.train.seed):
-        return Trainer(run).complete()
+        return Trainer(run).complete(pauses)
 
 
 class Trainer:
@@ -99,12 +106,15 @@ class Trainer:
         self.validation = {}
         if settings.train.eval_iters:
             self.validation = validation_datasets(run.config.data, run.domains, **sizes)
-        self.writer = _tensorboard(run, self.iteration)
+        self.writer = scalars_writer(run, self.iteration)
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self, pauses: Pauses = MappingProxyType({})) -> dict[str, Any]:
         """Train the remaining iterations, save, evaluate, and write result.json.
 
         Every rank must call it.
+
+        Args:
+            pauses: see `train`.
 
         Returns:
             The contents of result.json.
@@ -121,6 +131,10 @@ class Trainer:
             window = time.monotonic()
             while self.iteration < train.train_iters:
                 grad_norm = self.step(batches)
+                if self.iteration in pauses:
+                    paused = time.monotonic()
+                    pauses[self.iteration](self.model)
+                    window += time.monotonic() - paused  # it is not part of the training
                 last = self.iteration == train.train_iters
                 save = last or _due(self.iteration, run.config.checkpoint.save_interval)
                 if save or _due(self.iteration, run.config.logging.log_interval):
@@ -188,7 +202,7 @@ class Trainer:
         self.seconds += seconds
         tokens = sum(samples.values()) * run.settings.model.seq_length
         if not math.isfinite(self.loss):
-            prefix = "" if run.settings is run.config else f"{run.name}."
+            prefix = "" if run.settings is run.config else "proxy."
             raise UserError(
                 f"{run.name}: the loss is {self.loss} at iteration {self.iteration}; lower "
                 f"{prefix}optimizer.lr, raise {prefix}optimizer.lr_warmup_iters, or check the data"
@@ -331,19 +345,3 @@ def _progress(run: TrainingRun, first: int) -> Any:
         unit="it",
         disable=not (is_first_rank() and run.config.logging.progress),
     )
-
-
-def _tensorboard(run: TrainingRun, iteration: int) -> Any:
-    if not (run.config.logging.tensorboard and is_first_rank()):
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.info(
-            "no scalars are written, because TensorBoard is not installed: "
-            "pip install nemo_chameleon[plots]"
-        )
-        return None
-    # A killed run may have written scalars after its last checkpoint; they will be written again.
-    purge = iteration + 1 if iteration else None
-    return SummaryWriter(str(run.directory / "tensorboard"), purge_step=purge)
