@@ -62,12 +62,9 @@ def main() -> None:
         write_atomically(done, tokenizer.to_str(pretty=True))
         written = f"{len(domains)} domains and {written}"
     print(f"wrote {written} to {folder} in {time.monotonic() - started:.0f} s")
-    trained = [path.parent for path in sorted(folder.parent.glob("*/result.json"))]
-    if base := [str(run) for run in trained if run.name != "proxy"]:
-        print(
-            "note: runs that are finished are not done again, so they were not evaluated on these"
-        )
-        print(f"sets; `rm -r {' '.join(base)}` makes the next `make demo` train them again")
+    if (compared := folder.parent / "compare").is_dir():
+        print(f"note: the runs in {compared} were not evaluated on these sets; `rm -r {compared}`")
+        print("lets the next `make demo` train them again")
 
 
 def _first(texts: list[str], size: int) -> list[str]:

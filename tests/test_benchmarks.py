@@ -28,6 +28,7 @@ from nemo_chameleon.config.schema import Config, ModelConfig
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils.errors import UserError
 from project import ROOT
 
 
@@ -246,15 +247,16 @@ def written(records: dict[str, Any], tmp_path: Path) -> measured.Measured:
     return measured.Measured("smoke")
 
 
-def test_claims(records: dict[str, Any], tmp_path: Path) -> None:
+def test_claims(records: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim holds if its whole interval is below the bound, and not if it is above. It is
-    undecided if the interval contains the bound or nothing was measured; a claim about two sizes
-    holds only on both.
+    undecided if the interval contains the bound or not all seeds were measured, and only as many
+    seeds count as the size has; a claim about two sizes holds only on both.
     """
     size = written(records, tmp_path)
 
-    def verdict(*sizes: str, **about: Any) -> str:
+    def verdict(*sizes: str, seeds: int = 4, **about: Any) -> str:
         claim = {"method": "chameleon", "against": "uniform", "part": "unseen", "below": -0.03}
+        monkeypatch.setattr(claims, "seeds_of", lambda *_: seeds)
         made = claims.Claim("It is so.", [*sizes], **{**claim, **about})
         return claims.verdicts({"smoke": size}, [made]).split("|")[-2].strip()
 
@@ -265,6 +267,8 @@ def test_claims(records: dict[str, Any], tmp_path: Path) -> None:
     assert verdict("smoke", "cpu", below=-0.13) == "**not held**"
     assert verdict("smoke", against="doremi", part="domains", below=-0.05) == "**held**"
     assert verdict("smoke", method="doge") == "undecided"
+    assert verdict("smoke", seeds=5) == "undecided"  # the size has more seeds than were run
+    assert verdict("smoke", seeds=2) == "undecided"  # of the first two alone the interval is wide
 
 
 def test_every_claim_can_be_measured() -> None:
@@ -280,8 +284,11 @@ def test_unseen_losses_are_compared_by_their_median(tmp_path: Path, records: Any
     """One unseen domain that is far off does not move the figure; a mixed one does."""
     for seed in (1, 2, 3, 4):
         records[f"base/chameleon/{seed}"]["loss"]["cpp"] += 4.0
+        for of in ("chameleon", "uniform"):
+            unseen = records[f"base/{of}/{seed}"]["unseen"]
+            unseen["far"] = unseen["javascript"] + (4.0 if of == "chameleon" else 0.0)
     size = written(records, tmp_path)
-    size.size.unseen.append(size.size.unseen[0])
+    size.size.unseen.append("far")
     of_unseen = size.difference("chameleon", "unseen")
     assert of_unseen.mean == pytest.approx(-0.1)
     assert size.difference("chameleon", "domains").mean == pytest.approx(1.02)
@@ -324,9 +331,23 @@ def test_a_method_has_one_mixture_for_all_seeds(records: dict[str, Any], tmp_pat
     assert list(weights.values()) == pytest.approx([0.325, 0.15, 0.225, 0.3]) and not overrides
     permuted = [arms.mixture_of(size, "permuted", seed)[0] for seed in range(1, 9)]
     assert all(sorted(of.values()) == sorted(weights.values()) for of in permuted)
-    assert len({tuple(of.values()) for of in permuted}) > 4
+    assert not any(of[name] == weights[name] for of in permuted for name in weights)
+    assert len({tuple(of.values()) for of in permuted}) > 2
+    (tmp_path / "smoke.json").write_text('{"records": {}}')
+    with pytest.raises(UserError, match="add chameleon to --methods"):
+        arms.mixture_of(size, "permuted", 1)
     equal, overrides = arms.mixture_of(size, "uniform:optimizer.lr=1,train.seed=2", 1)
     assert set(equal.values()) == {0.25} and overrides == ["optimizer.lr=1", "train.seed=2"]
+
+
+def test_base_models_of_one_method_have_one_mixture(
+    records: dict[str, Any], tmp_path: Path
+) -> None:
+    """Results whose base models trained on several mixtures of one method are refused."""
+    changed = {**records["base/chameleon/1"]["weights"], "cpp": 0.9}
+    records["base/chameleon/1"] = records["base/chameleon/1"] | {"weights": changed}
+    with pytest.raises(UserError, match="the base models of chameleon have several mixtures"):
+        written(records, tmp_path)
 
 
 def test_page_is_what_the_results_say() -> None:

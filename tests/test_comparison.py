@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import ranks
+from nemo_chameleon import Mixture
 from nemo_chameleon.comparison import picture
 from nemo_chameleon.comparison.paired import Difference
 from nemo_chameleon.comparison.report import Comparison
@@ -81,10 +82,12 @@ def test_verdicts_in_words() -> None:
     """The words follow the interval: lower, higher, no difference that matters, or not known."""
     assert "the loss is lower, -0.100 ± 0.016 nats." in compared(-0.1, 0.01)
     assert "the loss is higher, +0.100 ± 0.016 nats." in compared(0.1, 0.01)
+    small = "the loss is lower, -0.004 ± 0.002 nats, but by less than the 0.01 that matter."
+    assert small in compared(-0.004, 0.001)
     assert "there is no difference of 0.05 nats or more" in compared(0.0, 0.01, difference=0.05)
     unknown = compared(0.005, 0.02)
     assert "they cannot be told apart, +0.005 ± 0.032 nats; about " in unknown
-    assert "more seeds would tell." in unknown
+    assert "more seeds might tell." in unknown
     assert "from one seed, which cannot tell" in compared(0.1, 0.0, seeds=1)
 
 
@@ -112,9 +115,29 @@ def test_guard_rail_names_the_domains_that_lose() -> None:
     assert "no domain may lose" not in compared(0.1, 0.01)
 
 
+def test_guard_rail_advises_seeds_for_the_domain_that_needs_most() -> None:
+    """With the advised seeds every domain is known to keep the limit or to break it."""
+    report = Comparison({"a": {}, "b": {}}, worst=0.05)
+    by_domain = {"code": Difference(0.04, 0.01, 3), "prose": Difference(0.03, 0.1, 3)}
+    said = report._guard_rail(by_domain)
+    more = int(said.split("about ")[1].split()[0])
+    told = [Difference(f.mean, f.deviation, 3 + more).below(0.05) for f in by_domain.values()]
+    fewer = [Difference(f.mean, f.deviation, 2 + more).below(0.05) for f in by_domain.values()]
+    assert told == [True, True] and None in fewer
+
+
 def test_seeds_pair_runs() -> None:
-    """Differences are taken at each seed, so levels that differ by seed widen no interval."""
+    """Differences are taken at each seed, whatever the order of the runs, so levels that differ by
+    seed widen no interval. Seeds that not every mixture has are left out.
+    """
     text = compared(-0.1, 0.0)
+    runs = results(
+        uniform=[[5.0, 6.0, 7.0], [6.0, 7.0, 8.0]], mine=[[4.9, 5.9, 6.9], [5.9, 6.9, 7.9]]
+    )
+    turned = {"uniform": runs["uniform"], "mine": dict(reversed(runs["mine"].items()))}
+    assert Comparison(turned).text() == Comparison(runs).text()
+    del turned["mine"][1]
+    assert Comparison(turned).differences("mine", "domains").shape == (1, 2)
     assert text.count("-0.100 ± 0.000") == 7  # five rows of the table, two verdicts
     assert "set by set: lower on code, prose, news." in text
     assert "mean over the other sets" in text
@@ -220,22 +243,78 @@ def test_killed_comparison_ends_as_if_never_killed(
     assert report.strip() in whole.stdout
 
 
-def test_stopped_comparison_goes_on(launch: Launch, config_file: Path, tmp_path: Path) -> None:
-    """When its processes get SIGUSR1, every run saves; the same command goes on from there."""
+@pytest.mark.parametrize("idle", [0, 1])
+def test_stopped_comparison_goes_on(
+    launch: Launch, config_file: Path, tmp_path: Path, idle: int
+) -> None:
+    """When its processes get SIGUSR1, every run saves, even if another part has nothing left to do;
+    the same command goes on from there.
+    """
     asked(config_file, mixtures=["uniform", "proportional"], seeds=[1])
-    settings = ("train.train_iters=100", "checkpoint.save_interval=20", "logging.log_interval=5")
     folder = tmp_path / "out" / "compare"
-    begun = ranks.start_script(RECIPE, ["--config", str(config_file), *settings], processes=2)
+    long = ("train.train_iters=400", "checkpoint.save_interval=0", "logging.log_interval=5")
+    arguments = ["--config", str(config_file), *long]
+    begun = ranks.start_script(RECIPE, arguments, processes=2)
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("*/seed1/latest_checkpointed_iteration.txt"))) < 2:
+    while len(list(folder.glob("*/seed1/mixture.json"))) < 2:  # training begins
         assert time.monotonic() < deadline and not begun.poll()
+        time.sleep(0.01)
+    time.sleep(0.2 * idle)  # which of the two parts stops first does not matter
+    for rank in (idle, 1 - idle):
+        begun.send(rank, signal.SIGUSR1)
+    assert begun.wait(timeout=120) != 0
+    assert not list(folder.glob("*/seed1/result.json")), "it ended before it was asked to stop"
+    assert len(list(folder.glob("*/seed1/iter_*"))) == 2
+    assert launch(*long, processes=2, recipe=RECIPE).stdout.count("resuming from") == 2
+
+    # One run is missing, so one part has nothing to do and waits for the other.
+    more = (*long, "compare.seeds=[1,2]", "compare.mixtures=[uniform,proportional]")
+    launch(*more, processes=2, recipe=RECIPE)
+    for name in ("finished.json", "result.json"):
+        (folder / "uniform" / "seed2" / name).unlink()
+    begun = ranks.start_script(RECIPE, ["--config", str(config_file), *more], processes=2)
+    mark = (folder / "uniform" / "seed2" / "mixture.json").stat().st_mtime_ns
+    while (folder / "uniform" / "seed2" / "mixture.json").stat().st_mtime_ns == mark:
+        assert time.monotonic() < deadline + 120 and not begun.poll()
         time.sleep(0.01)
     for rank in (0, 1):
         begun.send(rank, signal.SIGUSR1)
     assert begun.wait(timeout=120) != 0
-    assert not list(folder.glob("*/seed1/result.json"))
-    done = launch(*settings, processes=2, recipe=RECIPE)
-    assert done.stdout.count("resuming from") == 2
+    assert len(list((folder / "uniform" / "seed2").glob("iter_*"))) == 1
+
+
+def test_a_run_that_fails_does_not_keep_others_from_being_trained(
+    launch: Launch, config_file: Path
+) -> None:
+    """When runs fail, the runs after them are trained all the same; the error names all of them."""
+    asked(config_file, mixtures=["uniform", "proportional"], seeds=[1, 2])
+    settings = ("optimizer.lr=1e30", "optimizer.clip_grad=0", "logging.log_interval=1")
+    done = launch(*settings, processes=2, recipe=RECIPE, check=False)
+    assert done.returncode != 0
+    for name in ("uniform", "proportional"):
+        for seed in (1, 2):
+            assert f"compare/{name}/seed{seed}: the loss is nan at iteration" in done.stderr
+    assert "All other runs are finished: leave a mixture or a seed out" in done.stderr
+
+
+def test_a_result_is_of_one_mixture(launch: Launch, config_file: Path, tmp_path: Path) -> None:
+    """A run that began on other weights is refused before anything is trained, although
+    data.on_mixture_change=accept; checkpoints are kept where that is asked for.
+    """
+    mine = tmp_path / "mine.json"
+    weights = {"code": 0.5, "prose": 0.25, "legal": 0.25}
+    Mixture.static(weights).save(mine)
+    asked(config_file, mixtures=["uniform", str(mine)], seeds=[2, 1], keep_checkpoints=True)
+    launch(recipe=RECIPE)
+    folder = tmp_path / "out" / "compare"
+    assert len(list(folder.glob("*/seed*/iter_*"))) == 4
+    for name in ("finished.json", "result.json"):
+        (folder / "mine" / "seed1" / name).unlink()
+    Mixture.static({**weights, "code": 0.7}).save(mine)
+    changed = launch("data.on_mixture_change=accept", recipe=RECIPE, check=False)
+    assert changed.returncode == 2
+    assert "was made with weights = " in changed.stderr
+    assert not (folder / "mine" / "seed1" / "result.json").exists()
 
 
 def test_a_run_has_as_many_processes_as_asked(launch: Launch, config_file: Path) -> None:
@@ -247,7 +326,7 @@ def test_a_run_has_as_many_processes_as_asked(launch: Launch, config_file: Path)
     assert "from one seed, which cannot tell" in done.stdout
     refused = launch("compare.processes=3", processes=2, recipe=RECIPE, check=False)
     assert refused.returncode != 0
-    assert "compare.processes=3, the processes of one run, must divide" in refused.stderr
+    assert "a run has 3 processes by compare.processes or `parallel`, but the" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -255,15 +334,20 @@ def test_a_run_has_as_many_processes_as_asked(launch: Launch, config_file: Path)
     [
         ("compare.mixtures=[uniform]", "compare.mixtures=['uniform'] must have 2 or more"),
         ("compare.seeds=[1,1]", "compare.seeds=[1, 1] must have 1 or more, and none twice"),
-        ("compare.mixtures=[uniform,nothing]", "data.mixture=nothing is neither a file"),
+        ("compare.mixtures=[chameleon,nothing]", "data.mixture=nothing is neither a file"),
+        ("compare.seeds=[-1]", "compare.seeds: train.seed=-1 must be at least 0"),
+        ("parallel.tensor_model_parallel_size=2", "but the job has 1: start a multiple of 2"),
         ("compare.worst=-1", "compare.worst=-1.0 must be at least 0"),
         ("train.eval_iters=0", "a comparison needs losses: set train.eval_iters above 0"),
         ("engine=nemo", "engine=nemo: a comparison trains with this package's own loop"),
     ],
 )
-def test_refused(launch: Launch, config_file: Path, override: str, error: str) -> None:
+def test_refused(
+    launch: Launch, config_file: Path, tmp_path: Path, override: str, error: str
+) -> None:
     """A comparison that cannot be made ends before anything is trained, and says what to change."""
     asked(config_file)
     done = launch(override, recipe=RECIPE, check=False)
     assert done.returncode == 2
     assert error in done.stderr
+    assert not (tmp_path / "out" / "proxy").exists()

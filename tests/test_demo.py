@@ -54,7 +54,7 @@ def test_unseen_sets_share_no_text_with_domains(demo: Path) -> None:
 def test_unseen_sets_are_added_to_a_folder_of_an_earlier_version(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only the missing sets are written, with the folder's tokenizer; finished runs are named."""
+    """Only the missing sets are written, with the folder's tokenizer; runs to remove are named."""
     prepare.main()
     assert "wrote 2 domains and 2 sets that are never trained on" in capsys.readouterr().out
     whole = contents(demo)
@@ -64,13 +64,11 @@ def test_unseen_sets_are_added_to_a_folder_of_an_earlier_version(
     (demo / "c.idx").unlink()
     for path in (demo / "d.idx", demo / "d.bin"):
         path.unlink()
-    for run in ("proxy", "uniform"):
-        (demo.parent / run).mkdir()
-        (demo.parent / run / "result.json").write_text("{}")
+    (demo.parent / "compare").mkdir()
     prepare.main()
     said = capsys.readouterr().out
     assert "wrote 2 sets that are never trained on" in said
-    assert f"`rm -r {demo.parent / 'uniform'}` makes the next `make demo` train them again" in said
+    assert f"`rm -r {demo.parent / 'compare'}`\nlets" in said
     assert contents(demo) == whole
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.mixtures.size import Size, size_called
-from nemo_chameleon.comparison.runs import FOLDER, Candidate, train_missing
+from nemo_chameleon.comparison.runs import Candidate, train_missing
+from nemo_chameleon.provider.runs import COMPARED
 from nemo_chameleon.utils.console import program
 
 Record = dict[str, Any]
@@ -24,7 +25,7 @@ Record = dict[str, Any]
 
 def directory(size: Size, method: str, seed: int) -> Path:
     """Return the folder of a base model."""
-    return size.folder / FOLDER / _name(method) / f"seed{seed}"
+    return size.folder / COMPARED / _name(method) / f"seed{seed}"
 
 
 def _name(method: str) -> str:

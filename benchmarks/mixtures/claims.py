@@ -8,6 +8,7 @@ import yaml
 
 from benchmarks.mixtures.markdown import table
 from benchmarks.mixtures.measured import Measured
+from benchmarks.mixtures.size import size_called
 
 FILE = Path(__file__).with_name("claims.yaml")
 VERDICTS = {True: "**held**", False: "**not held**", None: "undecided"}
@@ -39,6 +40,12 @@ def claims() -> list[Claim]:
     return [Claim(**claim) for claim in yaml.safe_load(FILE.read_text())["claims"]]
 
 
+def seeds_of(claim: Claim, size: str) -> int:
+    """Return how many seeds a claim is decided by: the first ones, as many as the size says."""
+    arms = size_called(size).methods
+    return min(arms[method].seeds for method in (claim.method, claim.against))
+
+
 def verdicts(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> str:
     """Return a table with what became of claims.
 
@@ -51,14 +58,16 @@ def verdicts(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> str:
         found: list[bool | None] = []
         seen = []
         for name in claim.sizes:
-            size = measured.get(name)
-            if size is None or len(size.seeds(claim.method, claim.against)) < 2:
+            size, count = measured.get(name), seeds_of(claim, name)
+            done = [] if size is None else size.seeds(claim.method, claim.against)
+            if size is None or len(done) < 2:
                 found.append(None)
                 seen.append(f"{name}: not measured yet")
                 continue
-            difference = size.difference(claim.method, claim.part, claim.against)
-            found.append(difference.below(claim.below))
-            seen.append(f"{name}: {difference} ({difference.seeds} seeds)")
+            difference = size.difference(claim.method, claim.part, claim.against, count)
+            complete = done[:count] == list(range(1, count + 1))
+            found.append(difference.below(claim.below) if complete else None)
+            seen.append(f"{name}: {difference} ({difference.seeds} of {count} seeds)")
         verdict = None if None in found else all(found)
         verdict = False if False in found else verdict
         rows.append([claim.says, f"{claim.below:+.2f}", "; ".join(seen), VERDICTS[verdict]])

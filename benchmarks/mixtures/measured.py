@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.mixtures.results import Record, Results
 from benchmarks.mixtures.size import size_called
 from nemo_chameleon.comparison.paired import Difference
+from nemo_chameleon.utils.errors import UserError
 
 Array = NDArray[np.float64]
 PARTS = {"domains": "loss", "unseen": "unseen"}
@@ -32,6 +33,27 @@ class Measured:
         methods = dict.fromkeys([*self.size.methods, *self._results.methods()])
         own = [m for m in methods if not m.startswith("uniform:")]
         self.methods = [method for method in own if self.seeds(method)]
+        for method in self.methods:
+            self._require_one_mixture(method)
+
+    def _require_one_mixture(self, method: str) -> None:
+        """Refuse base models of one method that were trained on several mixtures.
+
+        Raises:
+            UserError: there are such.
+        """
+        records = self._results.of("base", method).values()
+        weights = [list(record["weights"].values()) for record in records if "weights" in record]
+        if (
+            method != "permuted"
+            and self.size.start is None
+            and weights
+            and np.ptp(weights, 0).any()
+        ):
+            raise UserError(
+                f"{self._results.path}: the base models of {method} have several mixtures; remove "
+                "their records, and measure them again"
+            )
 
     @property
     def settings(self) -> dict[str, dict[int, Record]]:
@@ -75,13 +97,16 @@ class Measured:
         """Return `losses` minus those of another method at the same seeds; negative is better."""
         return self.losses(method, part, against) - self.losses(against, part, method)
 
-    def difference(self, method: str, part: str, against: str = "uniform") -> Difference:
+    def difference(
+        self, method: str, part: str, against: str = "uniform", first: int | None = None
+    ) -> Difference:
         """Return the difference as claims.yaml defines it.
 
-        That is the mean over the mixed domains or the median over the unseen ones.
+        That is the mean over the mixed domains or the median over the unseen ones, of the first
+        seeds or of all.
         """
         over = np.mean if part == "domains" else np.median
-        return Difference.of(over(self.differences(method, part, against), axis=1))
+        return Difference.of(over(self.differences(method, part, against)[:first], axis=1))
 
     def weights(self, method: str) -> Array:
         """Return the weights (proxies, domains) that a method's proxies gave."""

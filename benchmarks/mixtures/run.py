@@ -22,7 +22,8 @@ from benchmarks.mixtures.arms import has_weights, mixture_of, require_method
 from benchmarks.mixtures.methods import after_chameleon
 from benchmarks.mixtures.results import Record, Results
 from benchmarks.mixtures.size import SIZES, Arm, Size, size_called
-from nemo_chameleon.comparison.runs import FINISHED, FOLDER
+from nemo_chameleon.comparison.runs import FINISHED
+from nemo_chameleon.provider.runs import COMPARED
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.errors import UserError
 
@@ -42,7 +43,7 @@ def main() -> None:
     data.prepare(size, arguments.corpora)
     if size.name.startswith("smoke"):  # it tests that everything runs, so it always starts over
         Results(size.name).path.unlink(missing_ok=True)
-        shutil.rmtree(size.folder / FOLDER, ignore_errors=True)
+        shutil.rmtree(size.folder / COMPARED, ignore_errors=True)
     results = Results.going_on(size)
     wanted = tasks(size, arguments.methods, arguments.seeds)
     missing = [task for task in wanted if results.get(*task) is None]
@@ -123,6 +124,7 @@ def train(size: Size, results: Results, missing: list[Task]) -> None:
             file.write_text(json.dumps(wanted))
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
             command += [f"--nproc_per_node={_processes(size)}", "-m", base.__name__]
+            started = time.time()
             with said.open("w") as stderr:
                 job = subprocess.Popen(
                     [*command, size.name, str(file)],
@@ -133,7 +135,9 @@ def train(size: Size, results: Results, missing: list[Task]) -> None:
             try:
                 while left:
                     ended = job.poll() is not None
-                    for task in [t for t in left if _is_trained(size, t)]:
+                    # What was finished earlier counts once the job has checked it.
+                    since = 0.0 if ended and job.returncode == 0 else started
+                    for task in [t for t in left if _is_trained(size, t, since)]:
                         results.add(*task, base.record(base.directory(size, *task[1:])))
                         left.remove(task)
                         progress.tell(task)
@@ -174,8 +178,9 @@ def _alike(size: Size, missing: Iterable[Task]) -> Iterator[tuple[int, list[str]
         yield start, [*settings], runs
 
 
-def _is_trained(size: Size, task: Task) -> bool:
-    return (base.directory(size, *task[1:]) / FINISHED).is_file()
+def _is_trained(size: Size, task: Task, since: float) -> bool:
+    file = base.directory(size, *task[1:]) / FINISHED
+    return file.is_file() and file.stat().st_mtime > since
 
 
 def _processes(size: Size) -> int:

@@ -12,6 +12,9 @@ from nemo_chameleon.utils.tables import decimal, table
 
 PARTS = {"domains": "the domains", "validation": "the other sets"}
 """The keys of a result that hold losses, and what they are called in words."""
+_BY_CHANCE = (
+    "Each interval is for itself: if nothing differed, chance would tell one set in twenty apart."
+)
 # How many sets a line names before the rest is only counted.
 _NAMED = 12
 
@@ -40,6 +43,12 @@ class Comparison:
         """The other mixtures."""
         return list(self.results)[1:]
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that every mixture has a run of."""
+        all_runs = self.results.values()
+        return [s for s in self.results[self.baseline] if all(s in runs for runs in all_runs)]
+
     def sets(self, part: str) -> list[str]:
         """Return the names of the sets that losses were measured on.
 
@@ -64,9 +73,8 @@ class Comparison:
         Returns:
             (seeds, sets), in nats per token.
         """
-        sets = self.sets(part)
-        runs = self.results[mixture].values()
-        return np.array([[run[part][name]["loss"] for name in sets] for run in runs])
+        sets, runs = self.sets(part), self.results[mixture]
+        return np.array([[runs[seed][part][name]["loss"] for name in sets] for seed in self.seeds])
 
     def differences(self, mixture: str, part: str) -> Floats:
         """Return `losses` minus those of the baseline at the same seeds.
@@ -124,7 +132,7 @@ class Comparison:
 
     def text(self) -> str:
         """Return the tables and the verdicts."""
-        seeds = len(self.results[self.baseline])
+        seeds = len(self.seeds)
         intervals = "with 95 % intervals over seeds" if seeds > 1 else "of one seed each"
         return "\n".join(
             [
@@ -132,6 +140,7 @@ class Comparison:
                 f"{self.baseline}: mean loss in nats per token over {seeds} "
                 f"seed{'s' if seeds > 1 else ''}. The other columns are differences from it at the "
                 f"same seed, {intervals}; below 0 is better.",
+                *([_BY_CHANCE] if seeds > 1 else []),
                 *(line for mixture in self.others for line in self._verdicts(mixture)),
             ]
         )
@@ -160,7 +169,7 @@ class Comparison:
             for part in parts
             for words, over in self.summaries(part).items()
         ]
-        if len(self.results[self.baseline]) > 1:
+        if len(self.seeds) > 1:
             by_set = {n: f for part in parts for n, f in self.by_set(mixture, part).items()}
             lines.append(f"{against}, set by set: {_set_by_set(by_set)}.")
         if self.worst is not None:
@@ -171,13 +180,17 @@ class Comparison:
         if found.seeds == 1:
             return f"{found} nats, from one seed, which cannot tell; compare at least three seeds"
         if found.told_apart:
-            return f"the loss is {'lower' if found.mean < 0 else 'higher'}, {found} nats"
+            small = max(-found.low, found.high) < self.difference
+            return (
+                f"the loss is {'lower' if found.mean < 0 else 'higher'}, {found} nats"
+                f"{f', but by less than the {self.difference:g} that matter' if small else ''}"
+            )
         if max(-found.low, found.high) < self.difference:
             return f"there is no difference of {self.difference:g} nats or more, {found}"
         # If the mean stays what it is, an interval as narrow as this one shows a difference, or
         # that there is none that matters.
         size = max(abs(found.mean), self.difference - abs(found.mean))
-        return f"they cannot be told apart, {found} nats; {_advice(found, size)}"
+        return f"they cannot be told apart, {found} nats; {_advice(found.further_seeds(size))}"
 
     def _guard_rail(self, by_domain: Mapping[str, Difference]) -> str:
         assert self.worst is not None
@@ -188,12 +201,18 @@ class Comparison:
         unknown = [n for n, found in by_domain.items() if found.below(self.worst) is None]
         if not unknown:
             return f"{limit}: kept on every domain"
-        near = by_domain[max(unknown, key=lambda name: by_domain[name].mean)]
         return (
             f"{limit}: it cannot be told whether {_list(unknown, by_domain)} "
-            f"keep{'s' if len(unknown) == 1 else ''} to it; "
-            f"{_advice(near, abs(self.worst - near.mean))}"
+            f"keep{'s' if len(unknown) == 1 else ''} to it; {self._until_told(unknown, by_domain)}"
         )
+
+    def _until_told(self, unknown: Sequence[str], by_domain: Mapping[str, Difference]) -> str:
+        assert self.worst is not None
+        needed = []
+        for name in unknown:
+            found = by_domain[name]
+            needed.append(found.further_seeds(abs(self.worst - found.mean)))
+        return _advice(None if None in needed else max(n for n in needed if n is not None))
 
 
 def _set_by_set(found: Mapping[str, Difference]) -> str:
@@ -210,11 +229,10 @@ def _set_by_set(found: Mapping[str, Difference]) -> str:
     )
 
 
-def _advice(found: Difference, size: float) -> str:
-    more = found.further_seeds(size)
+def _advice(more: int | None) -> str:
     if more is None:
-        return "even a thousand seeds would not tell"
-    return f"about {more} more seed{'s' if more > 1 else ''} would tell"
+        return "even a thousand seeds might not tell"
+    return f"about {more} more seed{'s' if more > 1 else ''} might tell"
 
 
 def _list(names: Sequence[str], by_domain: Mapping[str, Difference]) -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from nemo_chameleon.comparison.picture import draw, points
 from nemo_chameleon.comparison.report import Comparison
-from nemo_chameleon.comparison.runs import FOLDER, candidates, results, train_missing
+from nemo_chameleon.comparison.runs import candidates, results, train_missing
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.distributed.processes import process_group
+from nemo_chameleon.provider.runs import COMPARED
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.ranks import is_first_rank
@@ -33,7 +34,7 @@ def compare(config: Config) -> None:
         return
     wanted = config.compare
     comparison = Comparison(results(config, runs), wanted.difference, wanted.worst)
-    text, folder = comparison.text(), Path(config.output) / FOLDER
+    text, folder = comparison.text(), Path(config.output) / COMPARED
     write_atomically(folder / "report.txt", text + "\n")
     logger.info("%s", text)
     if draw(points(comparison), folder / "report.svg"):

@@ -7,7 +7,7 @@ newest checkpoint.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import require_device
 from nemo_chameleon.distributed.parts import part_of_job
 from nemo_chameleon.distributed.processes import world_size
+from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import checkpoint
-from nemo_chameleon.provider.preflight import inspect
+from nemo_chameleon.models.gpt import completed
+from nemo_chameleon.provider.preflight import Prepared, inspect
 from nemo_chameleon.provider.resolve import resolve_mixture
-from nemo_chameleon.provider.runs import run_name
+from nemo_chameleon.provider.runs import COMPARED, run_name
 from nemo_chameleon.train import trainer
 from nemo_chameleon.train.report import Result, read_result
 from nemo_chameleon.train.run import TrainingRun
@@ -34,7 +36,7 @@ from nemo_chameleon.utils.ranks import is_first_rank
 
 logger = package_logger(__package__)
 
-FOLDER, FINISHED = "compare", "finished.json"
+FINISHED = "finished.json"
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,17 @@ class Candidate:
         Returns:
             The run.
         """
-        own = replace(config, train=replace(config.train, seed=self.seed))
+        own = replace(
+            config,
+            train=replace(config.train, seed=self.seed),
+            # With `accept` a result could be of two mixtures.
+            data=replace(config.data, on_mixture_change="refuse"),
+        )
         return TrainingRun(self._run_name, own, own, domains, self.mixture)
 
     @property
     def _run_name(self) -> str:
-        return f"{FOLDER}/{self.name}/seed{self.seed}"
+        return f"{COMPARED}/{self.name}/seed{self.seed}"
 
 
 def candidates(config: Config) -> tuple[list[Candidate], Mapping[str, Domain]]:
@@ -95,20 +102,19 @@ def candidates(config: Config) -> tuple[list[Candidate], Mapping[str, Domain]]:
     Raises:
         UserError: the comparison cannot start; the message names the culprit and the next step.
     """
-    wanted = config.compare
-    processes = processes_of_a_run(config)
-    mixtures: dict[str, Mixture] = {}
-    domains: Mapping[str, Domain] = {}
     require_device(config)
-    for value in wanted.mixtures:
+    processes, prepared = processes_of_a_run(config), dict[str, Prepared]()
+    for value in config.compare.mixtures:
         of_this = replace(config, data=replace(config.data, mixture=value))
-        prepared = inspect(of_this, processes, world_size())
-        mixture, name = resolve_mixture(of_this, prepared), run_name(of_this)
-        if name in mixtures:
+        name = run_name(of_this)
+        if name in prepared:
             raise UserError(f"compare.mixtures names {name} twice: remove one, or rename the file")
-        mixtures[name], domains = mixture, prepared.domains
-    runs = [Candidate(name, seed, mixtures[name]) for seed in wanted.seeds for name in mixtures]
-    return runs, domains
+        known = next(iter(prepared.values())).domains if prepared else None
+        prepared[name] = inspect(of_this, processes, world_size(), known)
+    require_shared(config)
+    mixtures = {name: resolve_mixture(of.config, of) for name, of in prepared.items()}
+    runs = [Candidate(name, s, mixtures[name]) for s in config.compare.seeds for name in mixtures]
+    return runs, next(iter(prepared.values())).domains
 
 
 def processes_of_a_run(config: Config) -> int:
@@ -130,6 +136,8 @@ def processes_of_a_run(config: Config) -> int:
         values = getattr(wanted, key)
         if len(values) < least or len(set(values)) < len(values):
             raise UserError(f"compare.{key}={values} must have {least} or more, and none twice")
+    for seed in wanted.seeds:
+        require_valid(replace(config.train, seed=seed), "compare.seeds: train.", only=("seed",))
     if not config.train.eval_iters:
         raise UserError("a comparison needs losses: set train.eval_iters above 0")
     if config.engine != "megatron":
@@ -139,10 +147,15 @@ def processes_of_a_run(config: Config) -> int:
         )
     layout = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
     processes = wanted.processes or layout
+    if processes % layout:
+        raise UserError(
+            f"compare.processes={processes}: `parallel` lays a model out over {layout} processes; "
+            f"set it to a multiple of {layout}"
+        )
     if world_size() % processes:
         raise UserError(
-            f"compare.processes={processes}, the processes of one run, must divide the number of "
-            f"processes, {world_size()}"
+            f"a run has {processes} processes by compare.processes or `parallel`, but the job has "
+            f"{world_size()}: start a multiple of {processes}"
         )
     return processes
 
@@ -158,7 +171,8 @@ def train_missing(config: Config, domains: Mapping[str, Domain], runs: Sequence[
         runs: the runs, in the order in which they start.
 
     Raises:
-        UserError: a run cannot be trained, or was finished with other settings.
+        UserError: runs were made with other settings, which is found out before any is trained; or
+            runs failed, which does not keep the others from being finished.
         StoppedError: the job was asked to stop; the runs that were going on have saved their state.
     """
     with part_of_job(processes_of_a_run(config)) as part:
@@ -169,13 +183,29 @@ def train_missing(config: Config, domains: Mapping[str, Domain], runs: Sequence[
             logging = replace(config.logging, progress=False)
             config = replace(config, data=replace(config.data, cache=cache), logging=logging)
         wanted = [run.run(config, domains) for run in runs]
-        missing = on_first_rank(
-            lambda: [i for i, run in enumerate(wanted) if not _finished(run, validation)]
-        )
+
+        def find() -> list[int]:
+            missing = [i for i, run in enumerate(wanted) if not _finished(run, validation)]
+            for i in missing:
+                wanted[i].resumable()
+            return missing
+
+        missing, failed = on_first_rank(find), list[str]()
         # Parts may find different runs missing, so all runs are shared out by their numbers.
         for task in part.claimed(len(runs)):
-            if task in missing:
-                _train(wanted[task], validation, runs[task])
+            try:
+                if task in missing:
+                    _train(wanted[task], validation, runs[task])
+            except UserError as error:  # every process of the run raises it
+                failed.append(str(error))
+                logger.warning("%s", error)
+        if failed and is_first_rank():
+            part.failed(failed)
+    if failures := part.failures():
+        raise UserError(
+            f"{'; '.join(failures)}. All other runs are finished: leave a mixture or a seed out, "
+            "or change the settings and `output`"
+        )
 
 
 def _train(run: TrainingRun, validation: Mapping[str, str], candidate: Candidate) -> None:
@@ -204,12 +234,14 @@ def _finished(run: TrainingRun, validation: Mapping[str, str]) -> bool:
     file = run.directory / FINISHED
     if not file.is_file():
         return False
-    before, now = json.loads(file.read_text()), json.loads(json.dumps(_facts(run, validation)))
+    before = completed(json.loads(file.read_text()))
+    now = completed(json.loads(json.dumps(_facts(run, validation))))
     for key in (*now, *before):
         if before.get(key) != now.get(key):
+            folder = run.directory.parent.parent
             raise UserError(
                 f"{run.directory} was made with {key} = {before.get(key)}, but the comparison has "
-                f"{now.get(key)}: remove that folder, or set output to another one"
+                f"{now.get(key)}: remove {folder}, or set output to another folder"
             )
     return True
 
@@ -218,6 +250,9 @@ def _facts(run: TrainingRun, validation: Mapping[str, str]) -> dict[str, Any]:
     """Return what the result of a run depends on, by key."""
     return {
         **run.identity(),
+        # Initial weights depend on both, and no checkpoint replaces them.
+        "model.use_cpu_initialization": run.settings.model.use_cpu_initialization,
+        "parallel": asdict(run.settings.parallel),
         "train.eval_iters": run.settings.train.eval_iters,
         "data.validation": [[name, fingerprint] for name, fingerprint in validation.items()],
     }

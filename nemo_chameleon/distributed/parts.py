@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch.distributed import Store  # type: ignore[attr-defined]
@@ -11,9 +11,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.processes import process_group, shared_store, world_size
 from nemo_chameleon.utils.preemption import StoppedError, listening
-from nemo_chameleon.utils.ranks import is_first_rank
 
-_POLL = 2.0  # seconds
+_POLL = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,16 @@ class Part:
         index: of the part, counted from 0.
         count: number of parts.
         store: what the parts share.
+        asked: returns whether this process was asked to stop.
     """
 
     index: int
     count: int
     store: Store
+    asked: Callable[[], bool]
 
     def claimed(self, total: int) -> Iterator[int]:
-        """Share out tasks: a part that is free gets the next one.
+        """Share out tasks: a part that is free gets the next one, until a part is asked to stop.
 
         Every process of a part must iterate.
 
@@ -41,11 +42,29 @@ class Part:
         Yields:
             The number of each task that this part is to do, below `total`.
         """
-        while True:
-            task = on_first_rank(lambda: self.store.add("claimed", 1) - 1)
-            if task >= total:
-                return
+
+        def next_task() -> int:
+            if self.asked():
+                self.store.add("stopped", 1)
+            if self.store.add("stopped", 0):
+                return total
+            return int(self.store.add("claimed", 1)) - 1
+
+        while (task := on_first_rank(next_task)) < total:
             yield task
+
+    def failed(self, errors: list[str]) -> None:
+        """Tell all parts which of this part's tasks failed; its first process is enough.
+
+        Args:
+            errors: of the tasks.
+        """
+        self.store.set(f"failed/{self.index}", "; ".join(errors))
+
+    def failures(self) -> list[str]:
+        """Return the errors of all parts; call it after the block of `part_of_job`."""
+        told = [f"failed/{index}" for index in range(self.count)]
+        return [self.store.get(key).decode() for key in told if self.store.check([key])]
 
 
 @contextlib.contextmanager
@@ -53,7 +72,8 @@ def part_of_job(size: int) -> Iterator[Part]:
     """Split the job's processes; inside the block, torch.distributed is this part's alone.
 
     Every process of the job must enter it, outside of any process group. None leaves it before all
-    parts are done, because torchrun waits only minutes for the other nodes when one has ended.
+    have come to its end, because torchrun ends all other processes when one ends with an error,
+    also with that of a run that has stopped.
 
     Args:
         size: number of processes in a part, which divides the number of processes.
@@ -62,16 +82,28 @@ def part_of_job(size: int) -> Iterator[Part]:
         The part of this process.
 
     Raises:
-        StoppedError: the job was asked to stop while this part waited for others.
+        StoppedError: a part was asked to stop; all that were asked have saved their state.
     """
-    rank_in_job, count = int(os.environ.get("RANK", "0")), world_size() // size
-    with process_group(size):
-        store = shared_store()
-        yield Part(rank_in_job // size, count, store)
-        if is_first_rank():
-            store.add("left", 1)
+    rank, ranks = int(os.environ.get("RANK", "0")), world_size()
     with listening() as asked:
-        while store.add("left", 0) < count:
-            if asked():
-                raise StoppedError("stopped as requested; the same command continues from there")
-            time.sleep(_POLL)
+        try:
+            with process_group(size):
+                store = shared_store()
+                yield Part(rank // size, ranks // size, store, asked)
+        except StoppedError:
+            store.add("stopped", 1)
+        _wait_for_all(store, "done", ranks)
+        stopped = store.add("stopped", 0)
+        # If the first process serves the store, it must be the last one that leaves.
+        store.add("gone", 1)
+        if rank == 0:
+            _wait_for_all(store, "gone", ranks, arrive=False)
+    if stopped:
+        raise StoppedError("stopped as requested; the same command continues from there")
+
+
+def _wait_for_all(store: Store, what: str, ranks: int, arrive: bool = True) -> None:
+    count = store.add(what, int(arrive))
+    while count < ranks:
+        time.sleep(_POLL)
+        count = store.add(what, 0)

@@ -73,8 +73,8 @@ def remove_all(directory: Path) -> None:
         directory: the run's folder.
     """
     (directory / _TRACKER).unlink(missing_ok=True)
-    for state in directory.glob("iter_*/state.json"):
-        shutil.rmtree(state.parent)
+    for path in directory.glob("iter_*"):  # those of saves that were killed, too
+        shutil.rmtree(path)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -128,13 +128,19 @@ def prepare_mixture(config: Config) -> Prepared:
     return prepared
 
 
-def inspect(config: Config, processes: int, proxy_processes: int) -> Prepared:
+def inspect(
+    config: Config,
+    processes: int,
+    proxy_processes: int,
+    domains: Mapping[str, Domain] | None = None,
+) -> Prepared:
     """Check what `prepare` can check for jobs on other machines, before they are submitted.
 
     Args:
         config: the whole configuration.
         processes: number of processes that train the base model.
         proxy_processes: number of processes that train the proxy.
+        domains: the domains by name, if they are open already.
 
     Returns:
         What was found out.
@@ -143,7 +149,7 @@ def inspect(config: Config, processes: int, proxy_processes: int) -> Prepared:
         UserError: a job could not run; the message names the culprit and the next step.
     """
     check(config, processes)
-    prepared = Prepared.of(config, _opened(config))
+    prepared = Prepared.of(config, _opened(config) if domains is None else domains)
     _checked_base_run(prepared).pretrained()
     if prepared.stored is None:
         _check_proxy(prepared, proxy_processes)

@@ -16,6 +16,9 @@ from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
 
+COMPARED = "compare"
+"""The folder under `output` of the runs of a comparison."""
+
 
 def base_run(config: Config, domains: Mapping[str, Domain], mixture: Mixture) -> TrainingRun:
     """Return the base model's run; its folder under `output` is named after the mixture.
@@ -84,7 +87,8 @@ def run_name(config: Config) -> str:
     wanted = config.data.mixture
     name = wanted if wanted in MIXTURES else Path(wanted).stem
     proxies = [_proxy_name(number + 1) for number in range(config.proxy.count)]
-    if wanted not in MIXTURES and name in (*MIXTURES, *proxies, Path(config.data.cache).name):
+    others = (*MIXTURES, *proxies, COMPARED, Path(config.data.cache).name)
+    if wanted not in MIXTURES and name in others:
         raise UserError(
             f"data.mixture={wanted}: the run's folder would be {config.output}/{name}, which has "
             "another use; rename the file"
