@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from nemo_chameleon.utils import preemption
 
@@ -27,6 +28,10 @@ def test_the_signal_asks() -> None:
     other.start()  # this thread does not block the signal
     with preemption.listening() as asked:
         os.kill(os.getpid(), signal.SIGUSR1)
+        # The kernel may have to wait until it can interrupt the other thread.
+        deadline = time.monotonic() + 30
+        while not asked() and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert asked()
     waiting.set()
     other.join()
