@@ -1,6 +1,6 @@
 # make install       install everything that the demo and the tests need into .venv
 # make demo          compare Chameleon with uniform weights: eight domains of real text, two CPU cores
-# make demo-sft      finetune the demo's model to translate into seven languages, and compare again
+# make demo-sft      finetune a small model to translate into seven languages, on both mixtures
 # make check         run ruff and mypy, and check which package imports which
 # make test          run the tests that need no GPU and start no real programs; takes minutes
 # make test-all      run `make check` and all tests that need no GPU
