@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.mixtures import data
+from benchmarks.mixtures.measured import moved
 from benchmarks.mixtures.size import Size, size_called
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding.megatron import MegatronProxy
@@ -140,11 +141,6 @@ def halved(embeddings: Embeddings) -> Embeddings:
         name: ShardedEmbedding(whole.means[::2], whole.tokens[::2])
         for name, whole in embeddings.items()
     }
-
-
-def moved(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the total variation between two mixtures."""
-    return float(np.abs(one - other).sum() / 2)
 
 
 def jackknife(several: Sequence[Embeddings], windows: np.ndarray) -> np.ndarray:

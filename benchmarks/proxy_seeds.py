@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import t
 
 from benchmarks.mixtures import data
+from benchmarks.mixtures.measured import moved
 from benchmarks.mixtures.size import Size, size_called
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.distributed.processes import process_group
@@ -34,11 +35,6 @@ def computed(size: Size, seed: int, samples: int, normalised: bool, across: bool
         f"chameleon.file={file}",
     ]
     return provider.resolve_mixture(size.configured(seed, "seeds", "chameleon", (), own))
-
-
-def moved(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the total variation between two mixtures."""
-    return float(np.abs(one - other).sum() / 2)
 
 
 def _half_widths(weights: np.ndarray) -> np.ndarray:
