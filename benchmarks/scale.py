@@ -30,7 +30,8 @@ from benchmarks.mixtures import cost
 from benchmarks.provider import seconds
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_mixture_config
-from nemo_chameleon.config.schema import ChameleonConfig, Config, DataConfig, DomainConfig
+from nemo_chameleon.config.data import DataConfig, DomainConfig
+from nemo_chameleon.config.schema import ChameleonConfig, Config
 from nemo_chameleon.data.blend import training_dataset
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.data.kinds import kind_of

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import transformers
 
-from nemo_chameleon.config.schema import DataConfig, ParallelConfig, RunConfig
+from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.config.schema import ParallelConfig, RunConfig
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.embedding.huggingface import huggingface_extractor

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 import nemo_chameleon
 from nemo_chameleon import cli, config, embedding, mixture
 from nemo_chameleon.config.constraints import constraint_of
-from nemo_chameleon.config.schema import Config, DatasetConfig, DomainConfig
+from nemo_chameleon.config.data import DatasetConfig, DomainConfig
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.utils.preemption import StoppedError
 
 

@@ -9,7 +9,8 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
 from nemo_chameleon import Mixture
-from nemo_chameleon.config.schema import Config, DomainConfig
+from nemo_chameleon.config.data import DomainConfig
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.blend import (
     BatchSampler,
     training_dataset,

@@ -1,4 +1,4 @@
-"""cli.py: the help of every command, and examples in it that work as they are."""
+"""cli: the help of every command, and examples in it that work as they are."""
 
 import argparse
 import json

@@ -13,7 +13,7 @@ from nemo_chameleon.config.schema import Config
 
 PACKAGE = Path(nemo_chameleon.__file__).parent
 LONGEST = 350  # lines of a module
-TOP = {"__init__.py", "__main__.py", "cli.py", "py.typed"}
+TOP = {"__init__.py", "__main__.py", "py.typed"}
 
 
 def keys_of(kind: Any, prefix: str = "") -> Iterator[str]:

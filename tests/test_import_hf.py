@@ -21,7 +21,7 @@ from imported import (
 )
 from nemo_chameleon import cli, provider
 from nemo_chameleon.config import load_config
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.models import checkpoint, layers
 from nemo_chameleon.models.import_hf import import_huggingface
 from nemo_chameleon.provider.runs import base_run

@@ -8,7 +8,8 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from nemo_chameleon.config.schema import Config, DatasetConfig, DomainConfig
+from nemo_chameleon.config.data import DatasetConfig, DomainConfig
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain, split_shares
 from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexed_validation
 from nemo_chameleon.utils.errors import UserError

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from nemo_chameleon import Mixture, cli
 from nemo_chameleon.config import load_config
-from nemo_chameleon.config.schema import Config, DataConfig, RunConfig
+from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.config.schema import Config, RunConfig
 from nemo_chameleon.data.blend import training_dataset, validation_datasets
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from nemo_chameleon import Mixture, provider
-from nemo_chameleon.config.schema import Config, DatasetConfig
+from nemo_chameleon.config.data import DatasetConfig
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.train import report, trainer

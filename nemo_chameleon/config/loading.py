@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nemo_chameleon.config.constraints import nearest
-from nemo_chameleon.config.schema import SFT, Config, DatasetConfig, DomainConfig
+from nemo_chameleon.config.data import SFT, DatasetConfig, DomainConfig
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.utils.errors import UserError
 
 # OmegaConf 2.4 renamed register_new_resolver to register_resolver. In 2.3, which NeMo requires,

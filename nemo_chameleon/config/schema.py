@@ -11,6 +11,7 @@ from omegaconf import II, MISSING
 
 from nemo_chameleon.config.comparison import CompareConfig
 from nemo_chameleon.config.constraints import setting
+from nemo_chameleon.config.data import GPT, DataConfig
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 
 AUTO, ALL = "auto", "all"
@@ -20,9 +21,6 @@ ENGINES = {
     "bridge": ("megatron.bridge", "Megatron-Bridge"),
 }
 """The engines that can train the base model: the module that each needs, and its usual name."""
-ON_MIXTURE_CHANGE = ("refuse", "accept")
-MIXTURES = ("chameleon", "uniform", "proportional", "static")
-GPT, SFT = "gpt", "sft"
 CAVEAT_KEYS = {
     "samples": "chameleon.samples",
     "normalize_states": "chameleon.normalize_states",
@@ -32,70 +30,6 @@ CAVEAT_KEYS = {
     "train_iters": "proxy.train.train_iters",
 }
 """The keys of the settings that a mixture's caveats may advise, by the names in diagnostics.py."""
-
-
-@dataclass
-class DatasetConfig:
-    """A Megatron dataset, or JSONL to finetune on."""
-
-    path: str = MISSING
-    """Prefix of the .bin and .idx files; for data.dataset=sft a .jsonl file or a folder of them."""
-
-
-@dataclass
-class DomainConfig(DatasetConfig):
-    """One domain: its data and, for data.mixture=static, its weight."""
-
-    weight: float | None = None
-    """Share of the samples under data.mixture=static. The weights need not sum to 1."""
-
-
-@dataclass
-class DataConfig:
-    """The domains, and the weights by which samples are drawn from them."""
-
-    dataset: str = setting(GPT, choices=(GPT, SFT))
-    """gpt: Megatron's indexed datasets of tokens, with loss on all tokens. sft: JSONL of chats, of
-    prompts with completions, or of text, with loss on the answers."""
-    mixture: str = "chameleon"
-    """chameleon, uniform, proportional, static, or the path of a mixture file."""
-    domains: dict[str, DomainConfig] = field(default_factory=dict)
-    """The domains by name; there must be at least two."""
-    validation: dict[str, DatasetConfig] = field(default_factory=dict)
-    """Datasets for evaluation only, by name. A set named like a domain replaces that domain's
-    validation split; any other set is evaluated in addition to the domains."""
-    on_mixture_change: str = setting("refuse", choices=ON_MIXTURE_CHANGE)
-    """What a run does with a checkpoint that was trained with another mixture: refuse or accept."""
-    max_epochs: float | None = setting(None, above=0, below=math.inf)
-    """The most passes over any one domain; null for no cap. The weight that the cap frees goes to
-    the other domains in proportion to their weights."""
-    pin: dict[str, float] = field(default_factory=dict)
-    """Fixed shares of domains, by name. The other domains keep their proportions."""
-    floor: dict[str, float] = field(default_factory=dict)
-    """Least shares of domains, by name."""
-    unit: str = setting("samples", choices=("samples", "tokens"))
-    """What weights are shares of: samples, or tokens (only those with a loss)."""
-    split: str = "95,5,0"
-    """Megatron's split of each domain's documents into training, validation and test."""
-    tokenizer: str | None = None
-    """The tokenizer.json that the domains were tokenised with or, for data.dataset=sft, will be
-    tokenised with. It also gives the size of the vocabulary."""
-    chat_template: str | None = setting(None, only_for=SFT)
-    """sft: the Jinja file that chats are written with; null: the template beside the tokenizer."""
-    packing: bool = setting(True, only_for=SFT)
-    """sft: true packs several examples into a sample, with attention within each example only;
-    false puts one example into each sample."""
-    on_malformed: str = setting("refuse", choices=("refuse", "skip"), only_for=SFT)
-    """sft: what happens to lines that cannot be read as examples: refuse or skip."""
-    on_too_long: str = setting("refuse", choices=("refuse", "skip", "truncate"), only_for=SFT)
-    """sft: what happens to examples longer than model.seq_length: refuse; skip; or truncate, which
-    drops their beginnings and keeps their last answers whole."""
-    vocab_size: int | None = setting(None, minimum=1)
-    """The size of the vocabulary; set it if no tokenizer is given."""
-    cache: str = "${output}/cache"
-    """The folder where Megatron keeps the sample indices that it builds."""
-    num_workers: int = setting(2, minimum=0)
-    """Processes per rank that read samples; 0 reads in the training process."""
 
 
 @dataclass

@@ -4,13 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nemo_chameleon.config.constraints import nearest, require_valid
-from nemo_chameleon.config.schema import (
-    MIXTURES,
-    SFT,
-    ChameleonConfig,
-    Config,
-    RunConfig,
-)
+from nemo_chameleon.config.data import MIXTURES, SFT
+from nemo_chameleon.config.schema import ChameleonConfig, Config, RunConfig
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.utils.errors import UserError
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 
-from nemo_chameleon.config.schema import DataConfig, DomainConfig
+from nemo_chameleon.config.data import DataConfig, DomainConfig
 from nemo_chameleon.data.domain import (
     Domain,
     Window,

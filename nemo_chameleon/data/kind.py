@@ -10,7 +10,8 @@ from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-from nemo_chameleon.config.schema import ChameleonConfig, DataConfig
+from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.config.schema import ChameleonConfig
 from nemo_chameleon.data.domain import Domain
 
 

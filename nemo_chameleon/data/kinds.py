@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_chameleon.config.schema import GPT, SFT, DataConfig, DomainConfig
+from nemo_chameleon.config.data import GPT, SFT, DataConfig, DomainConfig
 from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.pretraining import PretrainingData
 from nemo_chameleon.data.sft.finetuning import FinetuningData

@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.agreement import opened_once_a_node
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexed_validation

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.tokenizer import load_tokenizer
 from nemo_chameleon.utils.errors import UserError
 

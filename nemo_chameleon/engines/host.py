@@ -18,7 +18,8 @@ from typing import Any
 import torch.distributed as dist
 
 from nemo_chameleon.config import load_mixture_config
-from nemo_chameleon.config.schema import MIXTURES, Config
+from nemo_chameleon.config.data import MIXTURES
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import check_mixture
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of

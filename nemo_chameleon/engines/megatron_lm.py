@@ -22,7 +22,7 @@ from typing import Any
 
 from megatron.core.datasets.utils import get_blend_from_list
 
-from nemo_chameleon.config.schema import ON_MIXTURE_CHANGE
+from nemo_chameleon.config.data import ON_MIXTURE_CHANGE
 from nemo_chameleon.engines import host
 
 Provider = Callable[..., Any]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_chameleon.config.schema import ON_MIXTURE_CHANGE
+from nemo_chameleon.config.data import ON_MIXTURE_CHANGE
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.tables import diff_mixtures

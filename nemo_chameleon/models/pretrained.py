@@ -17,7 +17,8 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from torch.distributed.checkpoint.api import CheckpointException
 
-from nemo_chameleon.config.schema import DataConfig, RunConfig
+from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.config.schema import RunConfig
 from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_chameleon.config.schema import SFT, DomainConfig
+from nemo_chameleon.config.data import SFT, DomainConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of, read_as_recorded
 from nemo_chameleon.embedding.reencoding import Reencoding

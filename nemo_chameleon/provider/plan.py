@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_chameleon.config.schema import ALL, AUTO, Config, DataConfig
+from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.config.schema import ALL, AUTO, Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of

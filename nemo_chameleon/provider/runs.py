@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nemo_chameleon.config.schema import MIXTURES, Config
+from nemo_chameleon.config.data import MIXTURES
+from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import within_token_bounds

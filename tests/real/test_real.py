@@ -21,7 +21,7 @@ from imported import (
 )
 from nemo_chameleon import Mixture, cli, provider
 from nemo_chameleon.config import load_config
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import load_tokenizer
 from nemo_chameleon.models.import_hf import import_huggingface

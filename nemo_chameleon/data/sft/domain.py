@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.domain import (
     Domain,
     Window,

@@ -9,7 +9,8 @@ from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-from nemo_chameleon.config.schema import SFT, ChameleonConfig, DataConfig
+from nemo_chameleon.config.data import SFT, DataConfig
+from nemo_chameleon.config.schema import ChameleonConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.sft.dataset import SFTDataset, SFTDatasetConfig

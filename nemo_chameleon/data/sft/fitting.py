@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_validation
 from nemo_chameleon.data.sft.samples import packs_of

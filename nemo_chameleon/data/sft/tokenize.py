@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from nemo_chameleon.config.schema import DataConfig
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.sft.templates import Example, end_token, read_template
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, load_tokenizer
 from nemo_chameleon.utils.errors import UserError

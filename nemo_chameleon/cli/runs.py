@@ -1,0 +1,63 @@
+"""The commands around runs: check, report and doctor."""
+
+import argparse
+
+from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command
+from nemo_chameleon.train.report import compare, read_result
+
+
+def add_check(commands: Parsers) -> None:
+    """Add check.
+
+    Args:
+        commands: the parsers of all commands.
+    """
+    text = "check a configuration and its data before its jobs are submitted"
+    example = "check --config mine.yaml --processes 32"
+    check = add_command(commands, "check", _check, text, example)
+    check.add_argument("--config", metavar="FILE", help=CONFIG)
+    text = "processes that train the base model (default: %(default)s)"
+    check.add_argument("--processes", type=int, default=1, metavar="N", help=text)
+    text = "processes that train the proxy (default: as many as --processes)"
+    check.add_argument("--proxy-processes", type=int, metavar="N", help=text)
+    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+
+
+def add_report_and_doctor(commands: Parsers) -> None:
+    """Add report and doctor.
+
+    Args:
+        commands: the parsers of all commands.
+    """
+    text = "show what finished runs drew from each domain, and their validation losses"
+    example = "report runs/mine/uniform runs/mine/chameleon"
+    report = add_command(commands, "report", _report, text, example)
+    report.add_argument("runs", nargs="+", metavar="FOLDER", help="folder of a finished run")
+
+    add_command(
+        commands, "doctor", _doctor, "show what is installed and what works with it", "doctor"
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon import provider
+    from nemo_chameleon.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    processes = arguments.processes
+    prepared = provider.inspect(config, processes, arguments.proxy_processes or processes)
+    tokens = sum(domain.tokens for domain in prepared.domains.values())
+    count = len(prepared.domains)
+    print(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
+    if prepared.stored is None and prepared.plan is not None:
+        print(f"the mixture does not exist yet: {prepared.plan.cost(count)}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    print(compare([read_result(folder) for folder in arguments.runs]))
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    from nemo_chameleon.launch import doctor
+
+    print(doctor.table(doctor.examine()))
