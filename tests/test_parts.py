@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from test_indexed import write
 
 from nemo_chameleon import Mixture
 from nemo_chameleon.config.data import DataConfig, DatasetConfig, DomainConfig
@@ -29,15 +29,6 @@ LENGTH = 8
 FINGERPRINT = "1a35604004c1b00e075d0b127928184a"  # of 0.2.0
 
 
-def write(prefix: Path, documents: list[list[int]], dtype: type = np.uint16) -> str:
-    """Write a Megatron dataset of these token ids and return its prefix."""
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
-    for document in documents:
-        builder.add_document(torch.tensor(document), [len(document)])
-    builder.finalize(f"{prefix}.idx")
-    return str(prefix)
-
-
 def documents_of(part: int, count: int, size: int = 21) -> list[list[int]]:
     """Return documents whose tokens, divided by 1000, say which part they belong to."""
     first = 1000 * part
@@ -48,7 +39,7 @@ def documents_of(part: int, count: int, size: int = 21) -> list[list[int]]:
 def parts(tmp_path: Path) -> list[str]:
     """Return the prefixes of three parts of other sizes and types, the first one written last."""
     (tmp_path / "web").mkdir()
-    types = (np.uint16, np.int32, np.uint16)
+    types = (np.uint16, np.int32, np.int64)
     return [
         write(tmp_path / "web" / f"part-{i}", documents_of(i, SIZES[i]), types[i])
         for i in reversed(range(3))
@@ -157,6 +148,7 @@ def test_windows_are_those_of_the_parts_one_after_the_other(
         its = one.window(index, 40, 3, cross_documents=cross_documents)
         np.testing.assert_array_equal(mine.tokens, its.tokens)
         assert mine.counted.all() and mine.tokens.dtype == np.int64
+        assert mine.tokens.flags.owndata, "memory of a dataset is gone when the dataset is closed"
 
 
 def test_each_part_is_split_by_itself(parts: list[str], tmp_path: Path) -> None:
@@ -288,8 +280,6 @@ def test_a_run_counts_by_domain_and_resumes(
     config: Config, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose domain has three parts counts, evaluates and resumes as any other run."""
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
-
     documents = IndexedDataset(str(corpus / "code"))
     three = [
         write(tmp_path / f"code-{i}", [d.tolist() for d in list(documents)[i::3]]) for i in range(3)

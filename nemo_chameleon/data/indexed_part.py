@@ -158,7 +158,8 @@ class IndexedPart:
         Returns:
             (length,) token ids.
         """
-        return np.asarray(self._dataset.get(document, start, length), dtype=np.int64)
+        # A copy, because a dataset that is closed takes its memory with it.
+        return np.array(self._dataset.get(document, start, length), dtype=np.int64)
 
     def tokens_from(self, token: int, length: int) -> Ints:
         """Read tokens of the training split across documents.
