@@ -135,7 +135,7 @@ def _surplus(datasets: int, samples: int) -> float:
 
     Megatron rounds every dataset's share up, so that the blend has up to `datasets` more samples.
     """
-    return max(GPTDatasetConfig.mid_level_dataset_surplus, (datasets + 1) / samples)
+    return max(float(GPTDatasetConfig.mid_level_dataset_surplus), (datasets + 1) / samples)
 
 
 def validation_datasets(

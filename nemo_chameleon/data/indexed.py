@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ class IndexedDomain:
     @cached_property
     def _starts(self) -> list[int]:
         """(parts,) the position of each part's first token among the tokens of all parts."""
-        return np.cumsum([0, *(part.tokens for part in self.parts[:-1])]).tolist()
+        return [0, *itertools.accumulate(part.tokens for part in self.parts[:-1])]
 
     def _place(self, token: int) -> int:
         """Return which part has a token."""

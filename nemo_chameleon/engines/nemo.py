@@ -145,7 +145,7 @@ class MixtureDataModule(PreTrainingDataModule):
         """
         per_split = self.build_kwargs.get("blend_per_split")
         prefixes, _ = per_split[1] if per_split else self.build_kwargs["blend"]
-        own = {}
+        own: dict[str, str] = {}
         for name, given in {} if self.draw is None else self.draw.paths.items():
             own |= dict.fromkeys([given] if isinstance(given, str) else given, name)
         parts = getattr(self._validation_ds, "datasets", [self._validation_ds])
