@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nemo_chameleon.config import load_config, parse_command_line
-from nemo_chameleon.config.data import DomainConfig
+from nemo_chameleon.config.data import DomainConfig, parse_path
 from nemo_chameleon.config.validation import check, check_proxy
 from nemo_chameleon.utils.errors import UserError
 
@@ -65,6 +65,22 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
     assert config.data.domains["Wiki 2.0/en"].path == "x"
 
 
+def test_a_path_is_text_or_a_list(tmp_path: Path) -> None:
+    """A domain's path is text, a glob included, or a list in the file and on the command line."""
+    (tmp_path / "c.yaml").write_text("data: {domains: {a: {path: [x, y]}, b: {path: x}}}")
+    overrides = [key for key in COMPLETE if "domains" not in key]
+    config = load_config(tmp_path / "c.yaml", overrides)
+    assert [d.path for d in config.data.domains.values()] == [["x", "y"], "x"]
+    typed = ["data.domains.a.path=/d/web-*", "data.domains.b.path=[/d/b,/d/c-?]"]
+    config = load_config(tmp_path / "c.yaml", [*overrides, *typed])
+    assert [d.path for d in config.data.domains.values()] == ["/d/web-*", ["/d/b", "/d/c-?"]]
+    assert parse_path("[/d/b, /d/c]", "b") == ["/d/b", "/d/c"]
+    assert parse_path("/d/[ab]", "b") == "/d/[ab]"
+    for wrong in ("[]", "[a,[b]]", "[a: b: c]"):
+        with pytest.raises(UserError, match=r"^b="):
+            parse_path(wrong, "b")
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -74,6 +90,11 @@ def test_domain_names_are_the_users(tmp_path: Path) -> None:
         ("proxy.model.num_layer=3", "did you mean proxy.model.num_layers?"),
         ("data.pins.a=0.1", "did you mean data.pin"),
         ("data.validation.a.paht=x", "did you mean data.validation.a.path"),
+        ("data.domains.a.path=[]", r"data.domains.a.path=[] is empty: name at least one part"),
+        ("data.domains.a.path=[x,5]", "data.domains.a.path=['x', 5] must be text, or a list of"),
+        ("data.domains.a.path=2024", "write 2024 in quotes, if it is a path"),
+        ("data.domains.a.path=null", "data.domains.a.path=None must be text"),
+        ("data.validation.a.path=[]", "data.validation.a.path=[] is empty"),
         ("data.max_epochs=0", "data.max_epochs=0.0 must be positive"),
         ("data.max_epochs=.inf", "must be positive and finite"),
         ("xyzzy=1", "unknown key xyzzy"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from test_indexed import write
 
 from nemo_chameleon import Mixture, cli, provider
 from nemo_chameleon.config import load_config
@@ -164,6 +166,23 @@ def test_add_and_remove(
     # A run over these domains accepts it, whatever the proxy was trained on.
     config.chameleon.file = str(again)
     assert provider.resolve_mixture(config).weights == after.weights
+
+
+def test_add_a_domain_of_several_datasets(
+    computed: Path, command: Command, corpus: Path, tmp_path: Path
+) -> None:
+    """A list or a glob is one domain, whose datasets are recorded; none may be there already."""
+    prose = IndexedDataset(str(corpus / "prose"))
+    more = [
+        write(tmp_path / f"more-{i}", [text.tolist() for text in list(prose)[i::2]])
+        for i in range(2)
+    ]
+    with pytest.raises(UserError, match=r"legal is data of the mixture's domain 'legal' already"):
+        command("add", computed, f"more=[{corpus / 'legal'},{more[0]}]")
+    command("add", computed, f"more={tmp_path}/more-*")
+    facts = Mixture.load(computed).domains["more"]
+    assert facts["path"] == more
+    assert sum(facts["part_tokens"]) == facts["tokens"]
 
 
 def test_add_through_a_proxy_that_was_moved(

@@ -15,9 +15,9 @@ from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexe
 from nemo_chameleon.utils.errors import UserError
 
 
-def write(prefix: Path, documents: list[list[int]]) -> str:
+def write(prefix: Path, documents: list[list[int]], dtype: type = np.uint16) -> str:
     """Write a Megatron dataset of these token ids and return its prefix."""
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
     for document in documents:
         builder.add_document(torch.tensor(document), [len(document)])
     builder.finalize(f"{prefix}.idx")

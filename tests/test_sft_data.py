@@ -392,11 +392,11 @@ def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch)
 
     def slowly(*arguments: Any) -> None:
         monkeypatch.undo()
-        indices.build(path, reader, cache, "mine")
+        indices.build([path], reader, cache, "mine")
         write(*arguments)
 
     monkeypatch.setattr(indices, "_write", slowly)
-    index = indices.build(path, reader, cache, "mine")
+    index = indices.build([path], reader, cache, "mine")
     assert index.facts["examples"] == 1
     assert [entry.name for entry in cache.iterdir()] == [index.folder.name]
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from nemo_chameleon.cli.parsing import Command, Parsers, add_command
+from nemo_chameleon.config.data import parse_path
 from nemo_chameleon.config.schema import CAVEAT_KEYS
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
@@ -129,7 +130,7 @@ def _add(arguments: argparse.Namespace) -> None:
             raise UserError(f"{given!r} is not of the form NAME=PATH")
     if arguments.micro_batch_size is not None and arguments.micro_batch_size < 1:
         raise UserError("--micro-batch-size must be at least 1")
-    paths = {name: path for name, _, path in pairs}
+    paths = {name: parse_path(path, name) for name, _, path in pairs}
     if len(paths) < len(pairs):
         names = [name for name, _, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)

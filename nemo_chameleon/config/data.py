@@ -5,10 +5,13 @@ schema.py describes the conventions that all keys follow.
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
+import yaml
 from omegaconf import MISSING
 
 from nemo_chameleon.config.constraints import setting
+from nemo_chameleon.utils.errors import UserError
 
 ON_MIXTURE_CHANGE = ("refuse", "accept")
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
@@ -19,8 +22,9 @@ GPT, SFT = "gpt", "sft"
 class DatasetConfig:
     """A Megatron dataset, or JSONL to finetune on."""
 
-    path: str = MISSING
-    """Prefix of the .bin and .idx files; for data.dataset=sft a .jsonl file or a folder of them."""
+    path: Any = MISSING  # text, or a list of texts; OmegaConf has no type for that
+    """Prefix of the .bin and .idx files; for data.dataset=sft a .jsonl file or a folder of them.
+    A list of these, or a glob that matches them, makes one domain of several parts."""
 
 
 @dataclass
@@ -77,3 +81,51 @@ class DataConfig:
     """The folder where Megatron keeps the sample indices that it builds."""
     num_workers: int = setting(2, minimum=0)
     """Processes per rank that read samples; 0 reads in the training process."""
+
+
+def require_paths(data: DataConfig) -> None:
+    """Check that every path is text, or a list of texts.
+
+    Args:
+        data: the data configuration.
+
+    Raises:
+        UserError: a path is something else; the error names the key.
+    """
+    for section, entries in (("domains", data.domains), ("validation", data.validation)):
+        for name, entry in entries.items():
+            _require_path(entry.path, f"data.{section}.{name}.path")
+
+
+def parse_path(text: str, key: str) -> str | list[str]:
+    """Read a path from a command line: text, or a list in brackets, as in a configuration.
+
+    Args:
+        text: as it was typed.
+        key: what the path is for; errors begin with it.
+
+    Returns:
+        The path, or the list of paths.
+
+    Raises:
+        UserError: the text begins with a bracket, but is no list of texts.
+    """
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    try:
+        return _require_path(yaml.safe_load(text), key)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text} is not a list like [a,b]") from error
+
+
+def _require_path(path: Any, key: str) -> str | list[str]:
+    parts = path if isinstance(path, list) else [path]
+    if not parts:
+        raise UserError(f"{key}=[] is empty: name at least one part")
+    for part in parts:
+        if not isinstance(part, str):
+            raise UserError(
+                f"{key}={path} must be text, or a list of texts: write {part} in quotes, if it is "
+                "a path"
+            )
+    return path if isinstance(path, str) else parts

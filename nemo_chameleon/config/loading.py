@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nemo_chameleon.config.constraints import nearest
-from nemo_chameleon.config.data import SFT, DatasetConfig, DomainConfig
+from nemo_chameleon.config.data import SFT, DatasetConfig, DomainConfig, require_paths
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.utils.errors import UserError
 
@@ -91,6 +91,7 @@ def load_config(
     except TypeError as error:  # a list where a mapping belongs
         raise UserError(f"{source}: {_one_line(error)}") from error
     assert isinstance(config, Config)
+    require_paths(config.data)
     return config
 
 

@@ -7,9 +7,8 @@ from nemo_chameleon.config.constraints import nearest, require_valid
 from nemo_chameleon.config.data import MIXTURES, SFT
 from nemo_chameleon.config.schema import ChameleonConfig, Config, RunConfig
 from nemo_chameleon.method.weights import Preset, choose_preset
+from nemo_chameleon.mixture.datasets import MOST_DATASETS
 from nemo_chameleon.utils.errors import UserError
-
-_MOST_DOMAINS = 2**15 - 2
 
 
 def check(config: Config, world_size: int) -> None:
@@ -45,10 +44,10 @@ def check_mixture(config: Config) -> None:
         raise UserError(
             f"data.domains has {len(data.domains)} domain(s): a mixture needs at least two"
         )
-    if len(data.domains) > _MOST_DOMAINS:
+    if len(data.domains) > MOST_DATASETS:
         raise UserError(
             f"data.domains has {len(data.domains):,} domains, but Megatron's blend can number only "
-            f"{_MOST_DOMAINS:,}: merge domains that are alike"
+            f"{MOST_DATASETS:,}: merge domains that are alike"
         )
     if data.mixture not in MIXTURES and not _is_file(data.mixture):
         raise UserError(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch.distributed as dist
 
 from nemo_chameleon.data.domain import Domain
+from nemo_chameleon.data.parts import shown
 from nemo_chameleon.distributed.collectives import ask_every_node, node_name, on_first_rank
 
 
@@ -34,9 +35,11 @@ def opened_once_a_node(open_them: Callable[[], dict[str, Domain]]) -> dict[str, 
     def differs() -> str | None:
         for name, domain in open_them().items():
             if domain.fingerprint != domains[name].fingerprint:
+                first = domains[name].sources
+                others = [path for part, path in domain.sources.items() if part not in first]
                 return (
                     f"domain {name!r} has other data on {node_name()} than on the first rank's "
-                    f"node: {domain.prefix}; copy the files again, or set "
+                    f"node: {shown(others or domain.path)}; copy the files again, or set "
                     f"data.domains.{name}.path to storage that every node shares"
                 )
         return None

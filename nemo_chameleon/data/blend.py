@@ -1,16 +1,22 @@
 """Megatron's datasets for a mixture: one blended for training, one per domain for validation.
 
 Megatron's own builder builds all of them. The mixture decides the builder's `blend` and nothing
-else. The module also has the sampler that divides a global batch among the ranks.
+else. Where a domain has several datasets, they are blended first, and then the domains, so that the
+domains follow one another as if each were one dataset. The module also has the sampler that divides
+a global batch among the ranks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
+from megatron.core.datasets.utils import normalize
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.domain import Domain
@@ -18,6 +24,7 @@ from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.datasets import blend_of
 from nemo_chameleon.utils.arrays import Ints
 
 _SMALL_RUN = 10_000  # samples
@@ -44,22 +51,91 @@ def training_dataset(
 
     Returns:
         A BlendedDataset of at least `samples` samples. Its first `samples` follow the mixture to
-        within one sample per domain. A sample's `dataset_id` is its domain's position in `domains`.
+        within one sample per domain, and a domain's samples follow the tokens of its datasets to
+        within one sample per dataset. A sample's `dataset_id` is its domain's position in
+        `domains`.
     """
-    prefixes, weights = mixture.blend({name: domain.prefix for name, domain in domains.items()})
+    mixture.require_domains(domains)
+    weights = {name: float(mixture.weights[name]) for name in domains}
+    sizes = {"seq_length": seq_length, "seed": seed}
     if data.unit == "tokens":
-        sizes = {"samples": samples, "seq_length": seq_length, "seed": seed}
-        shares = sample_shares(dict(zip(domains, weights, strict=True)), domains, **sizes)
-        weights = list(shares.values())
-    kind, config = dataset_config(data, domains.values(), seq_length, seed, (prefixes, weights))
+        weights = sample_shares(weights, domains, samples=samples, **sizes)
+    if any(len(domain.datasets) > 1 for domain in domains.values()):
+        return _blend_of_domains(data, domains, weights, samples=samples, **sizes)
+    blend = blend_of(weights, {name: domain.datasets for name, domain in domains.items()})
+    kind, config = dataset_config(data, domains.values(), seq_length, seed, blend)
     # When a domain gives only a few samples, rounding can need more of them than Megatron's default
     # surplus provides, and Megatron then refuses to build the dataset.
     if samples < _SMALL_RUN:
         config.mid_level_dataset_surplus = 0.5
+    return _training_split(kind, config, samples)
+
+
+def _training_split(kind: type, config: GPTDatasetConfig, samples: int) -> Any:
     # Validation datasets are built per domain below: a blended one would tell less, and Megatron
     # fails on it when domains are small.
     config.split_matrix = [config.split_matrix[0], None, None]
     return BlendedMegatronDatasetBuilder(kind, [samples, 0, 0], lambda: True, config).build()[0]
+
+
+class _OfDomain(Dataset[dict[str, Any]]):
+    """The samples of one domain, as a BlendedDataset of domains takes them."""
+
+    def __init__(self, samples: Any) -> None:
+        self._samples = samples
+        self.index_split = getattr(samples, "index_split", None) or samples.split
+        self.unique_identifiers = {"domain": samples.unique_description_hash}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self._samples[index]
+        return {name: value for name, value in sample.items() if name != "dataset_id"}
+
+
+def _blend_of_domains(
+    data: DataConfig,
+    domains: Mapping[str, Domain],
+    weights: Mapping[str, float],
+    *,
+    samples: int,
+    seq_length: int,
+    seed: int,
+) -> Any:
+    """Blend the datasets of each domain, and then the domains."""
+    # One blend of all datasets would draw the same shares. But Megatron's blend takes datasets of
+    # equal weight one directly after the other, and a domain may have hundreds of them.
+    wanted = [math.ceil(weight * samples) for weight in normalize(list(weights.values()))]
+    surplus = _surplus(len(domains), samples)
+    built = []
+    for domain, count in zip(domains.values(), wanted, strict=True):
+        prefixes, shares = blend_of({domain.name: 1.0}, {domain.name: domain.datasets})
+        several = len(prefixes) > 1
+        blend = (prefixes, shares if several else None)
+        kind, config = dataset_config(data, [domain], seq_length, seed, blend)
+        count = math.ceil(count * (1 + surplus))
+        if several:
+            config.mid_level_dataset_surplus = _surplus(len(prefixes), count)
+        built.append(_OfDomain(_training_split(kind, config, count)))
+    _, config = dataset_config(data, domains.values(), seq_length, seed, ([], None))
+    return BlendedMegatronDatasetBuilder.build_generic_dataset(
+        BlendedDataset,
+        lambda: True,
+        True,
+        built,
+        list(weights.values()),
+        sum(wanted),
+        config,
+    )
+
+
+def _surplus(datasets: int, samples: int) -> float:
+    """Return a surplus of each dataset's samples with which rounding never needs more of them.
+
+    Megatron rounds every dataset's share up, so that the blend has up to `datasets` more samples.
+    """
+    return max(float(GPTDatasetConfig.mid_level_dataset_surplus), (datasets + 1) / samples)
 
 
 def validation_datasets(
@@ -67,7 +143,8 @@ def validation_datasets(
 ) -> dict[str, Any]:
     """Build one pass over each domain's validation split and over each set of data.validation.
 
-    A set named like a domain replaces that domain's validation split. Every rank must call it.
+    Where they have several datasets, the pass goes over all that fill a sample, in turn. A set
+    named like a domain replaces that domain's validation split. Every rank must call it.
     `DataKind.require_samples` checks beforehand that there is enough data.
 
     Args:
@@ -81,12 +158,30 @@ def validation_datasets(
     """
     held_out, datasets = kind_of(data).open_validation(data, domains, seq_length), {}
     for name, domain in {**domains, **held_out}.items():
-        kind, config = dataset_config(data, [domain], seq_length, seed, ([domain.prefix], None))
-        part = (0.0, 1.0) if name in held_out else config.split_matrix[1]
+        whole = name in held_out
+        prefixes = domain.evaluated(seq_length, whole=whole)
+        kind, config = dataset_config(data, [domain], seq_length, seed, (prefixes, None))
+        part = (0.0, 1.0) if whole else config.split_matrix[1]
         config.split_matrix = [None, part, None]
         sizes = [None, None, None]
         datasets[name] = BlendedMegatronDatasetBuilder(kind, sizes, lambda: True, config).build()[1]
     return datasets
+
+
+def in_turn(datasets: Sequence[Any]) -> Any:
+    """Return one dataset that takes the samples of several in turn.
+
+    Args:
+        datasets: the datasets; at least one.
+
+    Returns:
+        The samples of all of them. Any stretch has samples of each in proportion to its size.
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    places = [(np.arange(len(samples)) + 0.5) / max(1, len(samples)) for samples in datasets]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return Subset(ConcatDataset(datasets), order.tolist())
 
 
 def dataset_config(
@@ -103,7 +198,7 @@ def dataset_config(
         domains: the opened domains, in the order of `blend`.
         seq_length: tokens per sample.
         seed: seed of the order of the samples.
-        blend: the prefixes of the domains, and their weights or None.
+        blend: the prefixes of the domains' datasets, and their weights or None.
 
     Returns:
         The class and the configuration, as Megatron's builder takes them.

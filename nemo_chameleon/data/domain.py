@@ -34,12 +34,16 @@ class Domain(Protocol):
         """The domain's name in the configuration."""
 
     @property
-    def path(self) -> str:
-        """The path of its data, as the configuration gives it."""
+    def path(self) -> str | list[str]:
+        """The path of its data, or those of its parts where it has several."""
 
     @property
-    def prefix(self) -> str:
-        """The prefix of the .bin and .idx files that Megatron reads."""
+    def sources(self) -> Mapping[str, str]:
+        """The path of each of its parts, by what identifies the data of the part."""
+
+    @property
+    def datasets(self) -> Mapping[str, float]:
+        """The training tokens of each dataset that Megatron reads, by prefix."""
 
     @property
     def documents(self) -> int:
@@ -62,6 +66,18 @@ class Domain(Protocol):
 
         Returns:
             Values that JSON can hold, by name.
+        """
+
+    def evaluated(self, seq_length: int, *, whole: bool) -> list[str]:
+        """Return the datasets that a run evaluates on.
+
+        Args:
+            seq_length: tokens per sample.
+            whole: whether all of the data is for evaluation, as that of data.validation is, or the
+                validation split alone.
+
+        Returns:
+            The prefixes of the datasets that fill at least one sample.
         """
 
     def tokens_in(self, unit: str) -> int:
@@ -119,7 +135,7 @@ D = TypeVar("D", bound=Domain)
 
 
 def require_distinct(domains: dict[str, D]) -> dict[str, D]:
-    """Check that no two domains are the same data.
+    """Check that no two domains are the same data, or have a part in common.
 
     Args:
         domains: the domains by name.
@@ -128,20 +144,27 @@ def require_distinct(domains: dict[str, D]) -> dict[str, D]:
         The same domains.
 
     Raises:
-        UserError: two domains are the same data; the message names both.
+        UserError: two domains share data; the message names both.
     """
     known: dict[str, str] = {}
+    of_part: dict[str, str] = {}
     for name, domain in domains.items():
         other = known.setdefault(domain.fingerprint, name)
         if other != name:
             raise UserError(
                 f"data.domains: {other!r} and {name!r} are the same data: remove one of them"
             )
+        for identity, path in domain.sources.items():
+            if (other := of_part.setdefault(identity, name)) != name:
+                raise UserError(
+                    f"data.domains: {path} is in {other!r} and in {name!r}: remove it from one of "
+                    "them"
+                )
     return domains
 
 
 def require_held_out(held_out: dict[str, D], domains: Mapping[str, Domain]) -> dict[str, D]:
-    """Check that no validation set is the same data as a domain.
+    """Check that no validation set is the same data as a domain, or has a part of one.
 
     Args:
         held_out: the validation sets by name.
@@ -151,14 +174,21 @@ def require_held_out(held_out: dict[str, D], domains: Mapping[str, Domain]) -> d
         The same validation sets.
 
     Raises:
-        UserError: a set is the same data as a domain; the message names both.
+        UserError: a set shares data with a domain; the message names both.
     """
+    of_part = {part: name for name, domain in domains.items() for part in domain.sources}
     for name, dataset in held_out.items():
         for other, domain in domains.items():
             if domain.fingerprint == dataset.fingerprint:
                 raise UserError(
                     f"data.validation.{name} is the same data that domain {other!r} trains on: "
                     f"set data.validation.{name}.path to other data"
+                )
+        for identity, path in dataset.sources.items():
+            if identity in of_part:
+                raise UserError(
+                    f"data.validation.{name}: domain {of_part[identity]!r} trains on {path}: "
+                    f"remove it from data.validation.{name}.path"
                 )
     return held_out
 

@@ -1,19 +1,15 @@
-"""A domain of Megatron's indexed datasets: its size, its fingerprint and random windows of it.
+"""A domain of Megatron's indexed datasets: its size, its fingerprint and random windows of it."""
 
-Opening a domain reads the memory-mapped .idx and 64 blocks of the .bin, so it takes as long for a
-megabyte as for a terabyte.
-"""
-
+import functools
 import hashlib
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 
 from nemo_chameleon.config.data import DataConfig, DomainConfig
 from nemo_chameleon.data.domain import (
@@ -21,55 +17,50 @@ from nemo_chameleon.data.domain import (
     Window,
     require_distinct,
     require_held_out,
-    split_shares,
 )
+from nemo_chameleon.data.indexed_part import IndexedPart
+from nemo_chameleon.data.parts import DATASET, find_parts, require_once, shown
+from nemo_chameleon.mixture.datasets import require_countable
 from nemo_chameleon.utils import seeding
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import BLOCK_BYTES, BLOCKS, read_blocks
 
-_MAGIC = b"MMIDIDX\x00\x00"
-_HEADER = struct.Struct("<9sQBQQ")
+_OPENED_AT_ONCE = 16  # on storage that is shared, opening is waiting
 
 
 @dataclass(frozen=True)
 class IndexedDomain:
-    """The training split of one indexed dataset.
+    """The training splits of one indexed dataset or several, which are the domain's parts.
+
+    Megatron splits each dataset by its documents, so each part has a training split of its own.
 
     Attributes:
         name: the domain's name in the configuration.
-        path: prefix of the .bin and .idx files.
-        documents: number of documents in the training split, which is the beginning of the file.
-        tokens: number of tokens in the training split.
-        validation_tokens: number of tokens in the validation split, which follows.
-        fingerprint: digest of the .idx header and of 64 evenly spaced 4 KiB blocks of the .bin; it
+        parts: the parts, in the order of the configuration.
+        fingerprint: the digest of one part, or one of the digests of several in their order; it
             does not depend on where the files are stored.
     """
 
     name: str
-    path: str
-    documents: int
-    tokens: int
-    validation_tokens: int
+    parts: tuple[IndexedPart, ...]
     fingerprint: str
-    _token_bytes: int = field(repr=False)
 
     @classmethod
     def open(
         cls,
         name: str,
-        path: str,
+        path: str | Sequence[str],
         *,
         split: str = "1,0,0",
         vocab_size: int | None = None,
         key: str = "data.domains",
     ) -> "IndexedDomain":
-        """Check a dataset's files and describe its training split.
+        """Check the files of a domain's datasets and describe their training splits.
 
         Args:
             name: the domain's name.
-            path: prefix of the .bin and .idx files.
-            split: Megatron's split string, which divides the documents in their order.
+            path: prefix of the .bin and .idx files, a glob of prefixes, or a list of these.
+            split: Megatron's split string, which divides the documents of each part.
             vocab_size: if given, every token id in the blocks that are read must be below it.
             key: the key of the configuration that lists the dataset; errors name it.
 
@@ -77,91 +68,79 @@ class IndexedDomain:
             The domain.
 
         Raises:
-            UserError: a file is missing, truncated or in another format, there is no document to
-                train on, or a token id is outside the vocabulary.
+            UserError: a file is missing, truncated or in another format, two parts are the same
+                data, there is no document to train on, or a token id is outside the vocabulary.
         """
-        where = f"{key}.{name}.path={path}"
-        for ending in (".bin", ".idx"):
-            if not Path(path + ending).is_file():
-                hint = (
-                    "; write the path without .bin or .idx"
-                    if path.endswith((".bin", ".idx"))
-                    else ""
-                )
-                raise UserError(f"{where}: there is no file {path}{ending}{hint}")
-        header, sequences, dtype = _read_header(Path(path + ".idx"), where)
-        size = Path(path + ".bin").stat().st_size
-        if not sequences or not size:
-            raise UserError(
-                f"{where}: the dataset is empty: {sequences} document(s) in {size} bytes"
-            )
-        try:
-            dataset = IndexedDataset(path)
-        except (AssertionError, ValueError) as error:
-            raise UserError(
-                f"{where}: Megatron cannot read the dataset, which may be damaged: {error}"
-            ) from error
-        pointers = dataset.index.sequence_pointers
-        lengths = dataset.index.sequence_lengths
-        itemsize = np.dtype(dtype).itemsize
-        expected = int(pointers[-1]) + int(lengths[-1]) * itemsize
-        if size < expected:
-            raise UserError(
-                f"{where}: the .bin has {size} bytes, but the .idx describes {expected}: copy both "
-                "files again"
-            )
-        shares = split_shares(split)
-        # This rounds as Megatron's builder does. Otherwise a document could be in the training
-        # split here and in the validation split there.
-        documents = round(shares[0] * float(sequences))
-        validation_end = round((shares[0] + shares[1]) * float(sequences))
-
-        def tokens_before(document: int) -> int:
-            if not document:
-                return 0
-            return int(pointers[document - 1]) // itemsize + int(lengths[document - 1])
-
-        tokens = tokens_before(documents)
-        if not tokens:
-            raise UserError(
-                f"{where}: nothing to train on: under data.split={split!r} the training part of "
-                f"{sequences} document(s) has no tokens; give training a larger share"
-            )
-        digest = hashlib.sha256(header)
-        spread = np.linspace(0, max(0, expected - BLOCK_BYTES), BLOCKS)
-        offsets = (int(offset) // itemsize * itemsize for offset in spread)
-        for block in read_blocks(Path(path + ".bin"), offsets):
-            digest.update(block)
-            ids = np.frombuffer(block[: len(block) // itemsize * itemsize], dtype=dtype)
-            if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
-                raise UserError(
-                    f"{where}: the dataset has token id {int(ids.max())}, but the vocabulary has "
-                    f"{vocab_size} tokens: set data.tokenizer, or data.vocab_size, to those that "
-                    "the dataset was made with"
-                )
-        return cls(
-            name,
-            path,
-            documents,
-            tokens,
-            tokens_before(validation_end) - tokens,
-            digest.hexdigest()[:32],
-            itemsize,
+        where = f"{key}.{name}.path"
+        paths = find_parts(path, where, DATASET)
+        opened = functools.partial(
+            IndexedPart.open, split=split, vocab_size=vocab_size, whole=len(paths) == 1
         )
+        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+            parts = tuple(pool.map(opened, paths, [f"{where}={part}" for part in paths]))
+        require_once([(part.identity, part.path) for part in parts], where)
+        if not any(part.tokens for part in parts):
+            sequences = sum(part.sequences for part in parts)
+            raise UserError(
+                f"{where}={shown(path)}: nothing to train on: under data.split={split!r} the "
+                f"training part of {sequences} document(s) has no tokens; give training a larger "
+                "share"
+            )
+        fingerprint = parts[0].fingerprint
+        if len(parts) > 1:
+            together = "\n".join(part.fingerprint for part in parts)
+            fingerprint = hashlib.sha256(together.encode()).hexdigest()[:32]
+        return cls(name, parts, fingerprint)
+
+    @property
+    def path(self) -> str | list[str]:
+        """See `Domain`."""
+        paths = [part.path for part in self.parts]
+        return paths[0] if len(paths) == 1 else paths
+
+    @cached_property
+    def documents(self) -> int:
+        """See `Domain`."""
+        return sum(part.documents for part in self.parts)
+
+    @cached_property
+    def tokens(self) -> int:
+        """See `Domain`."""
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def validation_tokens(self) -> int:
+        """The number of tokens in the validation splits of all parts."""
+        return sum(part.validation_tokens for part in self.parts)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """See `Domain`."""
+        return {part.identity: part.path for part in self.parts}
 
     def facts(self) -> dict[str, Any]:
         """See `Domain`."""
+        by_part = {"part_tokens": [part.tokens for part in self.parts]}
         return {
             "path": self.path,
             "tokens": self.tokens,
             "documents": self.documents,
             "fingerprint": self.fingerprint,
+            **(by_part if len(self.parts) > 1 else {}),
         }
 
     @property
-    def prefix(self) -> str:
-        """See `Domain`."""
-        return self.path
+    def datasets(self) -> dict[str, float]:
+        """See `Domain`; Megatron can build no dataset of a part that has nothing to train on."""
+        return {part.path: part.tokens for part in self.parts if part.tokens}
+
+    def evaluated(self, seq_length: int, *, whole: bool) -> list[str]:
+        """See `Domain`; several parts are evaluated on where they fill a sample."""
+        if len(self.parts) == 1:
+            return [self.parts[0].path]
+        sizes = [part.tokens if whole else part.validation_tokens for part in self.parts]
+        parts = zip(self.parts, sizes, strict=True)
+        return [part.path for part, tokens in parts if tokens > seq_length]
 
     @property
     def embeddable_tokens(self) -> int:
@@ -190,40 +169,42 @@ class IndexedDomain:
         # A document is drawn in proportion to its tokens, then a start such that the whole window
         # is inside the document. A document shorter than `length` is taken whole. With
         # `cross_documents` the start is any token, and the window continues into the documents
-        # that follow, as a training sample does, and from the last one into the first.
+        # that follow, as a training sample does, and from the last one into the first. The parts
+        # are one after the other.
         generator = seeding.generator(seed, self.name, index=index)
+        token = int(generator.integers(self.tokens))
         if cross_documents:
-            first = int(generator.integers(self.tokens))
-            tokens = self._tokens_from(first, length)
-            if len(tokens) < length and first:
-                rest = min(length - len(tokens), first)
+            tokens = self._tokens_from(token, length)
+            if len(tokens) < length and token:
+                rest = min(length - len(tokens), token)
                 tokens = np.concatenate([tokens, self._tokens_from(0, rest)])
         else:
-            token = int(generator.integers(self.tokens))
-            pointers = self._dataset.index.sequence_pointers
-            document = int(np.searchsorted(pointers, token * self._token_bytes, side="right")) - 1
-            size = int(self._dataset.index.sequence_lengths[document])
+            place = self._place(token)
+            part = self.parts[place]
+            document, size = part.document_at(token - self._starts[place])
             start = int(generator.integers(max(1, size - length + 1)))
-            tokens = self._dataset.get(document, start, min(length, size)).astype(np.int64)
+            tokens = part.read(document, start, min(length, size))
         return Window(tokens, np.ones(len(tokens), dtype=np.bool_))
 
     @cached_property
-    def _dataset(self) -> IndexedDataset:
-        return IndexedDataset(self.prefix)
+    def _starts(self) -> list[int]:
+        """(parts,) the position of each part's first token among the tokens of all parts."""
+        return [0, *itertools.accumulate(part.tokens for part in self.parts[:-1])]
+
+    def _place(self, token: int) -> int:
+        """Return which part has a token."""
+        return int(np.searchsorted(self._starts, token, side="right")) - 1
 
     def _tokens_from(self, token: int, length: int) -> Ints:
-        """Return up to `length` tokens that start at a token of the split, across documents."""
-        pointers = self._dataset.index.sequence_pointers
-        byte = token * self._token_bytes
-        document = int(np.searchsorted(pointers, byte, side="right")) - 1
-        start, parts = (byte - int(pointers[document])) // self._token_bytes, []
-        while length and document < self.documents:
-            size = int(self._dataset.index.sequence_lengths[document]) - start
-            if size:
-                parts.append(self._dataset.get(document, start, min(length, size)))
-                length -= len(parts[-1])
-            document, start = document + 1, 0
-        return np.concatenate(parts).astype(np.int64)
+        """Return up to `length` tokens that start at a token, across documents and parts."""
+        place, pieces = self._place(token), []
+        start = token - self._starts[place]
+        while length and place < len(self.parts):
+            if self.parts[place].tokens:
+                pieces.append(self.parts[place].tokens_from(start, length))
+                length -= len(pieces[-1])
+            place, start = place + 1, 0
+        return np.concatenate(pieces)
 
 
 def open_indexed(
@@ -240,14 +221,15 @@ def open_indexed(
         The domains by name, in the configuration's order.
 
     Raises:
-        UserError: `IndexedDomain.open` refuses a domain, or two domains are the same data.
+        UserError: `IndexedDomain.open` refuses a domain, two domains share data, or there are more
+            parts than Megatron can blend.
     """
-    return require_distinct(
-        {
-            name: IndexedDomain.open(name, domain.path, split=split, vocab_size=vocab_size)
-            for name, domain in domains.items()
-        }
-    )
+    opened = {
+        name: IndexedDomain.open(name, domain.path, split=split, vocab_size=vocab_size)
+        for name, domain in domains.items()
+    }
+    require_countable(sum(len(domain.parts) for domain in opened.values()))
+    return require_distinct(opened)
 
 
 def open_indexed_validation(
@@ -264,7 +246,7 @@ def open_indexed_validation(
         The validation sets by name, in the configuration's order.
 
     Raises:
-        UserError: `IndexedDomain.open` refuses a set, or a set is the same data as a domain.
+        UserError: `IndexedDomain.open` refuses a set, or a set shares data with a domain.
     """
     return require_held_out(
         {
@@ -275,25 +257,3 @@ def open_indexed_validation(
         },
         domains,
     )
-
-
-def _read_header(idx: Path, where: str) -> tuple[bytes, int, type[np.number]]:
-    """Return the header of an .idx file, its number of sequences and the type of its tokens."""
-    size = idx.stat().st_size
-    with idx.open("rb") as stream:
-        header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise UserError(f"{where}: {idx.name} is truncated to {size} bytes: copy it again")
-    magic, version, code, sequences, documents = _HEADER.unpack(header)
-    if magic != _MAGIC or version != 1:
-        raise UserError(f"{where}: {idx.name} is not the index of a Megatron dataset")
-    expected = _HEADER.size + sequences * (4 + 8) + documents * 8
-    if size < expected:
-        raise UserError(
-            f"{where}: {idx.name} is truncated, {size} bytes of {expected}: copy it again"
-        )
-    try:
-        dtype = DType.dtype_from_code(code)
-    except ValueError as error:
-        raise UserError(f"{where}: {idx.name} has an unknown token type, code {code}") from error
-    return header, int(sequences), dtype

@@ -3,7 +3,7 @@
 A sample continues from one document to the next, so no example can be too long for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,9 @@ from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexe
 from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
 
 
 class PretrainingData(DataKind):
@@ -49,16 +52,18 @@ class PretrainingData(DataKind):
             return
         held_out = open_indexed_validation(data, domains, Vocabulary.of(data).vocab_size)
         for name, dataset in held_out.items():
-            if dataset.tokens <= seq_length:
+            sizes = [part.tokens for part in dataset.parts]
+            if not _fill_a_sample(f"data.validation.{name}", sizes, seq_length):
                 raise UserError(
-                    f"data.validation.{name} has {dataset.tokens} tokens, but a sample takes "
+                    f"data.validation.{name} has {_amount(sizes)} tokens, but a sample takes "
                     f"{seq_length + 1}: set data.validation.{name}.path to a larger set"
                 )
         for name, domain in domains.items():
             assert isinstance(domain, IndexedDomain)
-            if name not in held_out and domain.validation_tokens <= seq_length:
+            sizes = [part.validation_tokens for part in domain.parts]
+            if name not in held_out and not _fill_a_sample(f"domain {name!r}", sizes, seq_length):
                 raise UserError(
-                    f"domain {name!r} has {domain.validation_tokens} validation tokens under "
+                    f"domain {name!r} has {_amount(sizes)} validation tokens under "
                     f"data.split={data.split!r}, but a sample takes {seq_length + 1}: give "
                     f"validation a larger share, set data.validation.{name}.path, or set "
                     f"{prefix.removesuffix('model.')}train.eval_iters=0"
@@ -74,3 +79,19 @@ class PretrainingData(DataKind):
     def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
         """See `DataKind`."""
         return replace(data, vocab_size=record.get("vocab_size")), 0
+
+
+def _fill_a_sample(what: str, sizes: Sequence[int], seq_length: int) -> bool:
+    """Return whether any part fills a sample, and warn of those that do not if some do."""
+    short = sum(tokens <= seq_length for tokens in sizes)
+    if 0 < short < len(sizes):
+        logger.warning(
+            "%s: %s of its %s parts have fewer tokens to evaluate on than the %s of a sample, and "
+            "are not evaluated on; the others are",
+            *(what, f"{short:,}", f"{len(sizes):,}", seq_length + 1),
+        )
+    return short < len(sizes)
+
+
+def _amount(sizes: Sequence[int]) -> str:
+    return str(sizes[0]) if len(sizes) == 1 else f"no part of more than {max(sizes)}"

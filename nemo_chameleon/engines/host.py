@@ -26,8 +26,10 @@ from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.processes import process_group, world_size
+from nemo_chameleon.engines.matching import Prefixes, matched, named, summed
 from nemo_chameleon.engines.saved import Folders, StrPath, keep_mixture, refuse_unasked, saved_in
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.datasets import Datasets, blend_of, recorded_datasets
 from nemo_chameleon.provider.preflight import Prepared, prepare_mixture
 from nemo_chameleon.provider.proxy import compute_mixture
 from nemo_chameleon.provider.runs import run_name, within_bounds
@@ -37,8 +39,6 @@ from nemo_chameleon.utils.files import digest
 
 __all__ = ["Draw", "refuse_unasked", "resolve", "run_folder", "saved_in"]
 
-Prefixes = Sequence[str] | Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Draw:
@@ -46,7 +46,8 @@ class Draw:
 
     Attributes:
         mixture: the weights, by domain name.
-        paths: the prefix of each domain's dataset by name, in the order of the host's datasets.
+        paths: the prefix of each domain's dataset by name, or the tokens of each of several by
+            prefix, in the order of the host's datasets.
         config: this package's configuration, where its bounds apply.
         domains: the opened domains by name, where there is a configuration.
         shares: shares of the run's samples by name, where the mixture's weights are shares of
@@ -54,7 +55,7 @@ class Draw:
     """
 
     mixture: Mixture
-    paths: Mapping[str, str]
+    paths: Mapping[str, Datasets]
     config: Config | None = None
     domains: Mapping[str, Domain] | None = None
     shares: Mapping[str, float] | None = None
@@ -62,8 +63,8 @@ class Draw:
     @property
     def blend(self) -> tuple[list[str], list[float]]:
         """Megatron's `blend`: the prefixes, and the weights in the same order."""
-        prefixes, weights = self.mixture.blend(self.paths)
-        return prefixes, weights if self.shares is None else [self.shares[n] for n in self.paths]
+        self.mixture.require_domains(self.paths)
+        return blend_of(self.mixture.weights if self.shares is None else self.shares, self.paths)
 
     @property
     def pairs(self) -> list[str]:
@@ -182,7 +183,7 @@ def resolve(
         mixture: "chameleon", "uniform", "proportional", "static", the path of a mixture file, or a
             Mixture; a Draw is returned as it is.
         paths: the host's prefixes, by domain name or as a list; None for those of the configuration
-            or of the mixture file.
+            or of the mixture file. A domain of several datasets has all of them in the list.
         weights: the host's own weights for "static", in the order of `paths`.
         config: this package's configuration, or the path of its file. It names the domains and, for
             "chameleon", says how the mixture is computed. Settings of its base model are not used.
@@ -208,13 +209,16 @@ def resolve(
                 "mixture=static takes the host's own weights, but it has none: give each prefix a "
                 "weight"
             )
-        named = _named(paths)
-        return Draw(Mixture.static(dict(zip(named, weights, strict=True))), named)
+        if isinstance(paths, Mapping):
+            own = dict(zip(paths, weights, strict=True))
+            return Draw(Mixture.static(own), named(paths))
+        own = summed(paths, weights)
+        return Draw(Mixture.static(own), named(list(own)))
     if config is not None:
         return _configured(wanted, config, paths, saved, finetuning)
     if wanted == "uniform" and paths:
-        named = _named(paths)
-        return Draw(Mixture.uniform(named), named)
+        own_names = named(paths)
+        return Draw(Mixture.uniform(own_names), own_names)
     if wanted in MIXTURES:
         raise UserError(
             f"mixture={wanted} needs the configuration that names the domains: give its file as "
@@ -245,11 +249,14 @@ def _configured(
         prepared = prepare_mixture(config)
         mixture = _computed(prepared, folders, meets)
     domains = prepared.domains
-    own = {name: domain.path for name, domain in domains.items()}
     # A mixture that a run saved is within the bounds of that run already.
     bounds = None if "bound" in mixture.method else config
-    named = {name: domains[name].prefix for name in _paths(own, paths)}
-    return Draw(mixture, named, bounds, domains)
+    own = {
+        name: dict.fromkeys([d.path] if isinstance(d.path, str) else d.path, 1.0)
+        for name, d in domains.items()
+    }
+    datasets = {name: domains[name].datasets for name in matched(own, paths)}
+    return Draw(mixture, datasets, bounds, domains)
 
 
 def _computed(prepared: Prepared, folders: Folders, have_met: bool) -> Mixture:
@@ -274,41 +281,11 @@ def _computed(prepared: Prepared, folders: Folders, have_met: bool) -> Mixture:
         return compute_mixture(prepared)
 
 
-def _named(paths: Prefixes) -> Mapping[str, str]:
-    """Return prefixes by name; a prefix in a list is its own name."""
-    return paths if isinstance(paths, Mapping) else dict(zip(paths, paths, strict=True))
-
-
 def _at(mixture: Mixture, paths: Prefixes | None) -> Draw:
     """Match a mixture to the host's paths, or to the paths that its own file records."""
-    own = {name: mixture.domains.get(name, {}).get("path", "") for name in mixture.weights}
+    own = {name: recorded_datasets(name, mixture.domains.get(name, {})) for name in mixture.weights}
     if paths is None and not all(own.values()):
         raise UserError("the mixture does not say where its domains are: give the paths by name")
-    named = _paths(own, paths)
-    mixture.require_domains(named)
-    return Draw(mixture, named)
-
-
-def _paths(own: Mapping[str, str], paths: Prefixes | None) -> dict[str, str]:
-    """Return prefixes by domain name; those of a list are matched to the paths of domains.
-
-    Raises:
-        UserError: a prefix that belongs to no domain, or two prefixes of one domain.
-    """
-    if paths is None:
-        return dict(own)
-    if isinstance(paths, Mapping):
-        return dict(paths)
-    places = {os.path.realpath(path): name for name, path in own.items() if path}
-    named: dict[str, str] = {}
-    for path in paths:
-        name = places.get(os.path.realpath(path), path if path in own else None)
-        if name is None:
-            raise UserError(
-                f"the mixture has no domain at {path}; its domains are at "
-                f"{', '.join(places) or 'places that it does not name'}: give the paths by name"
-            )
-        if name in named:
-            raise UserError(f"{path}: domain {name!r} is given twice")
-        named[name] = path
-    return named
+    datasets = matched(own, paths)
+    mixture.require_domains(datasets)
+    return Draw(mixture, datasets)

@@ -25,6 +25,7 @@ from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.lightning.io import IOMixin
 from nemo.lightning.resume import AutoResume
 
+from nemo_chameleon.data.blend import in_turn
 from nemo_chameleon.engines import host, sft
 from nemo_chameleon.utils.errors import UserError
 
@@ -139,14 +140,19 @@ class MixtureDataModule(PreTrainingDataModule):
         """Return the parts of the validation set that `build` made.
 
         Returns:
-            The datasets by domain name, or by prefix where a prefix is no domain's.
+            The datasets by domain name, or by prefix where a prefix is no domain's. The samples of
+            a domain of several datasets are one dataset.
         """
         per_split = self.build_kwargs.get("blend_per_split")
         prefixes, _ = per_split[1] if per_split else self.build_kwargs["blend"]
-        own = {} if self.draw is None else {path: name for name, path in self.draw.paths.items()}
+        own: dict[str, str] = {}
+        for name, given in {} if self.draw is None else self.draw.paths.items():
+            own |= dict.fromkeys([given] if isinstance(given, str) else given, name)
         parts = getattr(self._validation_ds, "datasets", [self._validation_ds])
-        named = [own.get(prefix, prefix) for prefix in prefixes]
-        return dict(zip(named, parts, strict=True))
+        named: dict[str, list[Any]] = {}
+        for prefix, part in zip(prefixes, parts, strict=True):
+            named.setdefault(own.get(prefix, prefix), []).append(part)
+        return {name: in_turn(datasets) for name, datasets in named.items()}
 
 
 def _with_nemos_parameters() -> inspect.Signature:

@@ -4,6 +4,7 @@ The embeddings beside the mixture file are all that weights are computed from. O
 a model: `provider.new_domains.embed_new` embeds them with the mixture's proxy.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,12 +202,15 @@ class ComputedMixture:
         together = [{**old, **new} for old, new in zip(self.embeddings, embeddings, strict=True)]
         return self._weighed(together, {**self.facts, **facts})
 
-    def require_unknown(self, name: str, fingerprint: str | None = None) -> None:
+    def require_unknown(
+        self, name: str, fingerprint: str | None = None, paths: Iterable[str] = ()
+    ) -> None:
         """Check that the mixture has no domain of this name and none with this data.
 
         Args:
             name: of a new domain.
-            fingerprint: of its data; None skips the second check.
+            fingerprint: of its data; None skips the check of the data.
+            paths: of its parts; none may be a path of another domain.
 
         Raises:
             UserError: the mixture has such a domain.
@@ -216,6 +220,12 @@ class ComputedMixture:
         for other, facts in self.facts.items():
             if fingerprint is not None and facts.get("fingerprint") == fingerprint:
                 raise UserError(f"{name!r} has the same data as the mixture's domain {other!r}")
+            recorded = facts.get("path", [])
+            recorded = [recorded] if isinstance(recorded, str) else recorded
+            taken = set(map(os.path.realpath, recorded))
+            for path in paths:
+                if os.path.realpath(path) in taken:
+                    raise UserError(f"{path} is data of the mixture's domain {other!r} already")
 
     def _weighed(
         self,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.method.bounds import bounded_weights
+from nemo_chameleon.mixture.datasets import Datasets, blend_of
 from nemo_chameleon.mixture.parsing import parse_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
@@ -42,10 +43,11 @@ class Mixture:
     Attributes:
         weights: share of each domain: finite, positive, with a sum of 1 within 1e-9.
         objective: "pretrain" or "finetune" for computed weights, else None.
-        domains: facts about each domain, by name: `path`, `tokens`, `fingerprint`; for computed
-            weights also `documents`, `samples` (the number of windows embedded), `embedding` (a
-            digest of its numbers in the embeddings file), `score`, `heaviest_share` (of the squared
-            norm of the embedding, what the heaviest 1 % of its tokens give) and `heaviest_token`.
+        domains: facts about each domain, by name: `path`, or a list of the paths of its parts with
+            the tokens of each as `part_tokens`; `tokens`, `fingerprint`; for computed weights also
+            `documents`, `samples` (the number of windows embedded), `embedding` (a digest of its
+            numbers in the embeddings file), `score`, `heaviest_share` (of the squared norm of the
+            embedding, what the heaviest 1 % of its tokens give) and `heaviest_token`.
         method: how the weights were made: `name`, and the settings of the computation.
         proxy: for computed weights, the proxy: `checkpoint`, `tokens` seen and `tokenizer`; or
             `averaged`, a list of such proxies.
@@ -144,20 +146,21 @@ class Mixture:
         """The name of the weights in reports: "uniform", "chameleon", ..."""
         return str(self.method.get("name", "mixture"))
 
-    def blend(self, paths: Mapping[str, str]) -> tuple[list[str], list[float]]:
+    def blend(self, paths: Mapping[str, Datasets]) -> tuple[list[str], list[float]]:
         """Return Megatron's blend of these domains.
 
         Args:
-            paths: prefix of each domain's files, by name.
+            paths: prefix of each domain's files by name or, for a domain of several datasets, the
+                training tokens of each by prefix. They share the domain's weight.
 
         Returns:
             The prefixes and their weights, both in the order of `paths`.
 
         Raises:
-            UserError: the mixture has other domains than `paths`.
+            UserError: the mixture has other domains than `paths`, or a prefix stands twice.
         """
         self.require_domains(paths)
-        return list(paths.values()), [float(self.weights[name]) for name in paths]
+        return blend_of(self.weights, paths)
 
     def within_bounds(
         self,

@@ -51,9 +51,10 @@ def _require_types(body: Mapping[str, Any]) -> None:
         share = facts.get("heaviest_share", 0)
         if not _is_number(share):
             raise UserError(f"'heaviest_share' of domain {name!r} must be a number")
-        for key in ("path", "fingerprint", "embedding", "heaviest_token"):
+        for key in ("fingerprint", "embedding", "heaviest_token"):
             if not isinstance(facts.get(key, ""), str):
                 raise UserError(f"{key!r} of domain {name!r} must be text")
+        _require_paths(name, facts)
     for name, ends in body.get("uncertainty", {}).items():
         if not (
             isinstance(ends, list)
@@ -76,6 +77,24 @@ def _require_types(body: Mapping[str, Any]) -> None:
         raise UserError("'intervals' must say what the intervals cover, in text")
     if not _is_layers(method.get("layers", {}), body["weights"]):
         raise UserError("'layers' must have a weight for each domain in each layer")
+
+
+def _require_paths(name: str, facts: Mapping[str, Any]) -> None:
+    path = facts.get("path", "")
+    paths = path if isinstance(path, list) else [path]
+    if not (paths and all(isinstance(part, str) for part in paths)):
+        raise UserError(f"'path' of domain {name!r} must be text, or a list of texts")
+    if len(set(paths)) < len(paths):
+        raise UserError(f"'path' of domain {name!r} has a path twice: remove one of the two")
+    tokens = facts.get("part_tokens", [0] * len(paths))
+    if not (
+        isinstance(tokens, list)
+        and len(tokens) == len(paths)
+        and all(_is_number(count) and count >= 0 for count in tokens)
+    ):
+        raise UserError(
+            f"'part_tokens' of domain {name!r} must have a number of at least 0 for each path"
+        )
 
 
 def _is_layers(value: Any, names: Iterable[str]) -> bool:

@@ -19,7 +19,7 @@ from nemo_chameleon.utils.errors import UserError
 
 def embed_new(
     computed: ComputedMixture,
-    paths: Mapping[str, str],
+    paths: Mapping[str, str | list[str]],
     checkpoints: Sequence[str] = (),
     micro_batch_size: int | None = None,
     tokenizer: str | None = None,
@@ -63,7 +63,7 @@ def embed_new(
         proxy = proxy_from_record(record, place)
         domains = _opened_as(record, paths, method)
         for name, domain in domains.items():
-            computed.require_unknown(name, domain.fingerprint)
+            computed.require_unknown(name, domain.fingerprint, domain.sources.values())
         windows = Windows.recorded((method["layer"],), method)
         reencoding = _reencoding(record, place)
         own_tokenizer = _tokenizer(record) if reencoding is None else reencoding.target
@@ -115,7 +115,7 @@ def _tokenizer(record: Mapping[str, Any]) -> str | None:
 
 
 def _opened_as(
-    record: Mapping[str, Any], paths: Mapping[str, str], method: Mapping[str, Any]
+    record: Mapping[str, Any], paths: Mapping[str, str | list[str]], method: Mapping[str, Any]
 ) -> dict[str, Domain]:
     """Open new domains, and read them as the mixture's own domains were read."""
     wanted = {name: DomainConfig(path=path) for name, path in paths.items()}

@@ -4,7 +4,7 @@ Opening a domain tokenises its files, or finds them in the cache of `index.py`.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nemo_chameleon.data.domain import (
     require_held_out,
     split_shares,
 )
+from nemo_chameleon.data.parts import FILE, find_parts, shown
 from nemo_chameleon.data.sft.index import Index, build, malformed
 from nemo_chameleon.data.sft.packing import Packs, chunks
 from nemo_chameleon.data.sft.samples import Packing, packs_of
@@ -37,7 +38,7 @@ class SFTDomain:
 
     Attributes:
         name: the domain's name in the configuration.
-        path: a JSONL file, or a folder of them.
+        path: a JSONL file, or a folder of them; or a list of these.
         documents: number of examples in the training split.
         tokens: number of tokens in the examples that are trained on.
         fingerprint: digest of the lines and of their tokens; it does not depend on where the files
@@ -51,7 +52,7 @@ class SFTDomain:
     """
 
     name: str
-    path: str
+    path: str | list[str]
     documents: int
     tokens: int
     fingerprint: str
@@ -63,9 +64,19 @@ class SFTDomain:
     answers_alone: bool
 
     @property
-    def prefix(self) -> str:
+    def sources(self) -> dict[str, str]:
+        """See `Domain`; a file is identified by where it lies."""
+        return {place: place for place in self.index.sources}
+
+    @property
+    def datasets(self) -> dict[str, float]:
+        """See `Domain`; all files have one index."""
+        return {self.index.prefix: self.tokens}
+
+    def evaluated(self, seq_length: int, *, whole: bool) -> list[str]:
         """See `Domain`."""
-        return self.index.prefix
+        del seq_length, whole
+        return [self.index.prefix]
 
     def facts(self) -> dict[str, Any]:
         """See `Domain`."""
@@ -151,7 +162,7 @@ def _windows(domain: SFTDomain, length: int) -> Ints:
 
 def open_sft_domain(
     name: str,
-    path: str,
+    path: str | Sequence[str],
     data: DataConfig,
     reader: ExampleTokenizer,
     *,
@@ -164,7 +175,7 @@ def open_sft_domain(
 
     Args:
         name: the domain's name.
-        path: a JSONL file, or a folder of them.
+        path: a JSONL file, or a folder of them; a glob of files or folders; or a list of these.
         data: the data configuration: the cache, and what happens to malformed and long examples.
         reader: the tokenizer of examples.
         seq_length: tokens per sample; examples that do not fit are not trained on.
@@ -179,8 +190,10 @@ def open_sft_domain(
         UserError: there is no such file, lines are not examples, or there is no example to train
             on.
     """
-    where = f"{key}.{name}.path={path}"
-    index = build(path, reader, Path(data.cache) / "sft", where)
+    where = f"{key}.{name}.path"
+    paths = find_parts(path, where, FILE)
+    where = f"{where}={shown(path)}"
+    index = build(paths, reader, Path(data.cache) / "sft", where)
     if wrong := malformed(index):
         if data.on_malformed == "refuse":
             raise UserError(f"{where}: {wrong}; set data.on_malformed=skip to leave them out")
@@ -200,7 +213,7 @@ def open_sft_domain(
     answers = index.answers_before(index.starts)
     return SFTDomain(
         name,
-        path,
+        paths[0] if len(paths) == 1 else paths,
         examples,
         int(index.lengths[trained].sum()),
         index.facts["fingerprint"],

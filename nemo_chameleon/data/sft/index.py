@@ -12,6 +12,7 @@ import secrets
 import shutil
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
+from nemo_chameleon.data.parts import require_once
 from nemo_chameleon.data.readers import Line, MalformedError, find_jsonl, read_lines
 from nemo_chameleon.data.sft.examples import parse
 from nemo_chameleon.data.sft.templates import Example
@@ -45,22 +47,26 @@ class Index:
         facts: the contents of index.json: files, lines, examples, tokens and answer_tokens;
             fingerprint, a digest of the lines and their tokens; malformed, the number of malformed
             lines by fault; and shown, the first of them.
+        sources: where the files lie now that it was made from; empty where only the index was
+            named.
     """
 
     folder: Path
     facts: dict[str, Any]
+    sources: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path) -> "Index":
+    def load(cls, folder: Path, sources: Sequence[str] = ()) -> "Index":
         """Load an index that `build` made.
 
         Args:
             folder: the folder of the index.
+            sources: where the files lie that it was made from.
 
         Returns:
             The index.
         """
-        return cls(folder, json.loads((folder / FACTS).read_text()))
+        return cls(folder, json.loads((folder / FACTS).read_text()), tuple(sources))
 
     @property
     def prefix(self) -> str:
@@ -190,13 +196,13 @@ class Index:
         return f"{Path(self.facts['files'][file]).name}, line {number}"
 
 
-def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index:
+def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: str) -> Index:
     """Load the index of JSONL files from the cache, or make it there.
 
     Malformed lines are left out and counted.
 
     Args:
-        path: a file, or a folder of .jsonl files.
+        paths: files, or folders of .jsonl files; the index has them in this order.
         reader: the tokenizer of examples.
         cache: the folder of all indices.
         where: the key of the configuration and its value; errors begin with it.
@@ -205,10 +211,11 @@ def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index
         The index.
 
     Raises:
-        UserError: there are no such files, they cannot be read, they have no example, or the cache
-            cannot be written.
+        UserError: there are no such files, one is there twice, they cannot be read, they have no
+            example, or the cache cannot be written.
     """
-    files = find_jsonl(path, where)
+    files = [file for path in paths for file in find_jsonl(path, where)]
+    require_once([(str(file.resolve()), str(file)) for file in files], where)
     try:
         stats = [
             (
@@ -222,8 +229,9 @@ def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index
     except OSError as error:
         raise UserError(f"{where}: {error}") from error
     folder = cache / digest([reader.identity, stats])
+    sources = [place for place, *_ in stats]
     if (folder / FACTS).is_file():
-        return Index.load(folder)
+        return Index.load(folder, sources)
     beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         beside.mkdir(parents=True, exist_ok=True)
@@ -233,7 +241,7 @@ def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index
         raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Index.load(folder)
+    return Index.load(folder, sources)
 
 
 def _rename(finished: Path, folder: Path) -> None:

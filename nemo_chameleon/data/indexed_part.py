@@ -1,0 +1,233 @@
+"""One Megatron dataset, which is a part of a domain or all of it: what its files must be.
+
+Opening it reads the memory-mapped .idx and some blocks of the .bin, so it takes as long for a
+megabyte as for a terabyte.
+"""
+
+import functools
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
+
+from nemo_chameleon.data.domain import split_shares
+from nemo_chameleon.data.parts import DATASET
+from nemo_chameleon.utils.arrays import Ints
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import BLOCK_BYTES, BLOCKS, read_blocks
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+_FAIRSEQ_HEADER = struct.Struct("<9sQBQ")
+_STEP = 9
+"""Every ninth block, the last one included, identifies a part: 8 of 64 blocks."""
+_KEPT_OPEN = 64
+"""How many datasets stay open for windows; each one that is open takes a file descriptor."""
+
+
+@dataclass(frozen=True)
+class IndexedPart:
+    """One indexed dataset and its training split.
+
+    Attributes:
+        path: prefix of the .bin and .idx files.
+        sequences: number of sequences in the file, which Megatron's split divides.
+        documents: number of them in the training split, which is the beginning of the file.
+        tokens: number of tokens in the training split.
+        validation_tokens: number of tokens in the validation split, which follows.
+        identity: digest of the .idx header and of 8 evenly spaced 4 KiB blocks of the .bin. It does
+            not depend on where the files are stored, or on how many parts the domain has.
+        fingerprint: the same, of 64 blocks, for a dataset that is a whole domain.
+        token_bytes: size of a token.
+    """
+
+    path: str
+    sequences: int
+    documents: int
+    tokens: int
+    validation_tokens: int
+    identity: str
+    fingerprint: str
+    token_bytes: int
+
+    @classmethod
+    def open(
+        cls, path: str, where: str, *, split: str, vocab_size: int | None, whole: bool
+    ) -> "IndexedPart":
+        """Check a dataset's files and describe its training split, which may be empty.
+
+        Args:
+            path: prefix of the .bin and .idx files.
+            where: the key of the configuration and its value; errors begin with it.
+            split: Megatron's split string, which divides the documents in their order.
+            vocab_size: if given, every token id in the blocks that are read must be below it.
+            whole: whether the dataset is a whole domain, of which more blocks are read.
+
+        Returns:
+            The part.
+
+        Raises:
+            UserError: a file is missing, truncated or in another format, the dataset is empty, or a
+                token id is outside the vocabulary.
+        """
+        _require_files(path, where)
+        header, sequences, dtype = _read_header(Path(path + ".idx"), where)
+        size = Path(path + ".bin").stat().st_size
+        if not sequences or not size:
+            raise UserError(
+                f"{where}: the dataset is empty: {sequences} document(s) in {size} bytes"
+            )
+        try:
+            dataset = IndexedDataset(path)
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"{where}: Megatron cannot read the dataset, which may be damaged: {error}"
+            ) from error
+        pointers = dataset.index.sequence_pointers
+        lengths = dataset.index.sequence_lengths
+        itemsize = np.dtype(dtype).itemsize
+        expected = int(pointers[-1]) + int(lengths[-1]) * itemsize
+        if size < expected:
+            raise UserError(
+                f"{where}: the .bin has {size} bytes, but the .idx describes {expected}: copy both "
+                "files again"
+            )
+        shares = split_shares(split)
+        # This rounds as Megatron's builder does. Otherwise a document could be in the training
+        # split here and in the validation split there.
+        documents = round(shares[0] * float(sequences))
+        validation_end = round((shares[0] + shares[1]) * float(sequences))
+
+        def tokens_before(document: int) -> int:
+            if not document:
+                return 0
+            return int(pointers[document - 1]) // itemsize + int(lengths[document - 1])
+
+        tokens = tokens_before(documents)
+        identity, fingerprint = hashlib.sha256(header), hashlib.sha256(header)
+        spread = np.linspace(0, max(0, expected - BLOCK_BYTES), BLOCKS)
+        numbers = range(0, BLOCKS, 1 if whole else _STEP)
+        offsets = (int(spread[number]) // itemsize * itemsize for number in numbers)
+        for number, block in zip(numbers, read_blocks(Path(path + ".bin"), offsets), strict=True):
+            fingerprint.update(block)
+            if not number % _STEP:
+                identity.update(block)
+            ids = np.frombuffer(block[: len(block) // itemsize * itemsize], dtype=dtype)
+            if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
+                raise UserError(
+                    f"{where}: the dataset has token id {int(ids.max())}, but the vocabulary has "
+                    f"{vocab_size} tokens: set data.tokenizer, or data.vocab_size, to those that "
+                    "the dataset was made with"
+                )
+        return cls(
+            path,
+            sequences,
+            documents,
+            tokens,
+            tokens_before(validation_end) - tokens,
+            identity.hexdigest()[:32],
+            fingerprint.hexdigest()[:32],
+            itemsize,
+        )
+
+    def document_at(self, token: int) -> tuple[int, int]:
+        """Return the document that has a token, and the number of tokens of that document.
+
+        Args:
+            token: position of the token in the training split.
+
+        Returns:
+            The number of the document, and its size.
+        """
+        index = self._dataset.index
+        byte = token * self.token_bytes
+        document = int(np.searchsorted(index.sequence_pointers, byte, side="right")) - 1
+        return document, int(index.sequence_lengths[document])
+
+    def read(self, document: int, start: int, length: int) -> Ints:
+        """Read a piece of a document.
+
+        Args:
+            document: number of the document.
+            start: first token of the piece, counted from the beginning of the document.
+            length: number of tokens.
+
+        Returns:
+            (length,) token ids.
+        """
+        # A copy, because a dataset that is closed takes its memory with it.
+        return np.array(self._dataset.get(document, start, length), dtype=np.int64)
+
+    def tokens_from(self, token: int, length: int) -> Ints:
+        """Read tokens of the training split across documents.
+
+        Args:
+            token: position of the first token in the training split; it must be below `tokens`.
+            length: number of tokens.
+
+        Returns:
+            Up to `length` token ids; fewer at the end of the split.
+        """
+        index = self._dataset.index
+        document, size = self.document_at(token)
+        start = token - int(index.sequence_pointers[document]) // self.token_bytes
+        pieces = []
+        while length and document < self.documents:
+            size = int(index.sequence_lengths[document]) - start
+            if size:
+                pieces.append(self.read(document, start, min(length, size)))
+                length -= len(pieces[-1])
+            document, start = document + 1, 0
+        return np.concatenate(pieces)
+
+    @property
+    def _dataset(self) -> IndexedDataset:
+        return _opened(self.path, self.fingerprint)
+
+
+@functools.lru_cache(_KEPT_OPEN)
+def _opened(path: str, fingerprint: str) -> IndexedDataset:
+    del fingerprint  # it is part of the key, so that rewritten files are opened again
+    return IndexedDataset(path)
+
+
+def _require_files(path: str, where: str) -> None:
+    for ending in DATASET:
+        if Path(path + ending).is_file():
+            continue
+        hint = ""
+        if path.endswith(DATASET):
+            hint = "; write the path without .bin or .idx"
+        elif Path(path).is_dir():
+            hint = f"; for all datasets in this folder, write {path.rstrip('/')}/*"
+        raise UserError(f"{where}: there is no file {path}{ending}{hint}")
+
+
+def _read_header(idx: Path, where: str) -> tuple[bytes, int, type[np.number]]:
+    """Return the header of an .idx file, its number of sequences and the type of its tokens."""
+    size = idx.stat().st_size
+    with idx.open("rb") as stream:
+        header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise UserError(f"{where}: {idx.name} is truncated to {size} bytes: copy it again")
+    magic, version, code, sequences, documents = _HEADER.unpack(header)
+    if magic != _MAGIC or version != 1:
+        raise UserError(f"{where}: {idx.name} is not the index of a Megatron dataset")
+    if size == _FAIRSEQ_HEADER.size + sequences * (4 + 8):
+        raise UserError(
+            f"{where}: {idx.name} is an index of fairseq, which has no table of documents, as "
+            "Megatron's has: make the dataset from its text with nemo-chameleon prepare"
+        )
+    expected = _HEADER.size + sequences * (4 + 8) + documents * 8
+    if size < expected:
+        raise UserError(
+            f"{where}: {idx.name} is truncated, {size} bytes of {expected}: copy it again"
+        )
+    try:
+        dtype = DType.dtype_from_code(code)
+    except ValueError as error:
+        raise UserError(f"{where}: {idx.name} has an unknown token type, code {code}") from error
+    return header, int(sequences), dtype
