@@ -127,7 +127,8 @@ TWO = {"wiki": 0.25, "code": 0.75}
         ("bridge", "dataset: {blend: [[/d/wiki, /d/code], [1, 3]], blend_per_split: null}"),
         (
             "bridge",
-            "dataset: {blend: null, blend_per_split: [[[/d/wiki, /d/code], [1, 3]], [[/d/v], null], null]}",
+            "dataset:\n  blend:\n"
+            "  blend_per_split: [[[/d/wiki, /d/code], [1, 3]], [[/d/v], null], null]",
         ),
         ("bridge", "blend: [1, /d/wiki, 3, /d/code]"),
         ("hf", '{"names": ["wiki", "code"], "probabilities": null, "tokens_per_document": [1, 3]}'),

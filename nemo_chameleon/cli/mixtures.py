@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nemo_chameleon.cli.parsing import Command, Parsers, add_command
+from nemo_chameleon.cli.parsing import Command, Parsers, add_command, at_least_one, show
 from nemo_chameleon.config.schema import CAVEAT_KEYS
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
@@ -13,6 +13,7 @@ from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixtu
 from nemo_chameleon.mixture.tables import diff_mixtures, show_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.tables import printable
 
 _COMPUTED = "computed mixture, with its embeddings beside it"
 
@@ -100,18 +101,18 @@ def add_mixture_commands(commands: Parsers) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(show_mixture(Mixture.load(arguments.file)))
+    show(show_mixture(Mixture.load(arguments.file)))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    print(diff_mixtures(*map(Mixture.load, arguments.files)))
+    show(diff_mixtures(*map(Mixture.load, arguments.files)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
     faults = []
     for file in arguments.files:
         try:
-            print(f"{file}: {len(Mixture.load(file).weights)} domains, valid")
+            show(f"{file}: {len(Mixture.load(file).weights)} domains, valid")
         except UserError as error:
             faults.append(str(error))
     if faults:
@@ -127,8 +128,7 @@ def _add(arguments: argparse.Namespace) -> None:
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
             raise UserError(f"{given!r} is not of the form NAME=PATH")
-    if arguments.micro_batch_size is not None and arguments.micro_batch_size < 1:
-        raise UserError("--micro-batch-size must be at least 1")
+    at_least_one("--micro-batch-size", arguments.micro_batch_size)
     paths = {name: path for name, _, path in pairs}
     if len(paths) < len(pairs):
         names = [name for name, _, _ in pairs]
@@ -167,16 +167,17 @@ def _average(arguments: argparse.Namespace) -> None:
 
 def _change(arguments: argparse.Namespace, before: ComputedMixture, after: ComputedMixture) -> None:
     after.save(arguments.output or arguments.file)
-    print(diff_mixtures(before.mixture, after.mixture))
+    show(diff_mixtures(before.mixture, after.mixture))
     for caveat in after.mixture.method["caveats"]:
-        print(f"note: {caveat}")
+        show(f"note: {caveat}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
     text = export_mixture(Mixture.load(arguments.file), arguments.format)
     print(f"{arguments.format}: {FORMATS[arguments.format].meaning}", file=sys.stderr)
     if not arguments.output:
-        print(text, end="")
+        # A file gets every character, a terminal none that it would obey.
+        print(printable(text) if sys.stdout.isatty() else text, end="")
         return
     try:
         write_atomically(Path(arguments.output), text)
@@ -191,4 +192,4 @@ def _import(arguments: argparse.Namespace) -> None:
         raise UserError(f"cannot read {arguments.file}: {error}") from error
     mixture = import_mixture(text, arguments.format, arguments.file)
     mixture.save(arguments.output)
-    print(show_mixture(mixture))
+    show(show_mixture(mixture))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command
+from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command, at_least_one, show
 from nemo_chameleon.train.report import compare, read_result
 
 
@@ -43,21 +43,23 @@ def _check(arguments: argparse.Namespace) -> None:
     from nemo_chameleon import provider
     from nemo_chameleon.config import load_config
 
+    at_least_one("--processes", arguments.processes)
+    at_least_one("--proxy-processes", arguments.proxy_processes)
     config = load_config(arguments.config, arguments.overrides)
     processes = arguments.processes
     prepared = provider.inspect(config, processes, arguments.proxy_processes or processes)
     tokens = sum(domain.tokens for domain in prepared.domains.values())
     count = len(prepared.domains)
-    print(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
+    show(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
     if prepared.stored is None and prepared.plan is not None:
-        print(f"the mixture does not exist yet: {prepared.plan.cost(count)}")
+        show(f"the mixture does not exist yet: {prepared.plan.cost(count)}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    print(compare([read_result(folder) for folder in arguments.runs]))
+    show(compare([read_result(folder) for folder in arguments.runs]))
 
 
 def _doctor(_: argparse.Namespace) -> None:
     from nemo_chameleon.launch import doctor
 
-    print(doctor.table(doctor.examine()))
+    show(doctor.table(doctor.examine()))

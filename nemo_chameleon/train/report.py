@@ -26,10 +26,14 @@ def read_result(directory: str | Path) -> Result:
     path = Path(directory) / "result.json"
     try:
         result: Result = json.loads(path.read_text())
-        compare([result])  # this fails if the result lacks something that a table needs
+        compare(
+            [result, result]
+        )  # this fails if it lacks something that a table or a verdict needs
     except OSError as error:
         raise UserError(f"{directory} holds no finished run: {path.name} cannot be read") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} is not the result of a run: it has no {error}") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{path} is not the result of a run: {error}") from error
     return result
 

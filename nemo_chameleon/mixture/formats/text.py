@@ -14,13 +14,10 @@ from typing import Any
 import yaml
 
 from nemo_chameleon.utils.errors import UserError
-
-# The classes in C are not in every build of the library.
-_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+from nemo_chameleon.utils.yaml_text import SafeDumper, SafeLoader, not_yaml
 
 
-class _TextLoader(_Safe):
+class _TextLoader(SafeLoader):
     """Loads every scalar as text, except null; a tag that it does not know changes nothing."""
 
 
@@ -63,12 +60,8 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_TextLoader)  # a safe loader that makes text
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-        raise UserError(f"it is not YAML{where}: correct the file there") from error
     except yaml.YAMLError as error:
-        raise UserError("it is not YAML: it has characters that YAML does not allow") from error
+        raise UserError(not_yaml(error)) from error
 
 
 def parse_json(text: str) -> Any:
@@ -124,7 +117,7 @@ def commented_yaml(body: dict[str, Any], comment: str) -> str:
         The text.
     """
     lines = textwrap.wrap(comment, 97, initial_indent="# ", subsequent_indent="# ")
-    dumped = yaml.dump(body, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    dumped = yaml.dump(body, Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
     return "\n".join([*lines, dumped])
 
 
