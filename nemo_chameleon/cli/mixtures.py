@@ -1,11 +1,19 @@
-"""The command mixture: show, compare, check, change, export and import mixture files."""
+"""The command mixture: compute, show, compare, check, change, export and import mixtures."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from nemo_chameleon.cli.parsing import Command, Parsers, add_command, at_least_one, show
-from nemo_chameleon.config.schema import CAVEAT_KEYS
+from nemo_chameleon.cli.parsing import (
+    CONFIG,
+    OVERRIDES,
+    Command,
+    Parsers,
+    add_command,
+    at_least_one,
+    show,
+)
+from nemo_chameleon.config.schema import CAVEAT_KEYS, Config
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
@@ -24,7 +32,7 @@ def add_mixture_commands(commands: Parsers) -> None:
     Args:
         commands: the parsers of all commands.
     """
-    text = "show, compare, check, change, export and import mixture files"
+    text = "compute, show, compare, check, change, export and import mixture files"
     example = "mixture diff before.json after.json"
     mixture = add_command(commands, "mixture", None, text, example)
     actions = mixture.add_subparsers(required=True, metavar="ACTION")
@@ -38,6 +46,12 @@ def add_mixture_commands(commands: Parsers) -> None:
     text = "check mixture files; exit with code 2 and an error for each file that is not valid"
     validate = add_command(actions, "validate", _validate, text, "mixture validate mixture.json")
     validate.add_argument("files", nargs="+", metavar="FILE", help="mixture file")
+
+    text = "compute a mixture and stop, for instance for a host that trains the base model"
+    example = "mixture compute --config mine.yaml chameleon.file=mixture.json"
+    compute = add_command(actions, "compute", _compute, text, example)
+    compute.add_argument("--config", metavar="FILE", help=CONFIG)
+    compute.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
 
     def changing(name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
         parser = add_command(actions, name, command, text, f"mixture {name} mixture.json {example}")
@@ -117,6 +131,28 @@ def _validate(arguments: argparse.Namespace) -> None:
             faults.append(str(error))
     if faults:
         raise UserError("\nerror: ".join(faults))
+
+
+def _compute(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon.config import load_mixture_config
+
+    compute_mixture(load_mixture_config(arguments.config, arguments.overrides))
+
+
+def compute_mixture(config: Config) -> None:
+    """Compute the mixture of a configuration and show it; every process of the job must call it.
+
+    Args:
+        config: the whole configuration; keys of the base model are not used.
+    """
+    from nemo_chameleon import provider
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.utils.ranks import is_first_rank
+
+    with process_group():
+        mixture = provider.unbounded_mixture(provider.prepare_mixture(config))
+        if is_first_rank():
+            show(show_mixture(mixture))
 
 
 def _add(arguments: argparse.Namespace) -> None:

@@ -263,7 +263,6 @@ class Trainer:
             "answer_tokens": self.answers,
             "loss": self.loss,
             "seconds": self.seconds,
-            # The first rank alone writes it, and reads files for it.
             "identity": {**self.run.identity(), **self.started} if is_first_rank() else {},
         }
         checkpoint.save(
@@ -284,7 +283,7 @@ class Trainer:
         self.loss = state["loss"]
         self.seconds = state["seconds"]
         if recorded := state["identity"].get(START_DIGEST):
-            self.started = {START_DIGEST: recorded}  # whatever lies at that place now
+            self.started[START_DIGEST] = recorded
         logger.info("%s: resuming from %s", self.run.name, path)
 
     def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def package_logger(package: str) -> logging.Logger:
 
 
 class _Message(logging.Formatter):
-    """Formatter that prints the message without control characters; a warning begins with "note: "."""
+    """Formatter of the message alone, without control characters; a warning has "note: "."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = printable(record.getMessage())

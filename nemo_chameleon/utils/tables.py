@@ -59,6 +59,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int
     return "\n".join([*map(text, lines), rule, *body])
 
 
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """List names in a sentence.
+
+    Args:
+        names: the names.
+        most: so many are named, and the others counted.
+
+    Returns:
+        The names with commas between them.
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def amount(number: float) -> str:
     """Write a number with one decimal and a unit: 795.4k, 1.4M, 2.0B, 3.1T.
 

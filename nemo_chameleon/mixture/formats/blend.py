@@ -7,6 +7,7 @@ from typing import Any
 
 from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.tables import listed
 
 PART_TOKENS = "part_tokens"
 """The fact about a domain whose `path` is a list: the tokens of each of its datasets, in order."""
@@ -151,8 +152,7 @@ def left_out(names: Sequence[str]) -> list[str]:
     """
     if not names:
         return []
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return [f"the weight is 0, so nothing is drawn: left out {', '.join(names[:5])}{more}"]
+    return [f"the weight is 0, so nothing is drawn: left out {listed(names)}"]
 
 
 def entries_of(mixture: Mixture, blanks: bool = True) -> list[tuple[str, float]]:
