@@ -282,8 +282,7 @@ class Trainer:
         self.answers = state.get("answer_tokens", self.answers)
         self.loss = state["loss"]
         self.seconds = state["seconds"]
-        if recorded := state["identity"].get(START_DIGEST):
-            self.started[START_DIGEST] = recorded
+        self.started = {k: v for k, v in state["identity"].items() if k == START_DIGEST and v}
         logger.info("%s: resuming from %s", self.run.name, path)
 
     def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
