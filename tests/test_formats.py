@@ -170,7 +170,7 @@ def test_prefixes_that_yaml_would_change() -> None:
     [
         ("megatron", "", "a list of weights and prefixes"),
         ("megatron", "0.3 /a 0.7", "entry 3, '0.7', has no prefix after it"),
-        ("megatron", "/a /b", "weights are missing: entry 1 is '/a'.*data.mixture=proportional"),
+        ("megatron", "/a /b", "weights are missing: entry 1 is '/a'.*the mixture 'proportional'"),
         ("megatron", "0.3 /a x /b", "entry 3 must be the weight of the prefix after it, not 'x'"),
         ("megatron", "-1 /a 2 /b", "entry 1: the weight is -1, but must be positive"),
         ("megatron", "nan /a 2 /b", "entry 1: the weight is nan, but must be positive"),
@@ -250,7 +250,7 @@ def test_formulas_stay_text() -> None:
 
 def test_blanks_and_several_datasets() -> None:
     """Lists hold paths with blanks, and a domain of several datasets has an entry for each."""
-    domains = {
+    domains: dict[str, dict[str, Any]] = {
         "a": {"path": "/my disk/a"},
         "b": {"path": ["/d/b1", "/d/b2"], "part_tokens": [100, 300]},
     }

@@ -146,7 +146,7 @@ def test_what_cannot_be_read(given: str | bytes, says: str, tmp_path: Path) -> N
     overrides, text = ([given], "") if isinstance(given, str) else ([], given)
     with pytest.raises(UserError) as error:
         complete = [item for item in COMPLETE if not (text and item.startswith("output"))]
-        (tmp_path / "c.yaml").write_bytes(text or b"")
+        (tmp_path / "c.yaml").write_bytes(text if isinstance(text, bytes) else b"")
         load_config(tmp_path / "c.yaml", [*complete, *overrides])
     alternatives = "|".join(re.escape(part) for part in says.split("|"))
     assert re.search(alternatives, str(error.value))

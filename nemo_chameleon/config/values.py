@@ -20,7 +20,10 @@ from nemo_chameleon.utils.yaml_text import SafeLoader
 _MOST_NODES = 10_000_000  # an alias that stands for aliases can expand without end
 _TAG = "tag:yaml.org,2002:"
 _MISREAD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_.]+)+")
-_CONTAINERS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}
+_CONTAINERS: dict[type[yaml.Node], str] = {
+    yaml.MappingNode: "a mapping",
+    yaml.SequenceNode: "a list",
+}
 
 
 class _Loader(SafeLoader):

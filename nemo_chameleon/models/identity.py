@@ -5,7 +5,7 @@ An identity is a dictionary of settings and facts by key, such as a checkpoint's
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nemo_chameleon.models.gpt import completed
 from nemo_chameleon.utils.errors import UserError
@@ -54,7 +54,7 @@ def _same_start(made: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return made.get(START_DIGEST) is not None and made[START_DIGEST] == now.get(START_DIGEST)
 
 
-def _is_pairs(value: Any) -> bool:
+def _is_pairs(value: Any) -> TypeGuard[list[Any]]:
     """Return whether a value is a list of names with a fact about each."""
     return isinstance(value, list) and all(
         isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)

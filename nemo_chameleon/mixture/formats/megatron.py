@@ -9,8 +9,8 @@ from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 
 UNWEIGHTED = (
-    "Without weights Megatron draws from all prefixes in proportion to their sizes, as "
-    "data.mixture=proportional does"
+    "Without weights Megatron draws from all prefixes in proportion to their sizes, as a run on "
+    "the mixture 'proportional' does"
 )
 
 

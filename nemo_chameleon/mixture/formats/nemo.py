@@ -28,7 +28,7 @@ def _read(text: str) -> Blend:
     if len(blends) > 1:
         raise UserError(f"it has several blends, {', '.join(blends)}: leave only one in the file")
     if blends:
-        return read_blend(*blends.values(), UNWEIGHTED)
+        return read_blend(next(iter(blends.values())), UNWEIGHTED)
     if isinstance(body, list) or (isinstance(body, dict) and "train" in body):
         return read_blend(body, UNWEIGHTED)
     finetuning = found(body, ("train_ds",))

@@ -22,7 +22,7 @@ def _read(text: str) -> Blend:
     elif not isinstance(body, dict):
         raise UserError('it must be an object {"DOMAIN": WEIGHT, ...}')
     elif "format" in body and isinstance(body.get("weights"), dict):
-        raise UserError("it is a mixture file already: use it as data.mixture=FILE")
+        raise UserError("it is a mixture file already: use it as it is")
     else:
         body_items = list(body.items())
     return named_blend(
