@@ -13,17 +13,10 @@ from nemo_chameleon.utils.console import program
 @program
 def main() -> None:
     """Compute the mixture and print it."""
-    from nemo_chameleon import provider
+    from nemo_chameleon.cli.mixtures import compute_mixture
     from nemo_chameleon.config import load_mixture_config, parse_command_line
-    from nemo_chameleon.distributed.processes import process_group
-    from nemo_chameleon.mixture.tables import show_mixture
-    from nemo_chameleon.utils.ranks import is_first_rank
 
-    config = parse_command_line(load=load_mixture_config)
-    with process_group():
-        mixture = provider.unbounded_mixture(provider.prepare_mixture(config))
-        if is_first_rank():
-            print(show_mixture(mixture), flush=True)
+    compute_mixture(parse_command_line(load=load_mixture_config))
 
 
 if __name__ == "__main__":

@@ -37,11 +37,13 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 PARSERS = {parser.prog: parser for parser in commands(cli._parser())}
-# All but `mixture add`, which needs a proxy: tests/test_changes.py runs it.
+# All but those that train or need a proxy; the tests of edits, recipes and comparisons run these.
+_TRAINS = ("mixture add", "mixture compute", "nemo-chameleon compare")
 EXAMPLES = [
     example
     for parser in PARSERS.values()
-    if (example := (parser.epilog or "").split("example:\n  ")[-1]) and "mixture add" not in example
+    if (example := (parser.epilog or "").split("example:\n  ")[-1])
+    and not any(command in example for command in _TRAINS)
 ]
 
 
@@ -136,6 +138,33 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert shown.stderr.read() == b""
     assert shown.wait(timeout=60) == 1
     shown.stderr.close()
+
+
+def test_a_terminal_obeys_no_name(tmp_path: Path) -> None:
+    """Names of files reach a terminal without escape sequences, also one that takes ASCII alone."""
+    Mixture.uniform(["\u7ef4\u57fa", "a\x1b[2Jb", "c\nd", "e\u202ef", "g\x9bh"]).save(
+        tmp_path / "m.json"
+    )
+    command = [sys.executable, "-m", "nemo_chameleon", "mixture", "show", "m.json"]
+    for encoding in ("ascii", "utf-8"):
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        shown = subprocess.run(command, cwd=tmp_path, capture_output=True, env=env, check=True)
+        text = shown.stdout.decode(encoding)
+        assert ("\u7ef4\u57fa" if encoding == "utf-8" else r"\u7ef4\u57fa") in text
+        for name in (r"a\x1b[2Jb", r"c\nd", r"e\u202ef", r"g\x9bh"):
+            assert f"{name}  " in text
+        assert not set(text) & set("\x1b\x9b\u202e")
+
+
+@pytest.mark.parametrize("option", ["--processes", "--proxy-processes"])
+def test_no_processes(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A check for 0 processes is refused, and not taken for a check for another number."""
+    monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "check", option, "0"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"error: {option}=0 must be at least 1" in capsys.readouterr().err
 
 
 def test_a_checkout_that_is_not_installed(

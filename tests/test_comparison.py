@@ -313,7 +313,7 @@ def test_a_result_is_of_one_mixture(launch: Launch, config_file: Path, tmp_path:
     Mixture.static({**weights, "code": 0.7}).save(mine)
     changed = launch("data.on_mixture_change=accept", recipe=RECIPE, check=False)
     assert changed.returncode == 2
-    assert "was made with weights = " in changed.stderr
+    assert "was made with other weights: " in changed.stderr
     assert not (folder / "mine" / "seed1" / "result.json").exists()
 
 

@@ -408,3 +408,30 @@ def test_checked_before_jobs_are_submitted(
     assert end.value.code == 2
     assert culprit in capsys.readouterr().err
     assert not (config_file.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("m.json/", "m.json is a folder"),
+        ("m.safetensors/", "m.safetensors is a folder"),
+        ("m.partial", "m.partial is a file, but must be a folder"),
+        ("a file in place of the folder/file", "cannot be written"),
+    ],
+)
+def test_a_mixture_file_that_cannot_be_written(
+    config: Config, tmp_path: Path, made: str, says: str
+) -> None:
+    """It is refused before the proxy is trained, with whatever is in its way."""
+    folder = tmp_path / "of the mixture"
+    folder.mkdir()
+    config.data.mixture, config.chameleon.file = "chameleon", str(folder / "m.json")
+    if made.endswith("/file"):
+        (folder / "file").write_text("")
+        config.chameleon.file = str(folder / "file" / "m.json")
+    elif made.endswith("/"):
+        (folder / made).mkdir()
+    else:
+        (folder / made).write_text("")
+    with pytest.raises(UserError, match=rf"^chameleon\.file=.*{says}.*set chameleon\.file=FILE"):
+        provider.prepare(config)

@@ -209,3 +209,40 @@ def test_validate_mixtures(
     captured = capsys.readouterr()
     assert captured.err.count("error: ") == 2
     assert "good.json: 3 domains" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (("domains", "wiki", "loss"), "it has no 'loss'"),
+        (("macro",), "it has no 'macro'"),
+        (("macro", "perplexity"), "it has no 'perplexity'"),
+    ],
+)
+def test_results_that_were_edited(path: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    """A result that lacks what a comparison of two needs is refused when it is read."""
+    result = copy.deepcopy(UNIFORM)
+    *above, last = path
+    place = result
+    for key in above:
+        place = place[key]
+    del place[last]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=says):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_result(tmp_path)
+
+
+def test_layers_without_the_one_that_was_used() -> None:
+    """A file with weights of every layer is shown, though somebody removed the layer's number."""
+    layers = {"1": {"a": 0.25, "b": 0.75}}
+    mixture = Mixture({"a": 0.5, "b": 0.5}, method={"name": "chameleon", "layers": layers})
+    assert show_mixture(mixture).splitlines()[-1].split() == [
+        "moved",
+        "from",
+        "these",
+        "weights",
+        "0.2500",
+    ]

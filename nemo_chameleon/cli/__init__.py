@@ -3,8 +3,9 @@
 prepare   tokenise text into Megatron datasets
 index     tokenise the JSONL of a finetuning run before the run
 import-hf convert a Hugging Face model into a checkpoint
-mixture   show, compare, check, change, export and import mixture files
+mixture   compute, show, compare, check, change, export and import mixture files
 check     check a configuration before its jobs are submitted
+compare   compare mixtures by the models that train on them
 report    compare finished runs in a table
 doctor    show what is installed, and what works with it
 """

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command
+from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command, show
 from nemo_chameleon.utils.tables import table
 
 
@@ -41,7 +41,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(arguments.tokenizer)
     documents = read_jsonl(arguments.files, arguments.key)
     tokens = write_dataset(documents, tokenizer, arguments.output)
-    print(f"{arguments.output}: {tokens:,} tokens")
+    show(f"{arguments.output}: {tokens:,} tokens")
 
 
 def _index(arguments: argparse.Namespace) -> None:
@@ -65,10 +65,10 @@ def _index(arguments: argparse.Namespace) -> None:
         ]
         for name, domain in domains.items()
     ]
-    print(table(header, rows))
+    show(table(header, rows))
 
 
 def _import_hf(arguments: argparse.Namespace) -> None:
     from nemo_chameleon.models.import_hf import import_huggingface
 
-    print(import_huggingface(arguments.folder, arguments.output).summary())
+    show(import_huggingface(arguments.folder, arguments.output).summary())

@@ -1,12 +1,20 @@
-"""The command mixture: show, compare, check, change, export and import mixture files."""
+"""The command mixture: compute, show, compare, check, change, export and import mixtures."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from nemo_chameleon.cli.parsing import Command, Parsers, add_command
+from nemo_chameleon.cli.parsing import (
+    CONFIG,
+    OVERRIDES,
+    Command,
+    Parsers,
+    add_command,
+    at_least_one,
+    show,
+)
 from nemo_chameleon.config.data import parse_path
-from nemo_chameleon.config.schema import CAVEAT_KEYS
+from nemo_chameleon.config.schema import CAVEAT_KEYS, Config
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
@@ -14,6 +22,7 @@ from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixtu
 from nemo_chameleon.mixture.tables import diff_mixtures, show_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.tables import printable
 
 _COMPUTED = "computed mixture, with its embeddings beside it"
 
@@ -24,7 +33,7 @@ def add_mixture_commands(commands: Parsers) -> None:
     Args:
         commands: the parsers of all commands.
     """
-    text = "show, compare, check, change, export and import mixture files"
+    text = "compute, show, compare, check, change, export and import mixture files"
     example = "mixture diff before.json after.json"
     mixture = add_command(commands, "mixture", None, text, example)
     actions = mixture.add_subparsers(required=True, metavar="ACTION")
@@ -38,6 +47,12 @@ def add_mixture_commands(commands: Parsers) -> None:
     text = "check mixture files; exit with code 2 and an error for each file that is not valid"
     validate = add_command(actions, "validate", _validate, text, "mixture validate mixture.json")
     validate.add_argument("files", nargs="+", metavar="FILE", help="mixture file")
+
+    text = "compute a mixture and stop, for instance for a host that trains the base model"
+    example = "mixture compute --config mine.yaml chameleon.file=mixture.json"
+    compute = add_command(actions, "compute", _compute, text, example)
+    compute.add_argument("--config", metavar="FILE", help=CONFIG)
+    compute.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
 
     def changing(name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
         parser = add_command(actions, name, command, text, f"mixture {name} mixture.json {example}")
@@ -101,22 +116,44 @@ def add_mixture_commands(commands: Parsers) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(show_mixture(Mixture.load(arguments.file)))
+    show(show_mixture(Mixture.load(arguments.file)))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    print(diff_mixtures(*map(Mixture.load, arguments.files)))
+    show(diff_mixtures(*map(Mixture.load, arguments.files)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
     faults = []
     for file in arguments.files:
         try:
-            print(f"{file}: {len(Mixture.load(file).weights)} domains, valid")
+            show(f"{file}: {len(Mixture.load(file).weights)} domains, valid")
         except UserError as error:
             faults.append(str(error))
     if faults:
         raise UserError("\nerror: ".join(faults))
+
+
+def _compute(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon.config import load_mixture_config
+
+    compute_mixture(load_mixture_config(arguments.config, arguments.overrides))
+
+
+def compute_mixture(config: Config) -> None:
+    """Compute the mixture of a configuration and show it; every process of the job must call it.
+
+    Args:
+        config: the whole configuration; keys of the base model are not used.
+    """
+    from nemo_chameleon import provider
+    from nemo_chameleon.distributed.processes import process_group
+    from nemo_chameleon.utils.ranks import is_first_rank
+
+    with process_group():
+        mixture = provider.unbounded_mixture(provider.prepare_mixture(config))
+        if is_first_rank():
+            show(show_mixture(mixture))
 
 
 def _add(arguments: argparse.Namespace) -> None:
@@ -128,8 +165,7 @@ def _add(arguments: argparse.Namespace) -> None:
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
             raise UserError(f"{given!r} is not of the form NAME=PATH")
-    if arguments.micro_batch_size is not None and arguments.micro_batch_size < 1:
-        raise UserError("--micro-batch-size must be at least 1")
+    at_least_one("--micro-batch-size", arguments.micro_batch_size)
     paths = {name: parse_path(path, name) for name, _, path in pairs}
     if len(paths) < len(pairs):
         names = [name for name, _, _ in pairs]
@@ -168,16 +204,17 @@ def _average(arguments: argparse.Namespace) -> None:
 
 def _change(arguments: argparse.Namespace, before: ComputedMixture, after: ComputedMixture) -> None:
     after.save(arguments.output or arguments.file)
-    print(diff_mixtures(before.mixture, after.mixture))
+    show(diff_mixtures(before.mixture, after.mixture))
     for caveat in after.mixture.method["caveats"]:
-        print(f"note: {caveat}")
+        show(f"note: {caveat}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
     text = export_mixture(Mixture.load(arguments.file), arguments.format)
     print(f"{arguments.format}: {FORMATS[arguments.format].meaning}", file=sys.stderr)
     if not arguments.output:
-        print(text, end="")
+        # A file gets every character, a terminal none that it would obey.
+        print(printable(text) if sys.stdout.isatty() else text, end="")
         return
     try:
         write_atomically(Path(arguments.output), text)
@@ -192,4 +229,4 @@ def _import(arguments: argparse.Namespace) -> None:
         raise UserError(f"cannot read {arguments.file}: {error}") from error
     mixture = import_mixture(text, arguments.format, arguments.file)
     mixture.save(arguments.output)
-    print(show_mixture(mixture))
+    show(show_mixture(mixture))

@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.tables import printable
+
 Command = Callable[[argparse.Namespace], None]
 Parsers = Any  # what add_subparsers gives; argparse has no public name for it
 CONFIG = "YAML file of the configuration (default: none, every setting as KEY=VALUE)"
@@ -34,6 +37,29 @@ def add_command(
     )
     parser.set_defaults(command=command)
     return parser
+
+
+def show(text: str) -> None:
+    """Print what a command has to say, without control characters from names in files.
+
+    Args:
+        text: one or more lines.
+    """
+    print(printable(text), flush=True)
+
+
+def at_least_one(option: str, value: int | None) -> None:
+    """Refuse a number that is below 1.
+
+    Args:
+        option: as it is typed.
+        value: what was typed; None if nothing was.
+
+    Raises:
+        UserError: the number is below 1.
+    """
+    if value is not None and value < 1:
+        raise UserError(f"{option}={value} must be at least 1")
 
 
 def epilog(arguments: str) -> str:

@@ -1,8 +1,8 @@
-"""The commands around runs: check, report and doctor."""
+"""The commands around runs: check, compare, report and doctor."""
 
 import argparse
 
-from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command
+from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command, at_least_one, show
 from nemo_chameleon.train.report import compare, read_result
 
 
@@ -24,11 +24,17 @@ def add_check(commands: Parsers) -> None:
 
 
 def add_report_and_doctor(commands: Parsers) -> None:
-    """Add report and doctor.
+    """Add compare, report and doctor.
 
     Args:
         commands: the parsers of all commands.
     """
+    text = "compare mixtures by the models that train on them, several seeds of each"
+    example = "compare --config mine.yaml compare.mixtures=[uniform,chameleon] compare.seeds=[1,2]"
+    several = add_command(commands, "compare", _compare, text, example)
+    several.add_argument("--config", metavar="FILE", help=CONFIG)
+    several.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+
     text = "show what finished runs drew from each domain, and their validation losses"
     example = "report runs/mine/uniform runs/mine/chameleon"
     report = add_command(commands, "report", _report, text, example)
@@ -43,21 +49,30 @@ def _check(arguments: argparse.Namespace) -> None:
     from nemo_chameleon import provider
     from nemo_chameleon.config import load_config
 
+    at_least_one("--processes", arguments.processes)
+    at_least_one("--proxy-processes", arguments.proxy_processes)
     config = load_config(arguments.config, arguments.overrides)
     processes = arguments.processes
     prepared = provider.inspect(config, processes, arguments.proxy_processes or processes)
     tokens = sum(domain.tokens for domain in prepared.domains.values())
     count = len(prepared.domains)
-    print(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
+    show(f"{count} domains with {tokens:,} tokens: valid for {processes} processes")
     if prepared.stored is None and prepared.plan is not None:
-        print(f"the mixture does not exist yet: {prepared.plan.cost(count)}")
+        show(f"the mixture does not exist yet: {prepared.plan.cost(count)}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from nemo_chameleon.comparison.run import compare as compare_mixtures
+    from nemo_chameleon.config import load_config
+
+    compare_mixtures(load_config(arguments.config, arguments.overrides))
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    print(compare([read_result(folder) for folder in arguments.runs]))
+    show(compare([read_result(folder) for folder in arguments.runs]))
 
 
 def _doctor(_: argparse.Namespace) -> None:
     from nemo_chameleon.launch import doctor
 
-    print(doctor.table(doctor.examine()))
+    show(doctor.table(doctor.examine()))

@@ -22,7 +22,7 @@ from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import checkpoint
-from nemo_chameleon.models.gpt import completed
+from nemo_chameleon.models.identity import require_same
 from nemo_chameleon.provider.preflight import Prepared, inspect
 from nemo_chameleon.provider.resolve import resolve_mixture
 from nemo_chameleon.provider.runs import COMPARED, run_name
@@ -234,15 +234,12 @@ def _finished(run: TrainingRun, validation: Mapping[str, str]) -> bool:
     file = run.directory / FINISHED
     if not file.is_file():
         return False
-    before = completed(json.loads(file.read_text()))
-    now = completed(json.loads(json.dumps(_facts(run, validation))))
-    for key in (*now, *before):
-        if before.get(key) != now.get(key):
-            folder = run.directory.parent.parent
-            raise UserError(
-                f"{run.directory} was made with {key} = {before.get(key)}, but the comparison has "
-                f"{now.get(key)}: remove {folder}, or set output to another folder"
-            )
+    before = json.loads(file.read_text())
+    now = json.loads(json.dumps(_facts(run, validation)))
+    remedy = f"remove {run.directory.parent.parent}, or set output to another folder"
+    require_same(
+        before, {**dict.fromkeys(before), **now}, str(run.directory), "the comparison", remedy
+    )
     return True
 
 

@@ -7,19 +7,27 @@ an error that names the most similar known one. validation.py checks the result.
 import argparse
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
 from nemo_chameleon.config.constraints import nearest
-from nemo_chameleon.config.data import SFT, DatasetConfig, DomainConfig, require_paths
+from nemo_chameleon.config.data import SFT, require_paths
+from nemo_chameleon.config.keys import BY_NAME, dotted, split_override, typed
 from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.values import read_override, read_yaml, type_at
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.yaml_text import not_yaml
 
 # OmegaConf 2.4 renamed register_new_resolver to register_resolver. In 2.3, which NeMo requires,
 # register_resolver is an older function without the parameter `replace`.
@@ -27,15 +35,6 @@ _takes = inspect.signature(OmegaConf.register_resolver).parameters
 _register = OmegaConf.register_resolver if "replace" in _takes else OmegaConf.register_new_resolver
 _register("gcd", math.gcd, replace=True)
 _register("of_dataset", lambda dataset, gpt, sft: sft if dataset == SFT else gpt, replace=True)
-
-
-# The keys of `data` whose entries have names that the user chooses, with the type of an entry.
-_BY_DOMAIN: dict[str, type | None] = {
-    "domains": DomainConfig,
-    "validation": DatasetConfig,
-    "pin": None,
-    "floor": None,
-}
 
 
 def load_config(
@@ -55,44 +54,88 @@ def load_config(
         UserError: a file cannot be read, or a key is unknown, missing or of the wrong type. The
             error names the key or the file.
     """
-    layers: list[tuple[str, DictConfig]] = []
-    if file is not None:
-        try:
-            layer = OmegaConf.load(file)
-        except (OSError, YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
-        if not isinstance(layer, DictConfig):
-            raise UserError(f"the configuration {file} must be a mapping of keys to values")
-        layers.append((str(file), layer))
-    for override in overrides:
-        if "=" not in override or override.startswith(("-", "=")):
-            raise UserError(f"{override!r} is not a key=value override")
-        try:
-            layers.append((override, OmegaConf.from_dotlist([override])))
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise UserError(f"{override!r}: {_one_line(error)}") from error
+    layers = [] if file is None else [(str(file), _file_layer(file))]
+    layers += [(override, _override_layer(override)) for override in overrides]
     source = str(file)
     try:
-        merged: Any = OmegaConf.merge(
-            OmegaConf.structured(Config), OmegaConf.from_dotlist([*defaults])
-        )
+        merged: Any = OmegaConf.structured(Config)
+        for override in defaults:
+            merged = OmegaConf.merge(merged, _override_layer(override))
         for source, layer in layers:  # noqa: B007  # named in the except below
             _refuse_unknown_keys(layer)
             merged = OmegaConf.merge(merged, layer)
-        # A key that takes its value from a missing key is missing too. Name the key to set.
-        missing = sorted(
-            OmegaConf.missing_keys(merged), key=lambda key: (_derived(merged, key), key)
-        )
-        if missing:
-            raise UserError(f"{missing[0]} is not set; set it in the file or as {missing[0]}=...")
+        if missing := _missing(merged):
+            key = dotted(missing)
+            raise UserError(f"{key} is not set; set it in the file or as {typed(missing)}")
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or source}: {_one_line(error)}") from error
-    except TypeError as error:  # a list where a mapping belongs
+        key = _unresolved(merged, [layer for _, layer in layers]) or error.full_key or source
+        raise UserError(f"{key}: {_reason(error)}") from error
+    except (TypeError, OverflowError, RecursionError) as error:  # a list where a mapping belongs
         raise UserError(f"{source}: {_one_line(error)}") from error
     assert isinstance(config, Config)
     require_paths(config.data)
     return config
+
+
+def _file_layer(file: str | Path) -> dict[str, Any]:
+    try:
+        layer = read_yaml(Path(file).read_bytes().decode("utf-8-sig"), Config)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read the configuration {file}: byte {error.start} is not UTF-8; save the file "
+            "as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
+    except YAMLError as error:
+        raise UserError(f"cannot read the configuration {file}: {not_yaml(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"cannot read the configuration {file}: nested too deeply") from error
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    if layer is not None and not isinstance(layer, dict):
+        raise UserError(f"the configuration {file} must be a mapping of keys to values")
+    return layer or {}
+
+
+def _override_layer(override: str) -> dict[str, Any]:
+    parts, text = split_override(override)
+    try:
+        value = read_override(text, type_at(Config, parts), parts)
+    except (YAMLError, RecursionError) as error:
+        raise UserError(
+            f"{override[:80]!r} is not a value in YAML: put it into quotes, as in "
+            f"""{shlex.quote(f'{dotted(parts)}="..."')}"""
+        ) from error
+    for part in reversed(parts):
+        value = {part: value}
+    return dict(value)
+
+
+def _unresolved(merged: Any, layers: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the key of a file or a command line whose value refers to what does not exist."""
+    for parts in (parts for layer in layers for parts in _keys(layer, ())):
+        try:
+            node = merged
+            for part in parts:
+                node = node[part]
+        except InterpolationResolutionError:
+            return dotted(parts)
+        except (OmegaConfBaseException, LookupError, TypeError):
+            continue
+    return None
+
+
+def _missing(merged: DictConfig) -> tuple[str, ...] | None:
+    """Return the parts of a key that is not set, or None."""
+    for section in ("domains", "validation"):
+        for name, entry in merged.data[section].items():
+            if entry is not None and OmegaConf.is_missing(entry, "path"):
+                return ("data", section, str(name), "path")
+    # A key that takes its value from a missing key is missing too. Name the key to set.
+    others = sorted(OmegaConf.missing_keys(merged), key=lambda key: (_derived(merged, key), key))
+    return tuple(others[0].split(".")) if others else None
 
 
 def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -171,24 +214,24 @@ def _derived(config: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, last)
 
 
-def _refuse_unknown_keys(layer: DictConfig) -> None:
+def _refuse_unknown_keys(layer: Mapping[str, Any]) -> None:
     known = list(_known_keys(Config, ""))
-    for parts in _keys(OmegaConf.to_container(layer, resolve=False), ()):
+    for parts in _keys(layer, ()):
         # The user chooses a domain's name, but not the keys under it.
-        named = parts[0] == "data" and len(parts) > 2 and parts[1] in _BY_DOMAIN
+        named = parts[0] == "data" and len(parts) > 2 and parts[1] in BY_NAME
         generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
         if generic not in known:
-            hint = nearest(generic, known).replace("NAME", parts[2] if named else "<name>")
-            raise UserError(f"unknown key {'.'.join(parts)}{hint}")
+            near = nearest(generic, known).replace("NAME", parts[2] if named else "<name>")
+            raise UserError(f"unknown key {'.'.join(parts)}{near}")
 
 
 def _known_keys(cls: type, prefix: str) -> Iterable[str]:
     for item in fields(cls):
         key = prefix + item.name
         yield key
-        if prefix == "data." and item.name in _BY_DOMAIN:
+        if prefix == "data." and item.name in BY_NAME:
             yield key + ".NAME"
-            if (settings := _BY_DOMAIN[item.name]) is not None:
+            if (settings := BY_NAME[item.name]) is not None:
                 yield from _known_keys(settings, key + ".NAME.")
         elif isinstance(item.type, type) and is_dataclass(item.type):
             yield from _known_keys(item.type, key + ".")
@@ -199,6 +242,18 @@ def _keys(node: Any, above: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
         for name, value in node.items():
             yield (*above, str(name))
             yield from _keys(value, (*above, str(name)))
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    """Say in one line what OmegaConf refused, and what to do about it."""
+    if isinstance(error, GrammarParseError):
+        return "a '${' has no end that can be read: close its brace, or write \\${ for the text"
+    text = _one_line(error)
+    if isinstance(error, InterpolationResolutionError):
+        text = text.rpartition("resolving interpolation: ")[2].strip('"')
+        if "Environment variable" in text:
+            text += "; set it, or write ${oc.env:NAME,DEFAULT}"
+    return text
 
 
 def _one_line(error: Exception) -> str:

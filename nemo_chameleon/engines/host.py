@@ -275,7 +275,7 @@ def _computed(prepared: Prepared, folders: Folders, have_met: bool) -> Mixture:
     if not have_met and (world_size() > 1 or dist.is_initialized()):
         raise UserError(
             f"there is no {config.chameleon.file} yet, and the host starts the processes: compute "
-            "it first, with torchrun recipes/compute_mixture.py --config FILE"
+            "it first, with torchrun -m nemo_chameleon mixture compute --config FILE"
         )
     with process_group():
         return compute_mixture(prepared)

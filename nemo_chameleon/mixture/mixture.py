@@ -19,6 +19,7 @@ from nemo_chameleon.mixture.datasets import Datasets, blend_of
 from nemo_chameleon.mixture.parsing import parse_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.tables import listed
 
 FORMAT = 1
 """The version of the file's format."""
@@ -276,9 +277,9 @@ class Mixture:
         if missing or surplus:
             parts = []
             if missing:
-                parts.append(f"it has no weight for {', '.join(missing)}")
+                parts.append(f"it has no weight for {listed(missing)}")
             if surplus:
-                parts.append(f"it has weights for {', '.join(surplus)}")
+                parts.append(f"it has weights for {listed(surplus)}")
             raise UserError("the domains differ from the mixture's: " + " and ".join(parts))
 
     def to_json(self) -> str:

@@ -96,7 +96,8 @@ def layers_table(mixture: Mixture) -> str:
         A table with one column per layer. The last row has the share of the samples that the layer
         would move to another domain, compared with the layer that was used.
     """
-    layers, chosen = mixture.method["layers"], mixture.method["layer"]
+    layers = mixture.method["layers"]
+    used = f"layer {mixture.method['layer']}" if "layer" in mixture.method else "these weights"
     header = ["domain", *(f"layer {layer}" for layer in layers)]
     rows = [
         [name, *(f"{weights[name]:.4f}" for weights in layers.values())] for name in mixture.weights
@@ -105,7 +106,7 @@ def layers_table(mixture: Mixture) -> str:
         sum(abs(weights[name] - mixture.weights[name]) for name in mixture.weights) / 2
         for weights in layers.values()
     ]
-    rows.append([f"moved from layer {chosen}", *(f"{share:.4f}" for share in moved)])
+    rows.append([f"moved from {used}", *(f"{share:.4f}" for share in moved)])
     return table(header, rows, rule_before=len(mixture.weights))
 
 

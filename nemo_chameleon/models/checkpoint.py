@@ -18,9 +18,10 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 
-from nemo_chameleon.models.gpt import completed, unwrap
+from nemo_chameleon.models.gpt import unwrap
+from nemo_chameleon.models.identity import require_same
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.files import digest, digest_of_files, write_atomically
 from nemo_chameleon.utils.ranks import is_first_rank
 
 # The only format of the distributed optimizer that megatron-core 0.15 to 0.19 all write and that
@@ -64,6 +65,19 @@ def tracked(directory: Path) -> tuple[str | None, Path | None]:
     tracker = directory / _TRACKER
     text = tracker.read_text().strip() if tracker.is_file() else None
     return text, directory / f"iter_{int(text):07d}" if text and text.isdigit() else None
+
+
+def content_digest(place: str) -> str | None:
+    """Return a digest of a checkpoint's files, to recognise it by wherever it lies.
+
+    Args:
+        place: the checkpoint's folder, or the folder above it with a tracker.
+
+    Returns:
+        The digest of names, sizes and samples of the files; None if there is no such folder.
+    """
+    folder = tracked(Path(place))[1] or Path(place)
+    return digest(digest_of_files(folder)) if folder.is_dir() else None
 
 
 def remove_all(directory: Path) -> None:
@@ -124,14 +138,8 @@ def resumable(
             "output to another folder"
         )
     state = read_state(path)
-    recorded = completed(state["identity"])
-    for key, now in completed(identity).items():
-        before = recorded.get(key)
-        if before != now:
-            raise UserError(
-                f"{path} was made with {key} = {before}, but the run has {now}: set it back, or "
-                "set output to another folder"
-            )
+    remedy = "set it back, or set output to another folder"
+    require_same(state["identity"], identity, str(path), "the run", remedy)
     return path, state
 
 

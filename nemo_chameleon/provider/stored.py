@@ -5,7 +5,9 @@ A mixture file is used only for the domains, the data and the settings that it w
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
+from nemo_chameleon.config.keys import typed
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import preset_of
 from nemo_chameleon.data.domain import Domain
@@ -43,7 +45,9 @@ def stored_mixture(
         weights = {}
         for name, domain in config.data.domains.items():
             if domain.weight is None:
-                raise UserError(f"data.mixture=static needs data.domains.{name}.weight")
+                raise UserError(
+                    f"data.mixture=static needs {typed(('data', 'domains', name, 'weight'))}"
+                )
             weights[name] = domain.weight
         return Mixture.static(weights)
     computed = wanted == "chameleon"
@@ -57,8 +61,8 @@ def stored_mixture(
             mixture.require_domains(domains)
         except UserError as error:
             change = (
-                f"; run `nemo-chameleon mixture add {path} NAME=PATH` or `nemo-chameleon mixture "
-                f"remove {path} NAME`, which train no proxy"
+                f"; run `nemo-chameleon mixture add {quote(str(path))} NAME=PATH` or "
+                f"`nemo-chameleon mixture remove {quote(str(path))} NAME`, which train no proxy"
             )
             raise UserError(f"{error}{change if computed else ''}") from error
         _require_data(mixture, domains)
@@ -120,7 +124,7 @@ def _require_settings(
     if mixture.name != "chameleon":
         raise UserError(
             f"it is a {mixture.name!r} mixture, which was not computed: use it as "
-            f"data.mixture={config.chameleon.file}"
+            f"{typed(('data', 'mixture'), config.chameleon.file)}"
         )
     file = config.chameleon.file
     scoring = {"objective": plan.objective, **preset_of(config.chameleon).settings()}
@@ -130,7 +134,7 @@ def _require_settings(
             continue
         # The mixture in a run's folder stays what it is: the run has drawn samples by it.
         option = f"--{key.replace('_', '-')} {value}" if key in scoring and not bounded else ""
-        command = f"`nemo-chameleon mixture rescore {file} {option}`"
+        command = f"`nemo-chameleon mixture rescore {quote(file)} {option}`"
         if key in LEFT_OPEN and getattr(config.chameleon, key) is None:
             change = "" if bounded else f", or remove {file} to compute it again with {value}"
             logger.warning(
@@ -159,7 +163,8 @@ def _require_proxies(config: Config, mixture: Mixture, plan: EmbeddingPlan) -> N
     if len(made) > 1:
         other = f", or {count}" if count and len(made) != len(plan.settings) else ""
         raise UserError(
-            f"it comes from several proxies: use it as data.mixture={config.chameleon.file}{other}"
+            "it comes from several proxies: use it as "
+            f"{typed(('data', 'mixture'), config.chameleon.file)}{other}"
         )
     raise UserError(
         "it was made through another proxy: proxy.*, a seed, data.split or the tokenizer has "

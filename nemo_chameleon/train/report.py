@@ -26,10 +26,14 @@ def read_result(directory: str | Path) -> Result:
     path = Path(directory) / "result.json"
     try:
         result: Result = json.loads(path.read_text())
-        compare([result])  # this fails if the result lacks something that a table needs
+        compare([result, result])  # this fails if it lacks what a table or a verdict needs
     except OSError as error:
         raise UserError(f"{directory} holds no finished run: {path.name} cannot be read") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} is not the result of a run: it has no {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not the result of a run: it is nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path} is not the result of a run: {error}") from error
     return result
 
@@ -121,6 +125,6 @@ def _verdict(before: Result, after: Result, apart: Sequence[str]) -> str:
         lines.append(f"It has the lower perplexity in {count} sets that are not drawn from.")
     lines.append(
         "Each run has one seed, so the figures do not show how much another seed would change; "
-        "recipes/compare_mixtures.py compares several seeds."
+        "`nemo-chameleon compare` compares several seeds."
     )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ The base model's run and the proxy's are both a `TrainingRun`, and the same loop
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.gpt import model_record, weights_shape
+from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
 from nemo_chameleon.utils.errors import UserError
 
@@ -68,13 +70,12 @@ class TrainingRun:
         place = self.config.checkpoint.pretrained_checkpoint
         if place is None or self.settings is not self.config:
             return None
-        key = "checkpoint.pretrained_checkpoint"
-        source = find_checkpoint(key, place, self.settings, self.config.data, prefix="")
+        source = find_checkpoint(START, place, self.settings, self.config.data, prefix="")
         own, its = weights_shape(self.settings.model), weights_shape(source.run.model)
         for name, value in its.items():
             if own[name] != value:
                 raise UserError(
-                    f"{key}={source.path} has model.{name}={value}, but the run has {own[name]}: "
+                    f"{START}={source.path} has model.{name}={value}, but the run has {own[name]}: "
                     f"set model.{name}={value}"
                 )
         return source
@@ -110,9 +111,14 @@ class TrainingRun:
         same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
         same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
         if self.settings is self.config:
-            key = "checkpoint.pretrained_checkpoint"
-            same[key] = self.config.checkpoint.pretrained_checkpoint
+            same[START] = self.config.checkpoint.pretrained_checkpoint
+            same[START_DIGEST] = self._start_digest
         return same
+
+    @functools.cached_property
+    def _start_digest(self) -> str | None:
+        place = self.config.checkpoint.pretrained_checkpoint
+        return None if place is None else checkpoint.content_digest(place)
 
     def resumable(self) -> tuple[Path, dict[str, Any]] | None:
         """Find the checkpoint that the run continues from.

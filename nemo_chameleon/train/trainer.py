@@ -25,6 +25,7 @@ from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.gpt import build_gpt, parameter_count
+from nemo_chameleon.models.identity import START_DIGEST
 from nemo_chameleon.models.optimizer import build_optimizer, build_scheduler
 from nemo_chameleon.train.evaluation import evaluate
 from nemo_chameleon.train.run import TrainingRun
@@ -89,6 +90,7 @@ class Trainer:
         self.loss = math.nan
         self.last_losses: list[torch.Tensor] = []
         self.seconds = 0.0
+        self.started: dict[str, Any] = {}
         self.meter = DomainLoss(names)
         self.model: Any = build_gpt(settings, run.vocab_size)
         resumed = on_first_rank(run.resumable)
@@ -261,7 +263,7 @@ class Trainer:
             "answer_tokens": self.answers,
             "loss": self.loss,
             "seconds": self.seconds,
-            "identity": self.run.identity(),
+            "identity": {**self.run.identity(), **self.started} if is_first_rank() else {},
         }
         checkpoint.save(
             self.run.directory,
@@ -280,6 +282,7 @@ class Trainer:
         self.answers = state.get("answer_tokens", self.answers)
         self.loss = state["loss"]
         self.seconds = state["seconds"]
+        self.started = {k: v for k, v in state["identity"].items() if k == START_DIGEST and v}
         logger.info("%s: resuming from %s", self.run.name, path)
 
     def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:

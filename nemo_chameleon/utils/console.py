@@ -1,6 +1,7 @@
 """How the recipes and the command line behave as programs."""
 
 import functools
+import io
 import os
 import re
 import select
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import show_on_stdout
 from nemo_chameleon.utils.preemption import StoppedError
+from nemo_chameleon.utils.tables import printable
 
 # megatron-core warns in every process about packages that are not installed, and torch's checkpoint
 # code warns about how megatron-core calls it. A user can do nothing about either.
@@ -55,6 +57,8 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
         # Megatron's checkpoint writer starts another Python process, which reads this variable.
         inherited = [os.environ.get("PYTHONWARNINGS"), *(f"ignore:{m}" for m in _KNOWN_WARNINGS)]
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, inherited))
+        if isinstance(sys.stdout, io.TextIOWrapper):  # it may be a terminal that takes ASCII alone
+            sys.stdout.reconfigure(errors="backslashreplace")
         show_on_stdout()
         try:
             main()
@@ -69,7 +73,8 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
             if int(os.environ.get("LOCAL_RANK", "0")) != 0:
                 time.sleep(_LET_OTHERS_SPEAK)
             stopped = isinstance(error, StoppedError)
-            print(f"{'' if stopped else 'error: '}{error}", file=sys.stderr, flush=True)
+            text = printable(f"{'' if stopped else 'error: '}{error}")
+            print(text, file=sys.stderr, flush=True)
             sys.exit(StoppedError.exit_code if stopped else 2)
         except Exception as error:
             if _came_from_elsewhere(error):

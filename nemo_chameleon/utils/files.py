@@ -36,6 +36,23 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def require_writable(path: Path) -> None:
+    """Try whether a file can be written, and leave nothing but its folder behind.
+
+    Args:
+        path: the file, which stays as it is if it exists.
+
+    Raises:
+        OSError: a file cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        beside.write_bytes(bytes(BLOCK_BYTES))
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def read_blocks(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
     """Read one block of up to 4 KiB from each of several places in a file.
 

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from nemo_chameleon.utils.ranks import rank
+from nemo_chameleon.utils.tables import printable
 
 EVERY_RANK = {"every_rank": True}
 _ROOT = "nemo_chameleon"
@@ -40,10 +41,10 @@ def package_logger(package: str) -> logging.Logger:
 
 
 class _Message(logging.Formatter):
-    """Formatter that prints the message only; a warning begins with "note: "."""
+    """Formatter of the message alone, without control characters; a warning has "note: "."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = printable(record.getMessage())
         return f"note: {text}" if record.levelno >= logging.WARNING else text
 
 

@@ -1,6 +1,31 @@
-"""Tables in plain text, and the numbers in them."""
+"""Tables in plain text, the numbers in them, and text that does a terminal no harm."""
 
+import unicodedata
 from collections.abc import Sequence
+
+# They change the order in which a terminal shows the text after them.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Write control characters, which a terminal would obey, as escapes such as \\x1b.
+
+    Args:
+        text: any text; a name from a file may hold anything.
+        kept: control characters that stay.
+
+    Returns:
+        The text with escapes.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(char)[1:-1]
+        if char not in kept
+        and (unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in _REORDERING)
+        else char
+        for char in text
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int = -1) -> str:
@@ -15,6 +40,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int
     Returns:
         The table's lines, without a line break at the end.
     """
+    rows = [[printable(cell, kept="") for cell in row] for row in rows]
+    header = [printable(cell, kept="") for cell in header]
     heads = [cell.rpartition(" ")[::2] for cell in header]
     lines = [[head[0] for head in heads], [head[1] for head in heads]]
     lines = [line for line in lines if any(line)]
@@ -30,6 +57,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int
     if rule_before >= 0:
         body.insert(rule_before, rule)
     return "\n".join([*map(text, lines), rule, *body])
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """List names in a sentence.
+
+    Args:
+        names: the names.
+        most: so many are named, and the others counted.
+
+    Returns:
+        The names with commas between them.
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def amount(number: float) -> str:

@@ -1,0 +1,110 @@
+"""Dotted keys: how they are typed on a command line, and how errors print them.
+
+Under `data.domains` and `data.validation` the last part of a key is the setting and all before it
+is the name; where the value is a mapping in braces, and under `data.pin` and `data.floor`, all of
+it is the name. A name in double quotes, written as in JSON, is always taken as it is.
+"""
+
+import json
+import re
+import shlex
+from dataclasses import fields
+
+from nemo_chameleon.config.data import DatasetConfig, DomainConfig
+from nemo_chameleon.utils.errors import UserError
+
+BY_NAME: dict[str, type | None] = {
+    "domains": DomainConfig,
+    "validation": DatasetConfig,
+    "pin": None,
+    "floor": None,
+}
+"""The keys of `data` whose entries have names that the user chooses, with the type of an entry."""
+
+_NAMED = re.compile(rf"data\.({'|'.join(BY_NAME)})(?=[.\[])")
+_QUOTED = re.compile(r'\.("(?:[^"\\]|\\.)*")(?:\.([^.=]+))?=', re.DOTALL)
+_BRACKETS = re.compile(r"\[([^\]=]+)\](?:\.([^.=]+))?=")
+
+
+def split_override(text: str) -> tuple[tuple[str, ...], str]:
+    """Split `key=value` into the parts of the key, and the value.
+
+    Args:
+        text: as it was typed.
+
+    Returns:
+        The parts, of which a name that the user chose is one; and the text of the value.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    if named := _NAMED.match(text):
+        section, rest = named[1], text[named.end() :]
+        apart = _QUOTED.match(rest) or _BRACKETS.match(rest)
+        if apart:
+            name = _unquoted(apart[1], text) if rest.startswith(".") else apart[1].strip("\"'")
+            setting = () if apart[2] is None else (apart[2],)
+            return ("data", section, name, *setting), rest[apart.end() :]
+    key, equals, value = text.partition("=")
+    if not equals or not key or key.startswith("-"):
+        raise UserError(f"{text!r} is not a key=value override")
+    parts = tuple(key.split("."))
+    if parts[0] == "data" and len(parts) > 3 and parts[1] in BY_NAME:
+        entry = BY_NAME[parts[1]] is None or value.lstrip().startswith("{")
+        name_ends = len(parts) if entry else len(parts) - 1
+        parts = (*parts[:2], ".".join(parts[2:name_ends]), *parts[name_ends:])
+    if "" in parts:
+        raise UserError(f"{text!r} is not a key=value override: a part of the key is empty")
+    return parts, value
+
+
+def _unquoted(quoted: str, text: str) -> str:
+    try:
+        return str(json.loads(quoted))
+    except ValueError as error:
+        raise UserError(f"{text!r}: {quoted} is not a text in double quotes") from error
+
+
+def dotted(parts: tuple[str, ...]) -> str:
+    """Write a key so that `split_override` reads it back.
+
+    Args:
+        parts: of the key; a name that the user chose is one of them.
+
+    Returns:
+        The key; a name that would be read otherwise is in double quotes.
+    """
+    plain = ".".join(parts)
+    try:
+        as_is = split_override(f"{plain}=")[0] == parts
+    except UserError:
+        as_is = False
+    if as_is and plain.isprintable():
+        return plain
+    return ".".join([*parts[:2], json.dumps(parts[2], ensure_ascii=False), *parts[3:]])
+
+
+def typed(parts: tuple[str, ...], value: str = "...") -> str:
+    """Write a setting as it can be typed into a shell.
+
+    Args:
+        parts: of the key.
+        value: what comes after the equals sign.
+
+    Returns:
+        `key=value`, in quotes if the shell needs them.
+    """
+    return shlex.quote(f"{dotted(parts)}={value}")
+
+
+def named_keys(section: str) -> list[str]:
+    """Return the settings of an entry under `data`, such as path.
+
+    Args:
+        section: domains, validation, pin or floor.
+
+    Returns:
+        Their names; none if the entry is a value itself.
+    """
+    entry = BY_NAME[section]
+    return [] if entry is None else [item.name for item in fields(entry)]

@@ -1,0 +1,222 @@
+"""What all formats share: a format, what is read from it, and the entries that are written."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_chameleon.mixture.datasets import recorded_datasets
+from nemo_chameleon.mixture.mixture import Mixture
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.tables import listed
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What was read from another tool's file.
+
+    Attributes:
+        weights: by domain name; positive and finite.
+        paths: by domain name; empty where the file has none.
+        notes: what the mixture does not have of the file, or has otherwise, in sentences.
+    """
+
+    weights: dict[str, float]
+    paths: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class MixtureFormat:
+    """A file format for mixtures.
+
+    Attributes:
+        meaning: what its numbers mean, and which tool or option takes the file.
+        write: makes the text of a mixture.
+        read: reads weights, and paths if the format has them, from a text.
+    """
+
+    meaning: str
+    write: Callable[[Mixture], str]
+    read: Callable[[str], Blend]
+
+
+def number(value: Any, where: str) -> float:
+    """Read a weight.
+
+    Args:
+        value: a number, or its text.
+        where: the entry, for the error: its number in the list, or its line.
+
+    Returns:
+        The weight, which is 0 or positive.
+
+    Raises:
+        UserError: it is not a number, or it is negative or not finite.
+    """
+    weight = as_number(value)
+    if weight is None:
+        raise UserError(f"{where}: the weight must be a number, not {short(value)}")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"{where}: the weight is {value}, but must be positive and finite")
+    return weight
+
+
+def as_number(value: Any) -> float | None:
+    """Return the number that a value or its text stands for.
+
+    Args:
+        value: any value.
+
+    Returns:
+        The number; None if it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def short(value: Any) -> str:
+    """Show a value of a file in an error.
+
+    Args:
+        value: any value.
+
+    Returns:
+        Its first 60 characters; text is in quotes.
+    """
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def total_of(weights: Mapping[str, float]) -> float:
+    """Add up weights.
+
+    Args:
+        weights: by domain name.
+
+    Returns:
+        Their sum.
+
+    Raises:
+        UserError: there are no weights, or the sum is too large for a number.
+    """
+    if not weights:
+        raise UserError("there is no domain with a weight above 0")
+    try:
+        return math.fsum(weights.values())
+    except OverflowError as error:
+        raise UserError("the weights are too large to be added up: divide all of them") from error
+
+
+def named_blend(entries: Iterable[tuple[str, Any, float, str]]) -> Blend:
+    """Make a blend of domains that have names.
+
+    Args:
+        entries: where each entry is, its name, its weight and its path or "".
+
+    Returns:
+        The blend; domains of weight 0 are left out with a note.
+
+    Raises:
+        UserError: a name is missing or stands twice.
+    """
+    weights: dict[str, float] = {}
+    paths: dict[str, str] = {}
+    for where, name, weight, path in entries:
+        if not (isinstance(name, str) and name):
+            raise UserError(f"{where}: a domain must have a name, not {short(name)}")
+        if name in weights:
+            raise UserError(f"{where}: duplicate domain {name!r}")
+        weights[name], paths[name] = weight, path
+    drawn = {name: weight for name, weight in weights.items() if weight > 0}
+    notes = left_out([name for name in weights if name not in drawn])
+    return Blend(drawn, {name: paths[name] for name in drawn}, notes)
+
+
+def left_out(names: Sequence[str]) -> list[str]:
+    """Say that domains of weight 0 are not in the mixture.
+
+    Args:
+        names: the domains, or their prefixes.
+
+    Returns:
+        One sentence, or none if there are no names.
+    """
+    if not names:
+        return []
+    return [f"the weight is 0, so nothing is drawn: left out {listed(names)}"]
+
+
+def entries_of(mixture: Mixture, blanks: bool = True) -> list[tuple[str, float]]:
+    """Return the prefixes of a mixture's domains with their weights, as hosts draw by them.
+
+    A domain of several datasets has an entry for each; its weight is divided by their tokens.
+
+    Args:
+        mixture: the mixture.
+        blanks: whether the format can hold paths with blanks.
+
+    Returns:
+        Each prefix and its weight.
+
+    Raises:
+        UserError: a domain has no path, or one with blanks where the format cannot hold it.
+    """
+    entries = []
+    for name, weight in mixture.weights.items():
+        for path, share in shares_of(mixture, name):
+            if not blanks and path != "".join(path.split()):
+                raise UserError(
+                    f"the path of domain {name!r}, {path!r}, has blanks, which this format cannot "
+                    "hold: rename the files, or use --format megatron-per-split"
+                )
+            entries.append((path, weight * share))
+    return entries
+
+
+def shares_of(mixture: Mixture, name: str) -> list[tuple[str, float]]:
+    """Return the datasets of a domain, with each one's share of the domain.
+
+    Args:
+        mixture: the mixture.
+        name: of the domain.
+
+    Returns:
+        Each dataset's prefix and its share; the only one's share is 1.
+
+    Raises:
+        UserError: the mixture file has no path, or several without the tokens of each.
+    """
+    fact(mixture, name, "path")
+    tokens = recorded_datasets(name, mixture.domains[name])
+    total = sum(tokens.values())
+    return [(path, own / total) for path, own in tokens.items()]
+
+
+def fact(mixture: Mixture, name: str, key: str) -> Any:
+    """Return a fact about a domain that a format needs.
+
+    Args:
+        mixture: the mixture.
+        name: of the domain.
+        key: of the fact in the mixture file.
+
+    Returns:
+        The fact.
+
+    Raises:
+        UserError: the mixture file does not have it.
+    """
+    value = mixture.domains.get(name, {}).get(key)
+    if not value:
+        raise UserError(
+            f"the mixture has no {key!r} for domain {name!r}, which this format needs: add it to "
+            f"the mixture file, or use another format"
+        )
+    return value

@@ -1,0 +1,111 @@
+"""CSV: a table with a row for each domain, and Olmix's ratios.csv with a column for each.
+
+A cell that begins like a formula would be computed by a spreadsheet, so it gets an apostrophe in
+front, and loses it when it is read.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable
+
+from nemo_chameleon.mixture.formats.blend import Blend, MixtureFormat, named_blend, number
+from nemo_chameleon.mixture.formats.text import parse_table
+from nemo_chameleon.mixture.mixture import Mixture
+from nemo_chameleon.utils.errors import UserError
+
+_COLUMNS = ("domain", "weight", "path", "tokens", "documents", "score", "low", "high")
+# The columns of ratios.csv that are about the run; the one without a name is an index of pandas.
+_OF_RUN = ("", "run", "run_id", "name", "index")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _text(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _written(rows: Iterable[Iterable[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _write(mixture: Mixture) -> str:
+    rows: list[Iterable[object]] = [_COLUMNS]
+    for name, weight in mixture.weights.items():
+        facts = mixture.domains.get(name, {})
+        path = facts.get("path", "")
+        ends = mixture.uncertainty.get(name, ["", ""])
+        known = [facts.get(key, "") for key in ("tokens", "documents", "score")]
+        paths = path if isinstance(path, str) else json.dumps(path, ensure_ascii=False)
+        rows.append([_cell(name), repr(weight), _cell(paths), *known, *ends])
+    return _written(rows)
+
+
+def _read(text: str) -> Blend:
+    header, rows = parse_table(text)
+    missing = [column for column in ("domain", "weight") if column not in header]
+    if missing:
+        raise UserError(
+            f"it has no column {missing[0]!r}, but {', '.join(header[:8])}: the header must have "
+            "domain and weight; for a table with a column for each domain use --format ratios"
+        )
+    places = {column: header.index(column) for column in ("domain", "weight")}
+    path = header.index("path") if "path" in header else None
+    return named_blend(
+        (
+            f"line {line}",
+            _text(cells[places["domain"]]),
+            number(cells[places["weight"]], f"line {line}, {_text(cells[places['domain']])!r}"),
+            "" if path is None else _text(cells[path]),
+        )
+        for line, cells in rows
+    )
+
+
+def _write_ratios(mixture: Mixture) -> str:
+    if taken := [name for name in mixture.weights if name in _OF_RUN]:
+        raise UserError(f"this format needs the column {taken[0]!r} for the run: rename the domain")
+    return _written(
+        [
+            ["run_id", *map(_cell, mixture.weights)],
+            [_cell(mixture.name), *map(repr, mixture.weights.values())],
+        ]
+    )
+
+
+def _read_ratios(text: str) -> Blend:
+    header, table = parse_table(text)
+    rows = list(table)
+    if len(rows) != 1:
+        raise UserError(
+            f"it has {len(rows)} rows, one for each run: leave the header and the one row that is "
+            "the mixture"
+        )
+    ((line, cells),) = rows
+    return named_blend(
+        (f"column {name!r}", _text(name), number(cell, f"line {line}, column {name!r}"), "")
+        for name, cell in zip(header, cells, strict=True)
+        if name not in _OF_RUN
+    )
+
+
+CSV = MixtureFormat(
+    "one row per domain: weight, the share of training samples and of their tokens; path; "
+    "number of tokens and of documents to train on; leverage score; low and high, the ends of "
+    "the weight's 95 % interval. A run's epochs of a domain are the run's tokens x weight / "
+    "tokens. A name that begins like a formula has an apostrophe in front.",
+    _write,
+    _read,
+)
+RATIOS = MixtureFormat(
+    "one column per domain and one row, as in the ratios.csv of Olmix and other searches that "
+    "train a proxy for each row. A ratio is the share of the tokens.",
+    _write_ratios,
+    _read_ratios,
+)

@@ -1,0 +1,174 @@
+"""Parse JSON, YAML and CSV; an error says in words where the text is wrong.
+
+YAML's unquoted words stay text, so that a path such as 2019_30 or no is not taken for a number or
+for false. `blend.number` reads numbers from text.
+"""
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.yaml_text import SafeDumper, SafeLoader, not_yaml
+
+
+class _TextLoader(SafeLoader):
+    """Loads every scalar as text, except null; a tag that it does not know changes nothing."""
+
+
+def _construct(loader: Any, tag: str, node: yaml.Node) -> Any:
+    del tag
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    loader.flatten_mapping(node)
+    body: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise UserError(f"line {line}: a key must be text")
+        if key in body:
+            raise UserError(f"line {line}: duplicate key {key!r}")
+        body[key] = loader.construct_object(value_node, deep=True)
+    return body
+
+
+for _tag in (*("bool", "int", "float", "timestamp", "binary", "str"), *("seq", "map", "omap")):
+    _TextLoader.add_constructor(
+        f"tag:yaml.org,2002:{_tag}", lambda loader, node: _construct(loader, "", node)
+    )
+_TextLoader.add_multi_constructor("", _construct)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML into dicts, lists, texts and None.
+
+    Args:
+        text: one YAML document.
+
+    Returns:
+        What it holds; every number is text.
+
+    Raises:
+        UserError: it is not YAML, or a key stands twice; the error names the line.
+    """
+    try:
+        return yaml.load(text, Loader=_TextLoader)  # a safe loader that makes text
+    except yaml.YAMLError as error:
+        raise UserError(not_yaml(error)) from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: one JSON document.
+
+    Returns:
+        What it holds; every number is text.
+
+    Raises:
+        UserError: it is not JSON, or a key stands twice.
+    """
+    try:
+        return json.loads(
+            text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_distinct
+        )
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"it is not JSON at line {error.lineno}, column {error.colno}: correct the file there"
+        ) from error
+
+
+def found(body: Any, keys: Sequence[str], above: str = "") -> dict[str, Any]:
+    """Find the keys of a blend at any depth of a configuration.
+
+    Args:
+        body: of the configuration.
+        keys: names of the keys.
+        above: the keys above `body`, with a dot at the end.
+
+    Returns:
+        What stands there, by dotted key; a key with null counts as absent.
+    """
+    there: dict[str, Any] = {}
+    for key, value in body.items() if isinstance(body, dict) else ():
+        if key in keys and value is not None:
+            there[above + key] = value
+        else:
+            there |= found(value, keys, f"{above}{key}.")
+    return there
+
+
+def commented_yaml(body: dict[str, Any], comment: str) -> str:
+    """Write YAML with a comment above it.
+
+    Args:
+        body: what to write.
+        comment: one or more sentences.
+
+    Returns:
+        The text.
+    """
+    lines = textwrap.wrap(comment, 97, initial_indent="# ", subsequent_indent="# ")
+    dumped = yaml.dump(body, Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
+    return "\n".join([*lines, dumped])
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in body:
+            raise UserError(f"duplicate key {key!r}")
+        body[key] = value
+    return body
+
+
+def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Parse CSV with a header.
+
+    Args:
+        text: of the file.
+
+    Returns:
+        The header's cells, and the rows that are not empty: the line where each ends, and its
+        cells, as many as the header has.
+
+    Raises:
+        UserError: there is no header, or two columns have the same name. Reading a row raises it
+            if the row has another number of cells.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+
+    def lines() -> Iterator[tuple[int, list[str]]]:
+        try:
+            for cells in reader:
+                if any(cells):
+                    yield reader.line_num, cells
+        except csv.Error as error:
+            raise UserError(f"line {reader.line_num}: it is not CSV; check its quotes") from error
+
+    rows = lines()
+    _, header = next(rows, (0, []))
+    if not header:
+        raise UserError("it is empty: the first line must be a header")
+    if len(set(header)) < len(header):
+        seen: set[str] = set()
+        twice = next(cell for cell in header if cell in seen or seen.add(cell))  # type: ignore[func-returns-value]
+        raise UserError(f"the header has the column {twice!r} twice")
+
+    def checked() -> Iterator[tuple[int, list[str]]]:
+        for line, cells in rows:
+            if len(cells) != len(header):
+                raise UserError(
+                    f"line {line}: it has {len(cells)} cells, but the header has {len(header)}"
+                )
+            yield line, cells
+
+    return header, checked()

@@ -1,0 +1,66 @@
+"""models/identity.py: what differs is named, and a checkpoint is what it holds, not its path."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_chameleon.models.checkpoint import content_digest
+from nemo_chameleon.models.identity import START, START_DIGEST, require_same
+from nemo_chameleon.utils.errors import UserError
+
+
+def differs(made: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return the error of two identities; None if they are the same."""
+    try:
+        require_same(made, now, "it", "the run", "set it back")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says"),
+    [
+        ([["a", "1"]], [["a", "1"], ["b", "2"]], "other data: 'b' is new; set it back"),
+        ([["a", "1"], ["b", "2"]], [["a", "1"]], "'b' is gone"),
+        ([["a", "1"], ["b", "2"]], [["a", "1"], ["b", "3"]], "the data of 'b' has changed"),
+        ([["a", 0.5]], [["a", 0.25]], "'a' had 0.5, but the run has 0.25"),
+        ([["a", 1], ["b", 2]], [["b", 2], ["a", 1]], "the order has changed: 'a' was at"),
+        (3, 4, "it was made with data = 3, but the run has 4: set it back"),
+        (None, [["a", 1]], "data = None"),
+        ([["a", 1]], [["a", 1]], None),
+    ],
+)
+def test_the_domain_that_differs_is_named(before: Any, now: Any, says: str | None) -> None:
+    """An error names the setting, and in a list of domains the one that differs."""
+    error = differs({"data": before}, {"data": now})
+    assert (error is None) if says is None else says in (error or "")
+
+
+def test_many_differences_are_short() -> None:
+    """Of many domains that differ, three are named and the others counted."""
+    error = differs({"data": [[f"d{i}", "x"] for i in range(99)]}, {"data": []})
+    assert error is not None
+    assert "'d0' is gone, 'd1' is gone, 'd2' is gone, 96 more differences" in error
+
+
+def test_a_checkpoint_is_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another spelling of a path, a link and a copy are the same start; other files are not."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("a", "weights"), ("copy", "weights"), ("other", "others")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.distcp").write_text(text)
+    (tmp_path / "link").symlink_to("a")
+
+    def start(place: str | None) -> dict[str, Any]:
+        return {START: place, START_DIGEST: None if place is None else content_digest(place)}
+
+    for same in ("a", "a/", "./a", str(tmp_path / "a"), "link", "copy"):
+        assert differs(start("a"), start(same)) is None
+    for another in ("other", "gone", None):
+        assert f"with {START} = a, but" in (differs(start("a"), start(another)) or "")
+    # Checkpoints of earlier versions have no digest, and their paths still say enough.
+    assert differs({START: "a"}, start(str(tmp_path / "a"))) is None
+    assert differs({START: "a"}, start("copy")) is not None
+    assert differs({START: "gone"}, start("gone")) is None

@@ -1,0 +1,153 @@
+"""config/keys.py, config/values.py: what is typed keeps its text, or is refused by name."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nemo_chameleon.config import load_config
+from nemo_chameleon.config.keys import dotted, split_override
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.utils.errors import UserError
+
+COMPLETE = (
+    "output=out",
+    "data.domains.a.path=/data/a",
+    "data.vocab_size=100",
+    "train.train_iters=1000",
+    "train.global_batch_size=32",
+)
+
+
+def loaded(*overrides: str, text: str | bytes = "", folder: Path) -> Config:
+    """Return the configuration of a file with this text and of overrides."""
+    file = folder / "c.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_config(file, [*COMPLETE, *overrides])
+
+
+def test_text_of_a_file_stays(tmp_path: Path) -> None:
+    """Names and values that YAML takes for something else keep their text where text is wanted."""
+    text = """
+output: 2024_05_01
+data:
+  mixture: 1:30
+  domains: {no: {path: yes}, 2019_30: {path: 010}, 1e3: {path: 2024-05-01}, null: {path: 0x1F}}
+  pin: {off: 0.5}
+compare: {mixtures: [on, 2024_05], seeds: [1, 2]}
+"""
+    config = loaded(text=text, folder=tmp_path)
+    assert config.data.mixture == "1:30"
+    paths = {name: domain.path for name, domain in config.data.domains.items()}
+    assert paths == {
+        "no": "yes",
+        "2019_30": "010",
+        "1e3": "2024-05-01",
+        "null": "0x1F",
+        "a": "/data/a",
+    }
+    assert config.data.pin == {"off": 0.5}
+    assert (config.compare.mixtures, config.compare.seeds) == (["on", "2024_05"], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "text", ["2024_05_01", "010", "no", "run #3", "a: b", "@x", "*.bin", "1e3"]
+)
+def test_text_of_a_command_line_stays(text: str, tmp_path: Path) -> None:
+    """What is typed after the equals sign is the text, unless it is in quotes or brackets."""
+    for given in (text, f'"{text}"'):
+        config = loaded(f"output={given}", f"data.mixture={given}", folder=tmp_path)
+        assert (config.output, config.data.mixture) == (text, text)
+
+
+def test_numbers_and_words_are_read_as_before(tmp_path: Path) -> None:
+    """Where the schema wants no text, YAML decides."""
+    config = loaded(
+        *("train.seed=0x10", "optimizer.lr=1e-3", "logging.progress=no", "chameleon.layer=all"),
+        *(
+            "chameleon.samples=1_000",
+            "data.tokenizer=null",
+            "data.pin.a=.5",
+            "model.num_layers='4'",
+        ),
+        text="train: &t {eval_iters: 3}\nproxy: {train: {<<: *t, train_iters: 5}}",
+        folder=tmp_path,
+    )
+    assert (config.train.seed, config.optimizer.lr, config.logging.progress) == (16, 1e-3, False)
+    assert (config.chameleon.layer, config.chameleon.samples) == ("all", 1000)
+    assert (config.data.tokenizer, config.data.pin, config.model.num_layers) == (
+        None,
+        {"a": 0.5},
+        4,
+    )
+    assert (config.proxy.train.eval_iters, config.proxy.train.train_iters) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("data.domains.c4.en.path=x", ("data", "domains", "c4.en", "path")),
+        ("data.domains.c4.en={path: x}", ("data", "domains", "c4.en")),
+        ("data.domains[c4.en].path=x", ("data", "domains", "c4.en", "path")),
+        ('data.domains."a=b.path".path=x', ("data", "domains", "a=b.path", "path")),
+        ("data.domains.a[1].path=x", ("data", "domains", "a[1]", "path")),
+        ("data.pin.c4.en=0.5", ("data", "pin", "c4.en")),
+        ('data.floor."a\\"b"=0.5', ("data", "floor", 'a"b')),
+        ("train.seed=1", ("train", "seed")),
+    ],
+)
+def test_names_with_dots(override: str, parts: tuple[str, ...]) -> None:
+    """The last part is the setting and all before it the name; a name in quotes is always whole."""
+    assert split_override(override)[0] == parts
+
+
+@pytest.mark.parametrize("name", ["c4.en", "my name", "a=b", 'q"q', "$x", "a[1]", "{a}", "\n", "*"])
+def test_a_remedy_can_be_typed(name: str) -> None:
+    """What an error says to type works in a shell as it is printed, whatever the name."""
+    assert split_override(f"{dotted(('data', 'domains', name, 'path'))}=x")[0][2] == name
+    layer = f"data={{domains: {{{json.dumps(name)}: {{}}}}}}"
+    with pytest.raises(UserError) as error:
+        load_config(None, [*COMPLETE, layer])
+    (typed,) = shlex.split(str(error.value).split("in the file or as ")[1])
+    config = load_config(None, [*COMPLETE, layer, typed.replace("...", "/there")])
+    assert config.data.domains[name].path == "/there"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("train.seed=010", "train.seed=010 is another number in YAML"),
+        ("train.seed=1:30", "train.seed=1:30 is another number in YAML"),
+        ("train.seed=" + "9" * 5000, "train.seed: a number of 5,000 characters is too long"),
+        ("optimizer.lr=" + "9" * 400, "optimizer.lr: a number of 400 characters is too long"),
+        ("train.seed=[1", "is not a value in YAML: put it into quotes, as in 'train.seed=\"...\"'"),
+        ("output=null", "output must be text, but null stands for nothing"),
+        ("output=", "output must be text, but has no value"),
+        ("output=[a]", "output must be text, not a list"),
+        ("output=${oc.env:NOT_SET_HERE}", "output: Environment variable 'NOT_SET_HERE' not found"),
+        ("output=x${", "output: a '${' has no end"),
+        ("output=${data.mixtur}", "output: Interpolation key"),
+        ("data.domains.c=/x y", "write 'data.domains.c.path=/x y'"),
+        ("..=3", "a part of the key is empty"),
+        (b"output: \xff", "byte 8 is not UTF-8"),
+        (b'output: "x/${oops"', "output: a '${' has no end"),
+        (b"data: &a {domains: *a}", "line 1: an anchor contains itself"),
+        (b"data:\n- 1", "data must be a mapping of keys, not a list"),
+        (b"a:\n- [1", "it is not YAML at line 3, column 1"),
+        (b"train:\n  seed: 1\n  seed: 2", "line 3: duplicate key 'seed'"),
+        (b"? [a]\n: 1", "line 1: a key must be text, not a list"),
+        (b"[" * 100_000, "it is not YAML|nested too deeply"),
+    ],
+)
+def test_what_cannot_be_read(given: str | bytes, says: str, tmp_path: Path) -> None:
+    """What YAML or people could misread is one line that names the key or the place."""
+    overrides, text = ([given], "") if isinstance(given, str) else ([], given)
+    with pytest.raises(UserError) as error:
+        complete = [item for item in COMPLETE if not (text and item.startswith("output"))]
+        (tmp_path / "c.yaml").write_bytes(text if isinstance(text, bytes) else b"")
+        load_config(tmp_path / "c.yaml", [*complete, *overrides])
+    alternatives = "|".join(re.escape(part) for part in says.split("|"))
+    assert re.search(alternatives, str(error.value))
+    assert "\n" not in str(error.value)
