@@ -5,7 +5,6 @@ megabyte as for a terabyte.
 """
 
 import hashlib
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from nemo_chameleon.config.data import DataConfig, DomainConfig
 from nemo_chameleon.data.domain import (
@@ -23,13 +22,12 @@ from nemo_chameleon.data.domain import (
     require_held_out,
     split_shares,
 )
+from nemo_chameleon.data.index_file import read_header
+from nemo_chameleon.data.stamp import require_tokenizer
 from nemo_chameleon.utils import seeding
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import BLOCK_BYTES, BLOCKS, read_blocks
-
-_MAGIC = b"MMIDIDX\x00\x00"
-_HEADER = struct.Struct("<9sQBQQ")
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ class IndexedDomain:
         *,
         split: str = "1,0,0",
         vocab_size: int | None = None,
+        tokenizer: str | None = None,
         key: str = "data.domains",
     ) -> "IndexedDomain":
         """Check a dataset's files and describe its training split.
@@ -71,6 +70,7 @@ class IndexedDomain:
             path: prefix of the .bin and .idx files.
             split: Megatron's split string, which divides the documents in their order.
             vocab_size: if given, every token id in the blocks that are read must be below it.
+            tokenizer: if given, and the dataset has a stamp, its vocabulary must be the stamp's.
             key: the key of the configuration that lists the dataset; errors name it.
 
         Returns:
@@ -78,7 +78,8 @@ class IndexedDomain:
 
         Raises:
             UserError: a file is missing, truncated or in another format, there is no document to
-                train on, or a token id is outside the vocabulary.
+                train on, a token id is outside the vocabulary, or another tokenizer wrote the
+                dataset.
         """
         where = f"{key}.{name}.path={path}"
         for ending in (".bin", ".idx"):
@@ -89,7 +90,8 @@ class IndexedDomain:
                     else ""
                 )
                 raise UserError(f"{where}: there is no file {path}{ending}{hint}")
-        header, sequences, dtype = _read_header(Path(path + ".idx"), where)
+        header, sequences, dtype = read_header(Path(path + ".idx"), where)
+        require_tokenizer(path, sequences, tokenizer, where)
         size = Path(path + ".bin").stat().st_size
         if not sequences or not size:
             raise UserError(
@@ -227,7 +229,10 @@ class IndexedDomain:
 
 
 def open_indexed(
-    domains: Mapping[str, DomainConfig], split: str, vocab_size: int | None = None
+    domains: Mapping[str, DomainConfig],
+    split: str,
+    vocab_size: int | None = None,
+    tokenizer: str | None = None,
 ) -> dict[str, IndexedDomain]:
     """Open every configured domain.
 
@@ -235,6 +240,7 @@ def open_indexed(
         domains: the configured domains by name.
         split: Megatron's split string.
         vocab_size: if given, every token id in the blocks that are read must be below it.
+        tokenizer: if given, no other tokenizer may have written a dataset that has a stamp.
 
     Returns:
         The domains by name, in the configuration's order.
@@ -244,7 +250,9 @@ def open_indexed(
     """
     return require_distinct(
         {
-            name: IndexedDomain.open(name, domain.path, split=split, vocab_size=vocab_size)
+            name: IndexedDomain.open(
+                name, domain.path, split=split, vocab_size=vocab_size, tokenizer=tokenizer
+            )
             for name, domain in domains.items()
         }
     )
@@ -269,31 +277,13 @@ def open_indexed_validation(
     return require_held_out(
         {
             name: IndexedDomain.open(
-                name, dataset.path, vocab_size=vocab_size, key="data.validation"
+                name,
+                dataset.path,
+                vocab_size=vocab_size,
+                tokenizer=data.tokenizer,
+                key="data.validation",
             )
             for name, dataset in data.validation.items()
         },
         domains,
     )
-
-
-def _read_header(idx: Path, where: str) -> tuple[bytes, int, type[np.number]]:
-    """Return the header of an .idx file, its number of sequences and the type of its tokens."""
-    size = idx.stat().st_size
-    with idx.open("rb") as stream:
-        header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise UserError(f"{where}: {idx.name} is truncated to {size} bytes: copy it again")
-    magic, version, code, sequences, documents = _HEADER.unpack(header)
-    if magic != _MAGIC or version != 1:
-        raise UserError(f"{where}: {idx.name} is not the index of a Megatron dataset")
-    expected = _HEADER.size + sequences * (4 + 8) + documents * 8
-    if size < expected:
-        raise UserError(
-            f"{where}: {idx.name} is truncated, {size} bytes of {expected}: copy it again"
-        )
-    try:
-        dtype = DType.dtype_from_code(code)
-    except ValueError as error:
-        raise UserError(f"{where}: {idx.name} has an unknown token type, code {code}") from error
-    return header, int(sequences), dtype
