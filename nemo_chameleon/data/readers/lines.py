@@ -42,7 +42,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise MalformedError("not valid UTF-8") from error
     except RecursionError as error:
-        raise MalformedError("JSON that is nested too deep to be read") from error
+        raise MalformedError("not JSON that can be read: nested too deep") from error
     except ValueError as error:
         raise MalformedError("not JSON") from error
     if not isinstance(value, dict):

@@ -63,6 +63,8 @@ def read_lines(
                     seen = position
                 if (file, number) > after:
                     yield Line(file, number, text)
+            if data.path.is_file():
+                advance(max(0, data.path.stat().st_size - seen))
         except READ_ERRORS as error:
             raise UserError(f"cannot read {data.path}: {error}") from error
 
@@ -154,12 +156,11 @@ def _elements(data: DataFile, stream: io.BufferedReader) -> Iterator[bytes]:
             try:
                 _, stop = decoder.raw_decode(text, at)
             except RecursionError as error:
-                raise UserError(
-                    f"{data.place(count + 1)}: JSON that is nested too deep to be read"
-                ) from error
+                place = data.place(count + 1)
+                raise UserError(f"{place}: not JSON that can be read: nested too deep") from error
             except ValueError as error:
                 if ended:
-                    raise UserError(_broken(data, count, next_character())) from error
+                    raise UserError(_broken(data, count, text[at:])) from error
                 more()
             else:
                 break
@@ -173,7 +174,7 @@ def _elements(data: DataFile, stream: io.BufferedReader) -> Iterator[bytes]:
         )
 
 
-def _broken(data: DataFile, count: int, character: str) -> str:
-    if not character:
+def _broken(data: DataFile, count: int, rest: str) -> str:
+    if not rest:
         return f"{data.path}: the JSON array ends in the middle, after record {count}"
-    return f"{data.place(count + 1)}: not JSON"
+    return f"{data.place(count + 1)}: not JSON, or the file ends in the middle of it"

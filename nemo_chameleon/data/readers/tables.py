@@ -9,6 +9,7 @@ from nemo_chameleon.data.readers.compression import EXTRA
 from nemo_chameleon.data.readers.formats import PARQUET, DataFile
 from nemo_chameleon.utils.errors import UserError
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ROWS = 512  # rows that are converted together
 
 
@@ -56,8 +57,11 @@ def _arrow(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, f
     import pyarrow as arrow
 
     with arrow.memory_map(str(path)) as source:
-        size = max(1, source.size())
+        size = source.size()
         begins_file = source.read(6) == b"ARROW1"
+        source.seek(max(0, size - len(_END_OF_STREAM)))
+        if not begins_file and source.read() != _END_OF_STREAM:
+            raise OSError("the file is damaged: it ends in the middle")
         source.seek(0)
         reader = arrow.ipc.open_file(source) if begins_file else arrow.ipc.open_stream(source)
         wanted = _needed(reader.schema.names, columns)
