@@ -2,12 +2,12 @@
 
     python -m benchmarks.prepare --megatron FOLDER [--text FOLDER] [--tokenizer FOLDER]
 
-FOLDER of --megatron is a checkout of Megatron-LM. Both programs tokenise the same JSONL with the
-same Hugging Face tokenizer and end each document with the same token; the benchmark fails if their
-.bin and .idx are not the same bytes. Each is timed as a whole program, on all of the text and on
-its first document alone, and the difference is the time without imports. The programs take turns,
-and the shortest of their times counts. Seconds of the processor are those of all processes of a
-program; on a machine that others use too they are the figure to look at. The script prints a table
+FOLDER of --megatron is a checkout of Megatron-LM, and --text names a folder of JSONL. Both programs
+tokenise the same JSONL with the same Hugging Face tokenizer and end each document with the same
+token; the benchmark fails if their .bin and .idx are not the same bytes. Each program is timed as a
+whole, and the programs take turns; the shortest of their times counts. Processor seconds are those
+of all processes of a program, less those that it takes for the first document alone, which are
+imports. On a machine that others use too they are the figure to look at. The script prints a table
 and, as its last line, one JSON object.
 """
 
@@ -138,8 +138,8 @@ def main() -> None:
                         "workers": workers,
                         "tokens": tokens,
                         "seconds": round(whole[0], 2),
-                        "tokens/s": round(tokens / max(whole[0] - start[0], 1e-9)),
-                        "tokens/s of processor": round(tokens / max(whole[1] - start[1], 1e-9)),
+                        "tokens/s": round(tokens / whole[0]),
+                        "tokens per processor second": round(tokens / (whole[1] - start[1])),
                     }
                 )
     header = list(figures[0])

@@ -11,12 +11,14 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 from tokenizers import AddedToken, Tokenizer
 
 from nemo_chameleon import cli
+from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.index_file import read_header
 from nemo_chameleon.data.indexed import IndexedDomain
 from nemo_chameleon.data.prepare import prepare
 from nemo_chameleon.data.tokenize import DocumentTokenizer, write_dataset
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemo_chameleon.data.unfinished import UnfinishedDataset
+from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.utils.errors import UserError
 
 TEXTS = [f"document {number} " * (number % 7) for number in range(100)]
@@ -168,6 +170,23 @@ def test_the_tokenizers_own_files_count(folder: Path) -> None:
     assert {int(document[-1]) for document in dataset} == {own.token_to_id("<end>")}
     assert own.decode(dataset[5][:-1].tolist()) == TEXTS[5]
     assert json.loads((folder / "d.info.json").read_text())["end_token"] == "<end>"
+
+
+def test_a_name_in_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in the local cache of Hugging Face gives its tokenizer and its end token."""
+    cached = folder / "hub" / "models--some--model"
+    (cached / "snapshots" / "1").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
+    own = Tokenizer.from_file(str(folder / "t.json"))
+    own.add_special_tokens(["<end>"])
+    own.save(str(cached / "snapshots" / "1" / "tokenizer.json"))
+    (cached / "snapshots" / "1" / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    prepare([str(folder / "a.jsonl")], "some/model", folder / "d")
+    dataset = IndexedDataset(str(folder / "d"))
+    assert dataset[0][-1] == own.token_to_id("<end>")
+    assert Vocabulary.of(DataConfig(tokenizer="some/model")).vocab_size == 301
 
 
 def test_the_stamp(folder: Path, tokenizer: Tokenizer) -> None:

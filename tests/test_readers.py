@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -176,7 +177,7 @@ def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for form in ("parquet", "zstd"):
         FORMATS[form](tmp_path / form)
     for package in ("pyarrow", "zstandard"):
-        monkeypatch.setitem(__import__("sys").modules, package, None)
+        monkeypatch.setitem(sys.modules, package, None)
     for form in ("parquet", "zstd"):
         with pytest.raises(UserError, match=r"pip install 'nemo_chameleon\[data\]'"):
             list(read_documents([tmp_path / form]))

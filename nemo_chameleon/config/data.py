@@ -60,9 +60,9 @@ class DataConfig:
     split: str = "95,5,0"
     """Megatron's split of each domain's documents into training, validation and test."""
     tokenizer: str | None = None
-    """The tokenizer that the domains were tokenised with or, for data.dataset=sft, will be tokenised
-    with: a tokenizer.json, or a Hugging Face model by its folder or by its name in the local cache.
-    Its highest token id, plus one, is the size of the vocabulary."""
+    """The tokenizer that the domains were tokenised with or, for data.dataset=sft, will be
+    tokenised with: a tokenizer.json, or a Hugging Face model by its folder or by its name in the
+    local cache. Its highest token id, plus one, is the size of the vocabulary."""
     chat_template: str | None = setting(None, only_for=SFT)
     """sft: the Jinja file that chats are written with; null: the template beside the tokenizer."""
     packing: bool = setting(True, only_for=SFT)

@@ -221,7 +221,7 @@ def _encoded_by(
                 "use fewer --workers"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 _worker_encode: Callable[[Sequence[Line]], tuple[bytes, bytes]] | None = None

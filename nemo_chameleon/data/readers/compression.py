@@ -115,7 +115,7 @@ def open_bytes(path: Path) -> tuple[io.BufferedReader, Callable[[], int]]:
     # The standard input stays open, as it belongs to the whole process.
     raw = io.FileIO(0, closefd=False) if str(path) == "-" else io.FileIO(path)
     counting = _Counting(raw)
-    stream = io.BufferedReader(counting, _BUFFER)
+    stream: Any = io.BufferedReader(counting, _BUFFER)
     head = stream.peek(8)[:8]
     for mark, opened in _DECOMPRESSORS:
         if mark.match(head):

@@ -106,9 +106,9 @@ def _numbered(data: DataFile, key: str | None) -> Iterator[tuple[int, tuple[byte
             for number, text in enumerate(_elements(data, stream), 1):
                 yield number, (text, position())
         else:
-            text = require_utf8_text(data.path, stream.read())
-            if text.strip():
-                yield 1, (json.dumps({key or "text": text}).encode(), position())
+            document = require_utf8_text(data.path, stream.read())
+            if document.strip():
+                yield 1, (json.dumps({key or "text": document}).encode(), position())
 
 
 def _lines(
