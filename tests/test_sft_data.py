@@ -25,6 +25,7 @@ from nemo_chameleon.data.sft.samples import packs_of
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.token_shares import sample_shares, within_token_bounds
 from nemo_chameleon.data.tokenizer import load_tokenizer
+from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.provider.runs import proxy_run, within_bounds
 from nemo_chameleon.utils.errors import UserError
 from sft_data import write_jsonl, write_sft_config
@@ -431,15 +432,17 @@ def test_what_a_tokenizers_file_says_of_lengths_is_not_heeded(sft: Config, corpu
     assert halves(shown(domain, sft, 0)) == [("QZ", False), ("XJ9W8<|endoftext|>", True)]
 
 
-def test_numbers_that_the_model_has_no_embedding_for(sft: Config, corpus: Path) -> None:
-    """A vocabulary whose token ids have gaps is refused."""
+def test_a_vocabulary_whose_ids_have_gaps(sft: Config, corpus: Path) -> None:
+    """The size of a vocabulary is the highest id plus one, and large ids are stored whole."""
     other = json.loads((corpus / "tokenizer.json").read_text())
     last = max(other["model"]["vocab"], key=other["model"]["vocab"].get)
     other["model"]["vocab"][last] = 70_000
     sft.data.tokenizer = str(Path(sft.output).parent / "tokenizer.json")
     Path(sft.data.tokenizer).write_text(json.dumps(other))
-    with pytest.raises(UserError, match="512 tokens but token ids up to 70000"):
-        opened(sft, {"text": "ab"})
+    word = last.replace("\u0120", " ")
+    domain = opened(sft, {"text": f"ab{word}"})
+    assert 70_000 in domain.index.tokens(0)
+    assert Vocabulary.of(sft.data).vocab_size == 70_001
 
 
 def test_a_byte_order_mark_is_no_fault(sft: Config) -> None:
@@ -479,17 +482,28 @@ def test_a_proxys_samples_may_be_shorter(sft: Config) -> None:
 
 
 def test_a_folder_of_files(sft: Config) -> None:
-    """The domain of a folder has the lines of its .jsonl files, in the order of their names."""
+    """The domain of a folder has all its files, in the order of their names, in any format."""
     folder = Path(sft.output).parent / "many"
-    folder.mkdir()
+    (folder / "deep").mkdir(parents=True)
     for name in ("b", "a"):
         write_jsonl(folder / f"{name}.jsonl", [{"text": name * 3}, {"text": name * 4}])
+    (folder / "deep" / "c.json").write_text('[{"text": "ccc"}, {"text": "cccc"}]')
     domain = open_sft_domain(
         "many", str(folder), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
     )
-    assert [domain.index.line(i) for i in range(4)] == [
-        f"{name}.jsonl, line {line}" for name in "ab" for line in (1, 2)
+    assert [domain.index.line(i) for i in range(6)] == [
+        *(f"{name}.jsonl, line {line}" for name in "ab" for line in (1, 2)),
+        "deep/c.json, record 1",
+        "deep/c.json, record 2",
     ]
+
+
+def test_an_index_of_an_earlier_version(sft: Config) -> None:
+    """An index that does not record the names and formats of its files names lines of JSONL."""
+    domain = opened(sft, {"text": "ab"}, {"text": "cd"})
+    facts = {key: value for key, value in domain.index.facts.items() if key != "names"}
+    del facts["formats"]
+    assert indices.Index(domain.index.folder, facts).line(1) == "mine.jsonl, line 2"
 
 
 def test_the_end_of_a_text(sft: Config, corpus: Path) -> None:

@@ -8,7 +8,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from tokenizers import Tokenizer
 
 from nemo_chameleon import cli
-from nemo_chameleon.data.readers import read_jsonl
+from nemo_chameleon.data.readers import read_documents
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemo_chameleon.utils.errors import UserError
@@ -31,7 +31,7 @@ def test_documents_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for document, text in zip(dataset, TEXTS, strict=True):
         assert document[-1] == end
         assert tokenizer.decode(document[:-1].tolist()) == text
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.bin", "d.idx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.bin", "d.idx", "d.info.json"]
 
 
 def test_no_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -47,13 +47,13 @@ def test_jsonl_faults_name_file_and_line(tmp_path: Path) -> None:
     for bad in ("{", '{"txt": "a"}', '{"text": 3}', "[]", '{"text": "\\ud800"}'):
         path.write_text('{"text": "fine"}\n\n' + bad)
         with pytest.raises(UserError, match=r"x\.jsonl, line 3"):
-            list(read_jsonl([path]))
+            list(read_documents([path]))
 
 
 def test_a_file_that_cannot_be_read_is_named() -> None:
     """The error names the file, also when the operating system's error does not."""
     with pytest.raises(UserError, match="cannot read /proc/self/mem: "):
-        list(read_jsonl(["/proc/self/mem"]))
+        list(read_documents(["/proc/self/mem"]))
 
 
 def test_command_line(

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.mixtures.size import Size, size_called
 from demo import text as demo
 from nemo_chameleon.data.indexed import IndexedDomain
-from nemo_chameleon.data.readers import read_jsonl
+from nemo_chameleon.data.readers import read_documents
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
 from nemo_chameleon.utils.errors import UserError
@@ -89,7 +89,9 @@ def _texts(size: Size, corpora: Path | None, name: str) -> dict[str, list[str]]:
         return {"train": documents[20:], "val": documents[:20]}
     assert corpora is not None
     folder = corpora / size.corpora
-    return {part: list(read_jsonl([folder / f"{name}.{part}.jsonl"])) for part in ("train", "val")}
+    return {
+        part: list(read_documents([folder / f"{name}.{part}.jsonl"])) for part in ("train", "val")
+    }
 
 
 def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:

@@ -13,16 +13,23 @@ def add_data_commands(commands: Parsers) -> None:
         commands: the parsers of all commands.
     """
     example = "prepare --tokenizer tokenizer.json --output data/wiki wiki.jsonl"
-    text = "tokenise JSONL files into a Megatron dataset"
+    text = "tokenise files of text into a Megatron dataset"
     prepare = add_command(commands, "prepare", _prepare, text, example)
-    prepare.add_argument("files", nargs="+", metavar="FILE", help="JSONL, one document per line")
-    prepare.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer.json")
-    text = "write PREFIX.bin and PREFIX.idx"
+    text = (
+        "JSONL, a JSON array, plain text (one document), parquet or Arrow, also .gz and .zst; or a "
+        "folder of such files; or - for JSONL from the standard input"
+    )
+    prepare.add_argument("files", nargs="+", metavar="FILE", help=text)
+    text = "tokenizer.json, or the folder or the name of a Hugging Face model"
+    prepare.add_argument("--tokenizer", required=True, metavar="PLACE", help=text)
+    text = "write PREFIX.bin, PREFIX.idx and PREFIX.info.json"
     prepare.add_argument("--output", required=True, metavar="PREFIX", help=text)
-    text = "key of the document in each line (default: %(default)s)"
+    text = "key of the document in each line; a.b is the key b within a (default: %(default)s)"
     prepare.add_argument("--key", default="text", help=text)
+    text = "processes that tokenise (default: as many as there are cores)"
+    prepare.add_argument("--workers", type=int, metavar="N", help=text)
 
-    text = "tokenise the JSONL of a finetuning run before the run, and count what there is"
+    text = "tokenise the files of a finetuning run before the run, and count what there is"
     index = add_command(commands, "index", _index, text, "index --config sft.yaml")
     index.add_argument("--config", metavar="FILE", help=CONFIG)
     index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
@@ -34,14 +41,12 @@ def add_data_commands(commands: Parsers) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.data.readers import read_jsonl
-    from nemo_chameleon.data.tokenize import write_dataset
-    from nemo_chameleon.data.tokenizer import load_tokenizer
+    from nemo_chameleon.data.prepare import prepare
 
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    documents = read_jsonl(arguments.files, arguments.key)
-    tokens = write_dataset(documents, tokenizer, arguments.output)
-    show(f"{arguments.output}: {tokens:,} tokens")
+    documents, tokens = prepare(
+        arguments.files, arguments.tokenizer, arguments.output, arguments.key, arguments.workers
+    )
+    show(f"{arguments.output}: {tokens:,} tokens in {documents:,} documents")
 
 
 def _index(arguments: argparse.Namespace) -> None:

@@ -23,8 +23,9 @@ class DatasetConfig:
     """A Megatron dataset, or JSONL to finetune on."""
 
     path: Any = MISSING  # text, or a list of texts; OmegaConf has no type for that
-    """Prefix of the .bin and .idx files; for data.dataset=sft a .jsonl file or a folder of them.
-    A list of these, or a glob that matches them, makes one domain of several parts."""
+    """Prefix of the .bin and .idx files; for data.dataset=sft a file of examples, such as JSONL or
+    parquet, or a folder of such files. A list of these, or a glob that matches them, makes one
+    domain of several parts."""
 
 
 @dataclass
@@ -63,8 +64,9 @@ class DataConfig:
     split: str = "95,5,0"
     """Megatron's split of each domain's documents into training, validation and test."""
     tokenizer: str | None = None
-    """The tokenizer.json that the domains were tokenised with or, for data.dataset=sft, will be
-    tokenised with. It also gives the size of the vocabulary."""
+    """The tokenizer that the domains were tokenised with or, for data.dataset=sft, will be
+    tokenised with: a tokenizer.json, or a Hugging Face model by its folder or by its name in the
+    local cache. Its highest token id, plus one, is the size of the vocabulary."""
     chat_template: str | None = setting(None, only_for=SFT)
     """sft: the Jinja file that chats are written with; null: the template beside the tokenizer."""
     packing: bool = setting(True, only_for=SFT)

@@ -8,8 +8,12 @@ kinds.py         the kind that data.dataset names
 pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
 token_shares.py  converts shares of answer tokens to shares of samples
-readers.py       reads lines of JSONL
-tokenize.py      tokenises documents into Megatron datasets
+index_file.py    the format of an .idx file
+stamp.py         which tokenizer wrote a dataset
+prepare.py       tokenises files of any size into a Megatron dataset; readers/ reads them
+tokenize.py      tokenises documents into a Megatron dataset
+unfinished.py    a dataset that is being written
 tokenizer.py     loads and trains Hugging Face tokenizers
+tokenizer_files.py  the settings beside a tokenizer
 vocabulary.py    the parts of a tokenizer that Megatron's datasets need
 """

@@ -53,6 +53,7 @@ class IndexedDomain:
         *,
         split: str = "1,0,0",
         vocab_size: int | None = None,
+        tokenizer: str | None = None,
         key: str = "data.domains",
     ) -> "IndexedDomain":
         """Check the files of a domain's datasets and describe their training splits.
@@ -62,6 +63,7 @@ class IndexedDomain:
             path: prefix of the .bin and .idx files, a glob of prefixes, or a list of these.
             split: Megatron's split string, which divides the documents of each part.
             vocab_size: if given, every token id in the blocks that are read must be below it.
+            tokenizer: if given, and the dataset has a stamp, its vocabulary must be the stamp's.
             key: the key of the configuration that lists the dataset; errors name it.
 
         Returns:
@@ -69,12 +71,17 @@ class IndexedDomain:
 
         Raises:
             UserError: a file is missing, truncated or in another format, two parts are the same
-                data, there is no document to train on, or a token id is outside the vocabulary.
+                data, there is no document to train on, a token id is outside the vocabulary, or
+                another tokenizer wrote a part.
         """
         where = f"{key}.{name}.path"
         paths = find_parts(path, where, DATASET)
         opened = functools.partial(
-            IndexedPart.open, split=split, vocab_size=vocab_size, whole=len(paths) == 1
+            IndexedPart.open,
+            split=split,
+            vocab_size=vocab_size,
+            tokenizer=tokenizer,
+            whole=len(paths) == 1,
         )
         with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
             parts = tuple(pool.map(opened, paths, [f"{where}={part}" for part in paths]))
@@ -208,7 +215,10 @@ class IndexedDomain:
 
 
 def open_indexed(
-    domains: Mapping[str, DomainConfig], split: str, vocab_size: int | None = None
+    domains: Mapping[str, DomainConfig],
+    split: str,
+    vocab_size: int | None = None,
+    tokenizer: str | None = None,
 ) -> dict[str, IndexedDomain]:
     """Open every configured domain.
 
@@ -216,6 +226,7 @@ def open_indexed(
         domains: the configured domains by name.
         split: Megatron's split string.
         vocab_size: if given, every token id in the blocks that are read must be below it.
+        tokenizer: if given, no other tokenizer may have written a dataset that has a stamp.
 
     Returns:
         The domains by name, in the configuration's order.
@@ -225,7 +236,9 @@ def open_indexed(
             parts than Megatron can blend.
     """
     opened = {
-        name: IndexedDomain.open(name, domain.path, split=split, vocab_size=vocab_size)
+        name: IndexedDomain.open(
+            name, domain.path, split=split, vocab_size=vocab_size, tokenizer=tokenizer
+        )
         for name, domain in domains.items()
     }
     require_countable(sum(len(domain.parts) for domain in opened.values()))
@@ -251,7 +264,11 @@ def open_indexed_validation(
     return require_held_out(
         {
             name: IndexedDomain.open(
-                name, dataset.path, vocab_size=vocab_size, key="data.validation"
+                name,
+                dataset.path,
+                vocab_size=vocab_size,
+                tokenizer=data.tokenizer,
+                key="data.validation",
             )
             for name, dataset in data.validation.items()
         },

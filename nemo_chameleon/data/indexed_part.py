@@ -6,22 +6,20 @@ megabyte as for a terabyte.
 
 import functools
 import hashlib
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from nemo_chameleon.data.domain import split_shares
+from nemo_chameleon.data.index_file import read_header
 from nemo_chameleon.data.parts import DATASET
+from nemo_chameleon.data.stamp import require_tokenizer
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import BLOCK_BYTES, BLOCKS, read_blocks
 
-_MAGIC = b"MMIDIDX\x00\x00"
-_HEADER = struct.Struct("<9sQBQQ")
-_FAIRSEQ_HEADER = struct.Struct("<9sQBQ")
 _STEP = 9
 """Every ninth block, the last one included, identifies a part: 8 of 64 blocks."""
 _KEPT_OPEN = 64
@@ -55,7 +53,14 @@ class IndexedPart:
 
     @classmethod
     def open(
-        cls, path: str, where: str, *, split: str, vocab_size: int | None, whole: bool
+        cls,
+        path: str,
+        where: str,
+        *,
+        split: str,
+        vocab_size: int | None,
+        tokenizer: str | None,
+        whole: bool,
     ) -> "IndexedPart":
         """Check a dataset's files and describe its training split, which may be empty.
 
@@ -64,17 +69,19 @@ class IndexedPart:
             where: the key of the configuration and its value; errors begin with it.
             split: Megatron's split string, which divides the documents in their order.
             vocab_size: if given, every token id in the blocks that are read must be below it.
+            tokenizer: if given, and the dataset has a stamp, its vocabulary must be the stamp's.
             whole: whether the dataset is a whole domain, of which more blocks are read.
 
         Returns:
             The part.
 
         Raises:
-            UserError: a file is missing, truncated or in another format, the dataset is empty, or a
-                token id is outside the vocabulary.
+            UserError: a file is missing, truncated or in another format, the dataset is empty, a
+                token id is outside the vocabulary, or another tokenizer wrote the dataset.
         """
         _require_files(path, where)
-        header, sequences, dtype = _read_header(Path(path + ".idx"), where)
+        header, sequences, dtype = read_header(Path(path + ".idx"), where)
+        require_tokenizer(path, sequences, tokenizer, where)
         size = Path(path + ".bin").stat().st_size
         if not sequences or not size:
             raise UserError(
@@ -204,30 +211,3 @@ def _require_files(path: str, where: str) -> None:
         elif Path(path).is_dir():
             hint = f"; for all datasets in this folder, write {path.rstrip('/')}/*"
         raise UserError(f"{where}: there is no file {path}{ending}{hint}")
-
-
-def _read_header(idx: Path, where: str) -> tuple[bytes, int, type[np.number]]:
-    """Return the header of an .idx file, its number of sequences and the type of its tokens."""
-    size = idx.stat().st_size
-    with idx.open("rb") as stream:
-        header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise UserError(f"{where}: {idx.name} is truncated to {size} bytes: copy it again")
-    magic, version, code, sequences, documents = _HEADER.unpack(header)
-    if magic != _MAGIC or version != 1:
-        raise UserError(f"{where}: {idx.name} is not the index of a Megatron dataset")
-    if size == _FAIRSEQ_HEADER.size + sequences * (4 + 8):
-        raise UserError(
-            f"{where}: {idx.name} is an index of fairseq, which has no table of documents, as "
-            "Megatron's has: make the dataset from its text with nemo-chameleon prepare"
-        )
-    expected = _HEADER.size + sequences * (4 + 8) + documents * 8
-    if size < expected:
-        raise UserError(
-            f"{where}: {idx.name} is truncated, {size} bytes of {expected}: copy it again"
-        )
-    try:
-        dtype = DType.dtype_from_code(code)
-    except ValueError as error:
-        raise UserError(f"{where}: {idx.name} has an unknown token type, code {code}") from error
-    return header, int(sequences), dtype

@@ -14,6 +14,7 @@ from nemo_chameleon.data.agreement import opened_once_a_node
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.indexed import IndexedDomain, open_indexed, open_indexed_validation
 from nemo_chameleon.data.kind import DataKind
+from nemo_chameleon.data.tokenizer import has_tokenizer
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
@@ -30,7 +31,9 @@ class PretrainingData(DataKind):
         """See `DataKind`; one process on each node opens the files."""
         del seq_length, answers_alone
         size = Vocabulary.of(data).vocab_size
-        return opened_once_a_node(lambda: {**open_indexed(data.domains, data.split, size)})
+        return opened_once_a_node(
+            lambda: {**open_indexed(data.domains, data.split, size, data.tokenizer)}
+        )
 
     def open_validation(
         self, data: DataConfig, domains: Mapping[str, Domain], seq_length: int
@@ -78,7 +81,9 @@ class PretrainingData(DataKind):
 
     def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
         """See `DataKind`."""
-        return replace(data, vocab_size=record.get("vocab_size")), 0
+        place = record.get("tokenizer")
+        known = place if place is not None and has_tokenizer(place) else None
+        return replace(data, vocab_size=record.get("vocab_size"), tokenizer=known), 0
 
 
 def _fill_a_sample(what: str, sizes: Sequence[int], seq_length: int) -> bool:

@@ -1,76 +1,105 @@
-"""Tokenises documents into Megatron datasets: text in, .bin and .idx files out.
+"""Tokenises documents into Megatron datasets: texts in, .bin and .idx files out.
 
-The files appear under their names only when they are complete.
+prepare.py does the same for files of any size, in several processes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from tokenizers import Tokenizer
 
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT
+from nemo_chameleon.data.index_file import token_type
+from nemo_chameleon.data.stamp import stamp
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, vocabulary_size
+from nemo_chameleon.data.unfinished import UnfinishedDataset
 from nemo_chameleon.utils.errors import UserError
 
 _BATCH = 256
 
 
-def write_dataset(documents: Iterable[str], tokenizer: Tokenizer, prefix: str | Path) -> int:
-    """Tokenise documents into a Megatron dataset, and end each with `<|endoftext|>`.
+class DocumentTokenizer:
+    """Tokenises whole documents, and ends each with one token.
+
+    Attributes:
+        tokenizer: the tokenizer, without truncation and padding.
+        end: the token that ends a document.
+        dtype: the type in which tokens are stored.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end: str = END_OF_DOCUMENT) -> None:
+        """Check a tokenizer.
+
+        Args:
+            tokenizer: the tokenizer, which stays as it is.
+            end: the token that ends a document.
+
+        Raises:
+            UserError: the tokenizer has no such token.
+        """
+        number = tokenizer.token_to_id(end)
+        if number is None:
+            raise UserError(
+                f"the tokenizer has no token {end} to end documents with: name its end token as "
+                "eos_token in a tokenizer_config.json beside its tokenizer.json"
+            )
+        # The file may have been saved with truncation or padding switched on.
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.end, self._end = end, number
+        self.dtype: Any = token_type(vocabulary_size(tokenizer))
+
+    def encode(self, texts: Sequence[str]) -> tuple[bytes, bytes]:
+        """Tokenise documents.
+
+        Args:
+            texts: the documents.
+
+        Returns:
+            The bytes of their tokens, and the bytes of the number of tokens of each, as int32.
+        """
+        tokens, lengths = list[int](), list[int]()
+        for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            ids = encoding.ids
+            tokens += ids
+            tokens.append(self._end)
+            lengths.append(len(ids) + 1)
+        return (
+            np.array(tokens, dtype=self.dtype).tobytes(),
+            np.array(lengths, dtype=np.int32).tobytes(),
+        )
+
+
+def write_dataset(
+    documents: Iterable[str], tokenizer: Tokenizer, prefix: str | Path, end: str = END_OF_DOCUMENT
+) -> int:
+    """Tokenise documents into a Megatron dataset.
 
     Args:
         documents: the texts.
         tokenizer: the tokenizer.
         prefix: prefix of the .bin and .idx files; its folder is created.
+        end: the token that ends each document.
 
     Returns:
         The number of tokens.
 
     Raises:
-        UserError: the tokenizer has no `<|endoftext|>`, there are no documents, or the files cannot
+        UserError: the tokenizer has no such end token, there are no documents, or the files cannot
             be written.
     """
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    if end is None:
-        raise UserError(f"the tokenizer has no token {END_OF_DOCUMENT} to end documents with")
-    prefix = Path(prefix)
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {prefix}: {error}") from error
-    beside = {ending: prefix.with_name(f"{prefix.name}{ending}.tmp") for ending in (".bin", ".idx")}
-    dtype = DType.optimal_dtype(tokenizer.get_vocab_size())
-    tokens = 0
-    try:
-        builder = IndexedDatasetBuilder(str(beside[".bin"]), dtype=dtype)
+    encoder = DocumentTokenizer(tokenizer, end)
+    with UnfinishedDataset(Path(prefix), encoder.dtype) as dataset:
         for batch in _batches(documents):
-            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                ids = np.array([*encoding.ids, end], dtype=dtype)
-                builder.add_document(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
-                tokens += len(ids)
-        if not tokens:
-            raise UserError(f"there are no documents to write to {prefix}")
-        builder.finalize(str(beside[".idx"]))
-        # A reader between the two renames finds no dataset, never a new .bin with an old .idx.
-        Path(f"{prefix}.idx").unlink(missing_ok=True)
-        for ending in (".bin", ".idx"):
-            beside[ending].replace(f"{prefix}{ending}")
-    except OSError as error:
-        raise UserError(f"cannot write {prefix}: {error}") from error
-    finally:
-        for path in beside.values():
-            path.unlink(missing_ok=True)
-    return tokens
+            dataset.append(*encoder.encode(batch))
+        dataset.finish(stamp(tokenizer, end, dataset.documents, dataset.tokens))
+    return dataset.tokens
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for document in documents:
-        batch.append(document)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
+    every = iter(documents)
+    while batch := list(islice(every, _BATCH)):
         yield batch

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from nemo_chameleon.data.tokenizer_files import tokenizer_folder
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 from nemo_chameleon.utils.huggingface import from_pretrained
 
 END_OF_DOCUMENT = "<|endoftext|>"
+"""The token that ends a document if the tokenizer names no other one."""
 
 
 @functools.cache
@@ -50,10 +52,11 @@ def find_tokenizer(place: str) -> Tokenizer:
     Raises:
         UserError: there is no tokenizer, or it is not one of the `tokenizers` library.
     """
-    if (inside := Path(place) / "tokenizer.json").is_file():
-        return load_tokenizer(str(inside))
+    folder = tokenizer_folder(place)
     if place.endswith(".json") or Path(place).is_file():
         return load_tokenizer(place)
+    if folder is not None and (inside := folder / "tokenizer.json").is_file():
+        return load_tokenizer(str(inside))
     backend = getattr(from_pretrained("AutoTokenizer", place), "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UserError(
@@ -62,17 +65,38 @@ def find_tokenizer(place: str) -> Tokenizer:
     return backend
 
 
+def has_tokenizer(place: str) -> bool:
+    """Return whether there is a tokenizer at a place that `find_tokenizer` takes."""
+    try:
+        find_tokenizer(place)
+    except UserError:
+        return False
+    return True
+
+
 @functools.cache
-def vocabulary_digest(path: str) -> str:
-    """Return a digest of a tokenizer.json's tokens and their ids.
+def vocabulary_digest(place: str) -> str:
+    """Return a digest of a tokenizer's tokens and their ids.
 
     Args:
-        path: the file.
+        place: the tokenizer, as `find_tokenizer` takes it.
 
     Returns:
         16 hexadecimal digits.
     """
-    return digest(load_tokenizer(path).get_vocab())
+    return digest(find_tokenizer(place).get_vocab())
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Return the number of embeddings that a model of a tokenizer's tokens needs.
+
+    Args:
+        tokenizer: the tokenizer.
+
+    Returns:
+        The highest id of a token, plus one; more than there are tokens if the ids have gaps.
+    """
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

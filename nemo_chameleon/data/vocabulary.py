@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_chameleon.config.data import DataConfig
-from nemo_chameleon.data.tokenizer import load_tokenizer
+from nemo_chameleon.data.tokenizer import find_tokenizer, vocabulary_size
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -20,7 +20,7 @@ class Vocabulary:
     nothing.
 
     Attributes:
-        vocab_size: number of tokens.
+        vocab_size: the highest id of a token, plus one.
         eod: a token id that never occurs, so that Megatron treats no token as an end of document.
         unique_identifiers: part of the key of Megatron's index cache. The rest of that key is paths
             and sizes, so the fingerprints of the data are added here.
@@ -46,8 +46,8 @@ class Vocabulary:
                 read.
         """
         size = data.vocab_size
-        if data.tokenizer is not None:
-            size = load_tokenizer(data.tokenizer).get_vocab_size()
+        if size is None and data.tokenizer is not None:
+            size = vocabulary_size(find_tokenizer(data.tokenizer))
         if size is None:
             raise UserError("set one of data.tokenizer and data.vocab_size")
         return cls.of_size(size, contents)

@@ -16,7 +16,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from nemo_chameleon.data.domain import Window
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer, vocabulary_size
+from nemo_chameleon.data.tokenizer_files import end_token
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
@@ -137,10 +138,10 @@ class Reencoding:
         Raises:
             UserError: a token is not in the domains' vocabulary.
         """
-        source, special = _decoder(self.source)
+        source, size, special = _decoder(self.source)
         prefixes, places = list[list[int]](), list[tuple[int, bool, bool]]()
         for number, window in enumerate(windows):
-            if len(window.tokens) and int(window.tokens.max()) >= source.get_vocab_size():
+            if len(window.tokens) and int(window.tokens.max()) >= size:
                 raise UserError(
                     f"a domain has token id {int(window.tokens.max())}, which {self.source} lacks: "
                     "set data.tokenizer to the one that the domains were tokenised with"
@@ -208,13 +209,14 @@ def _require_decoder(place: str) -> None:
 
 
 @functools.cache
-def _decoder(place: str) -> tuple[Tokenizer, list[int]]:
-    """Return a tokenizer, and the ids of its special tokens."""
+def _decoder(place: str) -> tuple[Tokenizer, int, list[int]]:
+    """Return a tokenizer, the size of its vocabulary, and the ids of its special tokens."""
     tokenizer = find_tokenizer(place)
     added = tokenizer.get_added_tokens_decoder()
     special = {number for number, token in added.items() if token.special}
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    return tokenizer, sorted(special if end is None else special | {end})
+    ends = {tokenizer.token_to_id(end_token(place, END_OF_DOCUMENT))}
+    ends.add(tokenizer.token_to_id(END_OF_DOCUMENT))
+    return tokenizer, vocabulary_size(tokenizer), sorted(special | (ends - {None}))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from megatron.core.models.gpt import GPTModel
 
 from nemo_chameleon.config.schema import ModelConfig, RunConfig
 from nemo_chameleon.config.validation import check_model
-from nemo_chameleon.data.tokenizer import load_tokenizer, vocabulary_digest
+from nemo_chameleon.data.tokenizer import load_tokenizer, vocabulary_digest, vocabulary_size
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.models import checkpoint
@@ -146,7 +146,7 @@ def _vocabulary(folder: Path, rows: int) -> tuple[dict[str, Any], int]:
     file, tokens = folder / "tokenizer.json", rows
     facts: dict[str, Any] = {}
     if file.is_file():
-        tokens = load_tokenizer(str(file)).get_vocab_size()
+        tokens = vocabulary_size(load_tokenizer(str(file)))
         if tokens > rows:
             raise UserError(
                 f"{file} has {tokens:,} tokens, but vocab_size={rows} in config.json: the model "

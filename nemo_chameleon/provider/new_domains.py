@@ -7,6 +7,7 @@ from typing import Any
 from nemo_chameleon.config.data import SFT, DomainConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of, read_as_recorded
+from nemo_chameleon.data.tokenizer import has_tokenizer
 from nemo_chameleon.embedding.reencoding import Reencoding
 from nemo_chameleon.embedding.registry import proxy_from_record
 from nemo_chameleon.embedding.sampler import Sampler, heaviest_token
@@ -90,7 +91,7 @@ def embed_new(
 def _require_tokenizer(record: Mapping[str, Any]) -> None:
     """Check that the tokenizer of a mixture's domains is there, if it is needed."""
     path = record.get("tokenizer")
-    if path is not None and ("reencoded" in record or SFT in record) and not Path(path).is_file():
+    if path is not None and ("reencoded" in record or SFT in record) and not has_tokenizer(path):
         raise UserError(
             f"{path}, the tokenizer of the mixture's domains, is not there: name the place where "
             "it is now with --tokenizer"
@@ -111,7 +112,7 @@ def _reencoding(record: Mapping[str, Any], place: str | None) -> Reencoding | No
 def _tokenizer(record: Mapping[str, Any]) -> str | None:
     """Return the tokenizer of a mixture's domains if it is there: it only names tokens."""
     path = record.get("tokenizer")
-    return path if path is not None and Path(path).is_file() else None
+    return path if path is not None and has_tokenizer(path) else None
 
 
 def _opened_as(

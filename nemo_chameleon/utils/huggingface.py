@@ -1,5 +1,6 @@
 """Loads models, configurations and tokenizers with transformers, if it is installed."""
 
+from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.utils.errors import UserError
@@ -30,3 +31,21 @@ def from_pretrained(kind: str, name: str, **settings: Any) -> Any:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise UserError(f"cannot load the Hugging Face model {name}: {cause}") from error
+
+
+def cached_folder(name: str) -> Path | None:
+    """Return the folder of a model in the local Hugging Face cache; nothing is downloaded.
+
+    Args:
+        name: the name of the model, for instance "HuggingFaceTB/SmolLM2-135M".
+
+    Returns:
+        The folder of its newest files; None if the cache does not have the model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None

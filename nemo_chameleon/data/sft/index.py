@@ -1,4 +1,4 @@
-"""Tokenised JSONL in a cache: a Megatron indexed dataset of alternating prompts and answers.
+"""Tokenised examples in a cache: a Megatron indexed dataset of alternating prompts and answers.
 
 Each example is a document. Its first sequence is the text before the first answer (empty for plain
 text), its second sequence is the first answer, and so on. The .idx file thus says which tokens
@@ -24,14 +24,16 @@ import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from nemo_chameleon.data.parts import require_once
-from nemo_chameleon.data.readers import Line, MalformedError, find_jsonl, read_lines
+from nemo_chameleon.data.readers import DataFile, Line, MalformedError, find_files, read_lines
+from nemo_chameleon.data.readers.formats import LINES
 from nemo_chameleon.data.sft.examples import parse
 from nemo_chameleon.data.sft.templates import Example
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.data.tokenizer import vocabulary_size
 from nemo_chameleon.utils.arrays import Bools, Ints
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import digest, sampled_digest
+from nemo_chameleon.utils.files import digest
 
 _BATCH = 512  # lines that are tokenised together
 _SHOWN = 10  # malformed lines that a message lists
@@ -192,17 +194,21 @@ class Index:
         Returns:
             For instance "chats.jsonl, line 3".
         """
-        file, number = self._lines[example]
-        return f"{Path(self.facts['files'][file]).name}, line {number}"
+        file, number = map(int, self._lines[example])
+        # An index of an earlier version has neither: its files are JSONL in one folder.
+        names = self.facts.get("names") or [Path(path).name for path in self.facts["files"]]
+        formats = self.facts.get("formats") or [LINES] * len(names)
+        return DataFile(Path(names[file]), formats[file]).place(number)
 
 
 def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: str) -> Index:
-    """Load the index of JSONL files from the cache, or make it there.
+    """Load the index of files of examples from the cache, or make it there.
 
     Malformed lines are left out and counted.
 
     Args:
-        paths: files, or folders of .jsonl files; the index has them in this order.
+        paths: files, or folders of them, in any format that `find_files` takes, in the order in
+            which the index has them.
         reader: the tokenizer of examples.
         cache: the folder of all indices.
         where: the key of the configuration and its value; errors begin with it.
@@ -214,18 +220,13 @@ def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: st
         UserError: there are no such files, one is there twice, they cannot be read, they have no
             example, or the cache cannot be written.
     """
-    files = [file for path in paths for file in find_jsonl(path, where)]
-    require_once([(str(file.resolve()), str(file)) for file in files], where)
+    found = [(file, Path(path)) for path in paths for file in find_files(path, where).files]
+    files = [file for file, _ in found]
+    require_once([(str(file.path.resolve()), str(file.path)) for file in files], where)
+    if not all(file.path.is_file() for file in files):
+        raise UserError(f"{where}: a pipe can be read only once; write its contents to a file")
     try:
-        stats = [
-            (
-                str(file.resolve()),
-                file.stat().st_size,
-                file.stat().st_mtime_ns,
-                sampled_digest(file),
-            )
-            for file in files
-        ]
+        stats = [file.identity() for file in files]
     except OSError as error:
         raise UserError(f"{where}: {error}") from error
     folder = cache / digest([reader.identity, stats])
@@ -235,7 +236,7 @@ def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: st
     beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        _write(files, reader, beside, where)
+        _write(files, [file.below(path) for file, path in found], reader, beside, where)
         _rename(beside, folder)
     except OSError as error:
         raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
@@ -270,14 +271,20 @@ def malformed(index: Index) -> str:
     return f"{count:,} of {index.facts['lines']:,} lines are not examples: {shown}{more}"
 
 
-def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str) -> None:
+def _write(
+    files: list[DataFile],
+    named: list[DataFile],
+    reader: ExampleTokenizer,
+    folder: Path,
+    where: str,
+) -> None:
     hashed = hashlib.sha256(reader.identity.encode())
     wrong: Counter[str] = Counter()
     shown: list[str] = []
     lines = array("q")
     read = tokens = answers = 0
-    size = sum(file.stat().st_size for file in files)
-    dtype = DType.optimal_dtype(reader.tokenizer.get_vocab_size())
+    size = sum(file.path.stat().st_size for file in files)
+    dtype = DType.optimal_dtype(vocabulary_size(reader.tokenizer))
     builder = IndexedDatasetBuilder(str(folder / "examples.bin"), dtype=dtype)
     with (
         # The bar appears only if the work takes more than 5 seconds.
@@ -288,7 +295,7 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
     ):
 
         def leave_out(line: Line, error: MalformedError) -> None:
-            text = f"{files[line.file].name}, line {line.number}: {error}"
+            text = f"{named[line.file].place(line.number)}: {error}"
             wrong[str(error)] += 1
             if len(shown) < _SHOWN:
                 shown.append(text)
@@ -305,9 +312,8 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
                 except MalformedError as error:
                     leave_out(line, error)
                 except UserError as error:
-                    raise UserError(
-                        f"{where}: {files[line.file].name}, line {line.number}: {error}"
-                    ) from error
+                    place = named[line.file].place(line.number)
+                    raise UserError(f"{where}: {place}: {error}") from error
             encoded = reader.encode([example for _, example in found])
             for (line, _), (ids, cuts) in zip(found, encoded, strict=True):
                 carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
@@ -327,7 +333,9 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
     builder.finalize(str(folder / "examples.idx"))
     np.save(folder / "lines.npy", np.array(lines, dtype=np.int64).reshape(-1, 2))
     facts = {
-        "files": [str(file) for file in files],
+        "files": [str(file.path) for file in files],
+        "names": [str(file.path) for file in named],
+        "formats": [file.format for file in named],
         "lines": read,
         "examples": len(lines) // 2,
         "tokens": tokens,

@@ -3,7 +3,6 @@
 The template is a Jinja file, or one of the tokenizer's own files.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, require_text
+from nemo_chameleon.data.tokenizer_files import (
+    token_text,
+    tokenizer_folder,
+    tokenizer_settings,
+)
 from nemo_chameleon.utils.errors import UserError
 
 # Some templates mark the text of the assistant with this block.
@@ -130,11 +134,11 @@ class ChatTemplate:
 
 
 def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
-    """Read the chat template of a Jinja file, or else the one beside a tokenizer.json.
+    """Read the chat template of a Jinja file, or else the one beside a tokenizer.
 
     Args:
         path: the Jinja file, or None.
-        tokenizer: the tokenizer.json. Beside it, chat_template.jinja takes precedence over the
+        tokenizer: the tokenizer. Beside it, chat_template.jinja takes precedence over the
             chat_template in tokenizer_config.json.
 
     Returns:
@@ -143,11 +147,11 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
     Raises:
         UserError: a file cannot be read.
     """
-    beside = Path(tokenizer).parent
+    beside = tokenizer_folder(tokenizer)
     settings = tokenizer_settings(tokenizer)
     source = settings.get("chat_template")
-    file = Path(path) if path is not None else beside / "chat_template.jinja"
-    if path is not None or file.is_file():
+    file = Path(path) if path is not None else beside and beside / "chat_template.jinja"
+    if file is not None and (path is not None or file.is_file()):
         try:
             source = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -156,51 +160,5 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
         source = {entry["name"]: entry["template"] for entry in source}.get("default")
     if source is None:
         return None
-    tokens = {key: _token(value) for key, value in settings.items() if key.endswith("_token")}
+    tokens = {key: token_text(value) for key, value in settings.items() if key.endswith("_token")}
     return ChatTemplate(source, {key: token for key, token in tokens.items() if token is not None})
-
-
-def tokenizer_settings(tokenizer: str) -> dict[str, Any]:
-    """Read special_tokens_map.json and tokenizer_config.json beside a tokenizer.json.
-
-    Args:
-        tokenizer: the tokenizer.json.
-
-    Returns:
-        The settings of both files; the latter file takes precedence.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = Path(tokenizer).with_name(name)
-        if not path.is_file():
-            continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{path} is not a JSON object")
-        settings |= found
-    return settings
-
-
-def end_token(tokenizer: str, default: str) -> str:
-    """Return the token that ends a text.
-
-    Args:
-        tokenizer: the tokenizer.json; the files beside it may name the token as eos_token.
-        default: the token if they do not.
-
-    Returns:
-        The text of the token.
-    """
-    return _token(tokenizer_settings(tokenizer).get("eos_token")) or default
-
-
-def _token(value: Any) -> str | None:
-    """Return a token's text, which settings give alone or in an object as its content."""
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None

@@ -10,8 +10,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from nemo_chameleon.config.data import DataConfig
-from nemo_chameleon.data.sft.templates import Example, end_token, read_template
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, load_tokenizer
+from nemo_chameleon.data.sft.templates import Example, read_template
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer
+from nemo_chameleon.data.tokenizer_files import end_token
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
@@ -35,23 +36,16 @@ class ExampleTokenizer:
             data: the data configuration.
 
         Raises:
-            UserError: data.tokenizer is not set, a file cannot be read, the tokenizer's ids have
-                gaps, or it has no token to end texts with.
+            UserError: data.tokenizer is not set, a file cannot be read, or the tokenizer has no
+                token to end texts with.
         """
         if data.tokenizer is None:
             raise UserError("data.dataset=sft needs data.tokenizer, to tokenise with")
         # The file may have been saved with truncation or padding switched on. A copy leaves the
         # tokenizer that others load as it is.
-        self.tokenizer = Tokenizer.from_str(load_tokenizer(data.tokenizer).to_str())
+        self.tokenizer = Tokenizer.from_str(find_tokenizer(data.tokenizer).to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        vocabulary = self.tokenizer.get_vocab()
-        if max(vocabulary.values()) >= len(vocabulary):
-            raise UserError(
-                f"data.tokenizer={data.tokenizer} has {len(vocabulary)} tokens but token ids up to "
-                f"{max(vocabulary.values())}: the model would have no embeddings for them; use a "
-                "tokenizer whose ids have no gaps"
-            )
         self.template = read_template(data.chat_template, data.tokenizer)
         name = end_token(data.tokenizer, END_OF_DOCUMENT)
         self.end = self.tokenizer.token_to_id(name)

@@ -1,0 +1,263 @@
+"""Tokenises files of any size into a Megatron dataset, in several processes.
+
+The tokens are in the order of the lines, so that they do not depend on the number of processes. The
+same command continues after a process that was killed.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from itertools import chain
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+from tokenizers import __version__ as tokenizers_version
+
+from nemo_chameleon.data.readers import (
+    DataFile,
+    Line,
+    MalformedError,
+    find_files,
+    read_lines,
+    text_at,
+)
+from nemo_chameleon.data.stamp import stamp
+from nemo_chameleon.data.tokenize import DocumentTokenizer
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer
+from nemo_chameleon.data.tokenizer_files import end_token
+from nemo_chameleon.data.unfinished import UnfinishedDataset
+from nemo_chameleon.utils.console import progress_bar
+from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.files import digest
+
+_VERSION = 1
+_LINES, _BYTES = 512, 1 << 20  # the most of a batch, which has at least one line
+_AHEAD = 3  # batches for each process that wait or are being tokenised
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+
+class Prepared(NamedTuple):
+    """What was written.
+
+    Attributes:
+        documents: number of documents.
+        tokens: number of tokens, with one at the end of each document.
+    """
+
+    documents: int
+    tokens: int
+
+
+class _Batch(NamedTuple):
+    """Lines that are tokenised together, and how many bytes of the input end with them."""
+
+    lines: list[Line]
+    read: int
+
+
+def prepare(
+    paths: Sequence[str],
+    tokenizer: str,
+    prefix: str | Path,
+    key: str = "text",
+    workers: int | None = None,
+) -> Prepared:
+    """Tokenise files and folders into a Megatron dataset.
+
+    Args:
+        paths: files and folders in any format that `find_files` takes; "-" is the standard input.
+        tokenizer: a tokenizer.json, or a Hugging Face model by its folder or name.
+        prefix: prefix of the .bin and .idx files; its folder is created.
+        key: the key of the document in each line, as `text_at` takes it.
+        workers: number of processes that tokenise; None for all cores that this process may use.
+
+    Returns:
+        The numbers of documents and of tokens.
+
+    Raises:
+        UserError: a file or a line cannot be read, the tokenizer is not there, another process
+            writes the dataset, or it cannot be written.
+    """
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if workers < 1:
+        raise UserError(f"--workers {workers}: there must be at least one process")
+    files = [file for path in paths for file in find_files(path, path).files]
+    loaded, end = find_tokenizer(tokenizer), end_token(tokenizer, END_OF_DOCUMENT)
+    encoder = _Encoder(DocumentTokenizer(loaded, end), key, files)
+    with UnfinishedDataset(
+        Path(prefix), encoder.tokenizer.dtype, _identity(encoder, files, key)
+    ) as dataset:
+        _fill(dataset, encoder, files, workers)
+        dataset.finish(stamp(loaded, end, dataset.documents, dataset.tokens))
+    return Prepared(dataset.documents, dataset.tokens)
+
+
+def _identity(encoder: "_Encoder", files: Sequence[DataFile], key: str) -> str | None:
+    """Return a digest of all that decides the tokens; None if the input can be read only once."""
+    if not all(file.path.is_file() for file in files):
+        return None
+    try:
+        inputs = [(*file.identity(), file.format) for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read the files: {error}") from error
+    tokenizer = encoder.tokenizer
+    of_tokens = [tokenizer.tokenizer.to_str(), tokenizer.end, tokenizers_version]
+    return digest([_VERSION, of_tokens, key, inputs])
+
+
+def _fill(
+    dataset: UnfinishedDataset, encoder: "_Encoder", files: Sequence[DataFile], workers: int
+) -> None:
+    batches = _batches(files, encoder.key, dataset.position)
+    first = next(batches, None)
+    if first is None:
+        return
+    second = next(batches, None)
+    every = chain(filter(None, (first, second)), batches)
+    # Other processes would take longer to start than this one needs for a single batch.
+    if workers == 1 or second is None:
+        encoded = _encoded_here(encoder, every)
+    else:
+        encoded = _encoded_by(workers, encoder, every)
+    known = all(file.path.is_file() for file in files)
+    before, started = dataset.tokens, time.monotonic()
+    with (
+        closing(encoded),
+        # The bar appears only if the work takes more than 5 seconds.
+        progress_bar(
+            desc=dataset.prefix.name,
+            total=sum(file.path.stat().st_size for file in files) if known else None,
+            initial=first.read if dataset.documents else 0,
+            unit="B",
+            unit_scale=True,
+            delay=5,
+        ) as bar,
+    ):
+        for batch, (tokens, lengths) in encoded:
+            last = batch.lines[-1]
+            dataset.append(tokens, lengths, (last.file, last.number))
+            rate = (dataset.tokens - before) / max(time.monotonic() - started, 1e-9)
+            bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            bar.update(max(0, batch.read - bar.n))
+
+
+def _batches(files: Sequence[DataFile], key: str, after: tuple[int, int]) -> Iterator[_Batch]:
+    read = size = 0
+
+    def advance(count: int) -> None:
+        nonlocal read
+        read += count
+
+    lines: list[Line] = []
+    for line in read_lines(files, advance, key=key, after=after):
+        if lines and (len(lines) == _LINES or size + len(line.text) > _BYTES):
+            yield _Batch(lines, read)
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line.text)
+    if lines:
+        yield _Batch(lines, read)
+
+
+class _Encoder:
+    """Turns lines into the bytes of their tokens."""
+
+    def __init__(self, tokenizer: DocumentTokenizer, key: str, files: Sequence[DataFile]) -> None:
+        self.tokenizer, self.key, self._files = tokenizer, key, files
+
+    def encode(self, lines: Sequence[Line]) -> tuple[bytes, bytes]:
+        texts = []
+        for line in lines:
+            try:
+                texts.append(text_at(line.text, self.key))
+            except MalformedError as error:
+                place = self._files[line.file].place(line.number)
+                raise UserError(f"{place}: {error}") from error
+        return self.tokenizer.encode(texts)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what another process needs to make the same encoder."""
+        tokenizer = self.tokenizer
+        return tokenizer.tokenizer.to_str(), tokenizer.end, self.key, self._files
+
+
+def _encoded_here(
+    encoder: _Encoder, batches: Iterator[_Batch]
+) -> Iterator[tuple[_Batch, tuple[bytes, bytes]]]:
+    with _one_thread():
+        for batch in batches:
+            yield batch, encoder.encode(batch.lines)
+
+
+def _encoded_by(
+    workers: int, encoder: _Encoder, batches: Iterator[_Batch]
+) -> Iterator[tuple[_Batch, tuple[bytes, bytes]]]:
+    """Tokenise batches in other processes, and yield them in their order."""
+    # Processes that are started anew share no locks and no threads with this one.
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), _begin_worker, encoder.arguments()
+    ) as pool:
+        waiting: deque[tuple[_Batch, Future[tuple[bytes, bytes]]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append((batch, pool.submit(_encode_in_worker, batch.lines)))
+                if len(waiting) > _AHEAD * workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a process that tokenises was ended from outside, perhaps because memory ran out; "
+                "use fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker_encode: Callable[[Sequence[Line]], tuple[bytes, bytes]] | None = None
+
+
+def _begin_worker(tokenizer: str, end: str, key: str, files: Sequence[DataFile]) -> None:
+    global _worker_encode  # what a process of the pool keeps between batches
+    os.environ[_PARALLELISM] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    loaded = DocumentTokenizer(Tokenizer.from_str(tokenizer), end)
+    _worker_encode = _Encoder(loaded, key, files).encode
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, even if it was killed."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _encode_in_worker(lines: Sequence[Line]) -> tuple[bytes, bytes]:
+    assert _worker_encode is not None, "_begin_worker runs first"
+    return _worker_encode(lines)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let the tokenizers library use this thread alone."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before

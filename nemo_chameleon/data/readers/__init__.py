@@ -1,0 +1,33 @@
+"""Readers of text and of examples: every format becomes lines, for prepare and for finetuning.
+
+lines.py        a line, and what is read from it
+compression.py  opens files that may be compressed
+formats.py      tells the format of a file by its contents
+tables.py       parquet and Arrow files
+splits.py       refuses the files of several splits as one domain
+files.py        finds files, and says which files of a folder are not read
+reading.py      reads the lines of files
+"""
+
+from nemo_chameleon.data.readers.files import find_files
+from nemo_chameleon.data.readers.formats import DataFile
+from nemo_chameleon.data.readers.lines import (
+    Line,
+    MalformedError,
+    parse_object,
+    require_text,
+    text_at,
+)
+from nemo_chameleon.data.readers.reading import read_documents, read_lines
+
+__all__ = [
+    "DataFile",
+    "Line",
+    "MalformedError",
+    "find_files",
+    "parse_object",
+    "read_documents",
+    "read_lines",
+    "require_text",
+    "text_at",
+]

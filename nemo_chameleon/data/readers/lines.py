@@ -1,0 +1,94 @@
+"""A line: the bytes of one JSON object, with the file and the number that it was read from.
+
+Every format becomes lines, so that all that follows is the same for all formats.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+
+class MalformedError(ValueError):
+    """Raised for a line that cannot be used; the message says why."""
+
+
+class Line(NamedTuple):
+    """One line that is not blank, or one record of a file that has no lines.
+
+    Attributes:
+        file: position of its file among the files that are read, from 0.
+        number: number of the line or of the record in its file, from 1.
+        text: the bytes of one JSON object.
+    """
+
+    file: int
+    number: int
+    text: bytes
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """Parse a line as a JSON object.
+
+    Args:
+        line: the bytes of the line.
+
+    Returns:
+        The object.
+
+    Raises:
+        MalformedError: the line is not UTF-8, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise MalformedError("not valid UTF-8") from error
+    except RecursionError as error:
+        raise MalformedError("not JSON that can be read: nested too deep") from error
+    except ValueError as error:
+        raise MalformedError("not JSON") from error
+    if not isinstance(value, dict):
+        raise MalformedError("not a JSON object")
+    return value
+
+
+def require_text(value: Any, what: str) -> str:
+    """Check that a value is text that UTF-8 can encode.
+
+    Args:
+        value: the value.
+        what: what the value is; the error begins with it.
+
+    Returns:
+        The same value.
+
+    Raises:
+        MalformedError: the value is not text, or it has a lone surrogate, which JSON allows.
+    """
+    if not isinstance(value, str):
+        raise MalformedError(f"{what} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedError(f"{what} is not valid Unicode") from error
+    return value
+
+
+def text_at(line: bytes, key: str) -> str:
+    """Return the text that a line has under a key.
+
+    Args:
+        line: the bytes of one JSON object.
+        key: the key. Where the object has no such key, dots lead into inner objects: `meta.text` is
+            the key `text` of the object under `meta`.
+
+    Returns:
+        The text.
+
+    Raises:
+        MalformedError: the line is no JSON object, has no such key, or has no text there.
+    """
+    value: Any = parse_object(line)
+    for part in [key] if key in value else key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise MalformedError(f"the JSON object has no key {key!r}")
+        value = value[part]
+    return require_text(value, repr(key))

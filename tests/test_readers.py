@@ -1,0 +1,256 @@
+"""data/readers: every format becomes lines, and every file of a folder is accounted for."""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as arrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from nemo_chameleon.data.readers import find_files, read_documents, read_lines, text_at
+from nemo_chameleon.utils.errors import UserError
+
+TEXTS = [f"document {number}, 猫 \u2028 and é" for number in range(700)]
+LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+HALF = LINES.index(b"\n", len(LINES) // 2) + 1
+# A frame that a reader must skip, as pzstd writes it before each frame of data.
+SKIPPED = b"\x50\x2a\x4d\x18\x04\x00\x00\x00\x01\x02\x03\x04"
+
+
+def zstd(contents: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(contents)
+
+
+def table(texts: list[str]) -> Any:
+    return arrow.table({"n": range(len(texts)), "text": texts})
+
+
+def arrow_stream(path: Path, texts: list[str]) -> None:
+    """Write what save_to_disk of `datasets` writes."""
+    with arrow.ipc.new_stream(str(path), table(texts).schema) as writer:
+        writer.write_table(table(texts), max_chunksize=100)
+
+
+def arrow_file(path: Path) -> None:
+    with arrow.ipc.new_file(str(path), table(TEXTS).schema) as writer:
+        writer.write_table(table(TEXTS), max_chunksize=100)
+
+
+def bytes_of(contents: bytes) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(contents)
+
+
+def stream() -> bytes:
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, table(TEXTS).schema) as writer:
+        writer.write_table(table(TEXTS), max_chunksize=100)
+    return bytes(sink.getvalue())
+
+
+STREAM = stream()
+
+FORMATS: dict[str, Callable[[Path], Any]] = {
+    "lines": bytes_of(LINES),
+    "windows": bytes_of(b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n\r\n")),
+    "gzip": bytes_of(gzip.compress(LINES[:HALF]) + gzip.compress(LINES[HALF:])),
+    "zstd": bytes_of(zstd(LINES[:HALF]) + zstd(LINES[HALF:])),
+    "pzstd": bytes_of(SKIPPED + zstd(LINES[:HALF]) + SKIPPED + zstd(LINES[HALF:])),
+    "bzip2": bytes_of(bz2.compress(LINES)),
+    "xz": bytes_of(lzma.compress(LINES)),
+    "array": bytes_of(json.dumps([{"text": text} for text in TEXTS]).encode()),
+    "indented": bytes_of(
+        b"\xef\xbb\xbf" + json.dumps([{"text": t} for t in TEXTS], indent=2).encode() + b"\n"
+    ),
+    "compressed array": bytes_of(gzip.compress(json.dumps([{"text": t} for t in TEXTS]).encode())),
+    "parquet": lambda path: parquet.write_table(table(TEXTS), path, row_group_size=300),
+    "arrow stream": lambda path: arrow_stream(path, TEXTS),
+    "arrow file": arrow_file,
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_format_is_told_by_its_contents(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file gives its documents whatever its name is, and all its bytes count as read."""
+    monkeypatch.setattr("nemo_chameleon.data.readers.reading._CHARACTERS", 1000)
+    path = tmp_path / "data"
+    FORMATS[form](path)
+    assert list(read_documents([path])) == TEXTS
+    found, read = find_files(str(path), "here").files, list[int]()
+    lines = list(read_lines(found, read.append))
+    assert [text_at(line.text, "text") for line in lines] == TEXTS
+    assert sum(read) == path.stat().st_size
+    middle = lines[350]
+    rest = read_lines(found, after=(middle.file, middle.number), key="text")
+    assert [text_at(line.text, "text") for line in rest] == TEXTS[351:]
+
+
+def test_lines_are_the_bytes_of_the_file(tmp_path: Path) -> None:
+    """Fingerprints of domains are digests of these bytes, so nothing may write them anew."""
+    (tmp_path / "a.jsonl").write_bytes(b'{ "text":"a" }\r\n\n{"text": "b"}')
+    lines = read_lines(find_files(str(tmp_path), "here").files)
+    assert [line.text for line in lines] == [b'{ "text":"a" }\r\n', b'{"text": "b"}']
+
+
+def test_pipes(tmp_path: Path) -> None:
+    """A pipe and the standard input are read once, and may be compressed."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_bytes(gzip.compress(LINES)), daemon=True
+    )
+    writer.start()
+    assert list(read_documents([tmp_path / "pipe"])) == TEXTS
+    (tmp_path / "file").write_bytes(LINES)
+    before = os.dup(0)
+    try:
+        with (tmp_path / "file").open("rb") as stream:
+            os.dup2(stream.fileno(), 0)
+        assert list(read_documents(["-"])) == TEXTS
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def test_keys_with_dots(tmp_path: Path) -> None:
+    """Dots lead into objects, unless a key has them itself; a plain text has any key."""
+    line = b'{"a": {"b": "inner", "c": 1}, "a.c": "own"}'
+    assert text_at(line, "a.b") == "inner"
+    assert text_at(line, "a.c") == "own"
+    for key in ("a.d", "a.b.c", "x"):
+        with pytest.raises(ValueError, match=f"no key '{key}'"):
+            text_at(line, key)
+    nested = arrow.table({"n": [1], "a": [{"b": "inner"}]})
+    parquet.write_table(nested, tmp_path / "x.parquet")
+    (tmp_path / "y.txt").write_text("plain")
+    paths = [tmp_path / "x.parquet", tmp_path / "y.txt"]
+    assert list(read_documents(paths, "a.b")) == ["inner", "plain"]
+    with pytest.raises(UserError, match=r"x\.parquet, row 1: the JSON object has no key 'text'"):
+        list(read_documents(paths))
+
+
+FAULTS = {
+    "cut.gz": (gzip.compress(LINES)[:-9], "cannot read .*end"),
+    "cut.zst": (zstd(LINES)[:-9], "cannot read .*ends in the middle"),
+    "cut.xz": (lzma.compress(LINES)[:-9], "cannot read .*end"),
+    "wrong.zst": (zstd(LINES)[:9] + b"\xff" * 200, "cannot read .*damaged"),
+    "cut.parquet": (b"PAR1" + b"\0" * 99, "cannot read .*damaged"),
+    "cut.arrow": (b"\xff\xff\xff\xff\x10\0\0\0" + b"\0" * 9, "cannot read .*damaged"),
+    "batch.arrow": (STREAM[: STREAM.rindex(b"\xff\xff\xff\xff")], "cannot read .*in the middle"),
+    "cut.json": (b'[{"text": "a"}, {"text": "b', "record 2: .*ends in the middle"),
+    "open.json": (b'[{"text": "a"}', "ends in the middle, after record 1"),
+    "comma.json": (b'[{"text": "a"} {"text": "b"}]', "record 2: not JSON"),
+    "two.json": (b'[{"text": "a"}] [{"text": "b"}]', "more after the end of its JSON array"),
+    "numbers.json": (b"[1, 2]", "record 1: not a JSON object"),
+    "deep.json": (b'[{"text": ' + b"[" * 100_000, "record 1: .*nested too deep"),
+    "wide.jsonl": ('{"text": "a"}'.encode("utf-16"), "UTF-16"),
+    "latin.txt": ("café".encode("latin-1"), "not valid UTF-8 at byte 3"),
+    "a.csv": (b"text\na\n", "a table of text"),
+    "a.zip": (b"PK\x03\x04..", "a zip archive"),
+    "a.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not text"),
+    "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),
+    "b.jsonl": (b"[]\n" + LINES, "line 1: not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
+    """A damaged file, or one of a format that is not known, is an error that names it."""
+    contents, fault = FAULTS[name]
+    (tmp_path / name).write_bytes(contents)
+    with pytest.raises(UserError, match=fault) as caught:
+        list(read_documents([tmp_path / name]))
+    assert name in str(caught.value)
+
+
+def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pyarrow or zstandard the error says what to install."""
+    for form in ("parquet", "zstd"):
+        FORMATS[form](tmp_path / form)
+    for package in ("pyarrow", "zstandard"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for form in ("parquet", "zstd"):
+        with pytest.raises(UserError, match=r"pip install 'nemo_chameleon\[data\]'"):
+            list(read_documents([tmp_path / form]))
+
+
+def test_all_of_a_folder_is_accounted_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files in subfolders and behind links are read; what is not read is said in one line."""
+    (tmp_path / "all" / "sub" / ".cache").mkdir(parents=True)
+    (tmp_path / "all" / "a.jsonl").write_bytes(b'{"text": "1"}\n')
+    (tmp_path / "all" / "sub" / "b.gz").write_bytes(gzip.compress(b'{"text": "2"}\n'))
+    (tmp_path / "all" / "sub" / "c.txt").write_text("3")
+    (tmp_path / "all" / "sub" / "up").symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "sub" / "empty.txt").touch()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "d.txt").write_text("4")
+    (tmp_path / "all" / "z").symlink_to(tmp_path / "far")
+    for name in ("README.md", "notes.md", "LICENSE", "sub/.cache/x", "x.bin", "x.idx"):
+        (tmp_path / "all" / name).write_bytes(b"\0")
+    found = find_files(str(tmp_path / "all"), "data.domains.d.path=all").files
+    assert [text_at(line.text, "text") for line in read_lines(found)] == list("1234")
+    said = capsys.readouterr().out
+    assert said == (
+        "data.domains.d.path=all: 5 file(s) are read; not read: 3 side files (LICENSE, README.md, "
+        "...), 1 hidden (sub/.cache/x), 2 Megatron datasets (x.bin, x.idx)\n"
+    )
+    (tmp_path / "all" / "sub" / "photo.png").write_bytes(b"\x89PNG\0")
+    with pytest.raises(UserError, match=r"photo\.png is not text.* move it out of the folder"):
+        find_files(str(tmp_path / "all"), "here")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "README").touch()
+    with pytest.raises(UserError, match=r"no file with data \(not read: 1 side files \(README\)"):
+        find_files(str(tmp_path / "none"), "here")
+
+
+def test_a_dataset_on_disk(tmp_path: Path) -> None:
+    """A folder of save_to_disk is read as its state.json lists it."""
+    for number, half in enumerate((TEXTS[:300], TEXTS[300:])):
+        arrow_stream(tmp_path / f"data-{number:05}-of-00002.arrow", half)
+    arrow_stream(tmp_path / "data-00000-of-00001.arrow", ["of an earlier version"])
+    (tmp_path / "dataset_info.json").write_text("{}")
+    names = [{"filename": f"data-{number:05}-of-00002.arrow"} for number in range(2)]
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": names}))
+    found = find_files(str(tmp_path), "here")
+    assert [text_at(line.text, "text") for line in read_lines(found.files)] == TEXTS
+    assert found.left_out["not listed in state.json"] == ["data-00000-of-00001.arrow"]
+    (tmp_path / names[1]["filename"]).unlink()
+    with pytest.raises(UserError, match=r"state\.json lists data-00001-of-00002\.arrow, which is"):
+        find_files(str(tmp_path), "here")
+
+
+SPLITS = {
+    ("training.jsonl", "validation.jsonl", "test.jsonl"): (
+        "data.domains.d.path={}/training.jsonl data.validation.d.path={}/validation.jsonl"
+    ),
+    ("train/a.jsonl", "train/b.jsonl", "test/a.jsonl"): "data.domains.d.path={}/train",
+    ("wiki.train.jsonl", "wiki.val.jsonl"): "data.validation.d.path={}/wiki.val.jsonl",
+    ("train-00000-of-00002.gz", "train-00001-of-00002.gz", "dev-00000-of-00001.gz"): (
+        "move the files of each split into a folder"
+    ),
+}
+
+
+@pytest.mark.parametrize("names", SPLITS, ids=" ".join)
+def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Files of several splits in one folder are refused, with keys that name one split each."""
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
+    with pytest.raises(UserError, match="files of several splits") as caught:
+        find_files(str(tmp_path), f"data.domains.d.path={tmp_path}")
+    assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
+    for name in names[1:]:
+        (tmp_path / name).unlink()
+    assert len(find_files(str(tmp_path), "here").files) == 1
