@@ -329,7 +329,7 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     assert domain.documents == whole.documents == 2
     assert domain.index.line(1) == "mine.jsonl, line 14"
     said = capsys.readouterr().out
-    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON; " in said
+    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON (12 lines); " in said
     listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
     assert listed[-1] == "mine.jsonl, line 13: not JSON"
     assert str(domain.index.folder / indices.SKIPPED) in said

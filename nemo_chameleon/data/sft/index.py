@@ -11,7 +11,6 @@ import json
 import secrets
 import shutil
 from array import array
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -23,8 +22,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from nemo_chameleon.data.readers import Line, MalformedError, find_jsonl, read_lines
-from nemo_chameleon.data.sft.examples import parse
-from nemo_chameleon.data.sft.templates import Example
+from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.utils.arrays import Bools, Ints
 from nemo_chameleon.utils.console import progress_bar
@@ -32,7 +30,6 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, sampled_digest
 
 _BATCH = 512  # lines that are tokenised together
-_SHOWN = 10  # malformed lines that a message lists
 FACTS, SKIPPED = "index.json", "malformed.txt"
 
 
@@ -43,8 +40,7 @@ class Index:
     Attributes:
         folder: the folder of its files.
         facts: the contents of index.json: files, lines, examples, tokens and answer_tokens;
-            fingerprint, a digest of the lines and their tokens; malformed, the number of malformed
-            lines by fault; and shown, the first of them.
+            fingerprint, a digest of the lines and their tokens; and those of `Reports`.
     """
 
     folder: Path
@@ -221,7 +217,7 @@ def build(path: str, reader: ExampleTokenizer, cache: Path, where: str) -> Index
         ]
     except OSError as error:
         raise UserError(f"{where}: {error}") from error
-    folder = cache / digest([reader.identity, stats])
+    folder = cache / digest([reader.identity, reader.rules, stats])
     if (folder / FACTS).is_file():
         return Index.load(folder)
     beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
@@ -245,27 +241,8 @@ def _rename(finished: Path, folder: Path) -> None:
             raise
 
 
-def malformed(index: Index) -> str:
-    """Describe the malformed lines that were left out of an index.
-
-    Args:
-        index: the index.
-
-    Returns:
-        Their number, and the first of them with their faults; empty if there are none.
-    """
-    count = sum(index.facts["malformed"].values())
-    if not count:
-        return ""
-    shown = "; ".join(index.facts["shown"])
-    more = f"; all are listed in {index.folder / SKIPPED}" if count > _SHOWN else ""
-    return f"{count:,} of {index.facts['lines']:,} lines are not examples: {shown}{more}"
-
-
 def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str) -> None:
     hashed = hashlib.sha256(reader.identity.encode())
-    wrong: Counter[str] = Counter()
-    shown: list[str] = []
     lines = array("q")
     read = tokens = answers = 0
     size = sum(file.stat().st_size for file in files)
@@ -278,44 +255,35 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
         ) as bar,
         (folder / SKIPPED).open("w", encoding="utf-8") as skipped,
     ):
+        reports = Reports(skipped, reader.ignored_keys)
 
-        def leave_out(line: Line, error: MalformedError) -> None:
-            text = f"{files[line.file].name}, line {line.number}: {error}"
-            wrong[str(error)] += 1
-            if len(shown) < _SHOWN:
-                shown.append(text)
-            skipped.write(text + "\n")
+        def name(line: Line) -> str:
+            return f"{files[line.file].name}, line {line.number}"
 
         every = read_lines(files, bar.update)
         while batch := list(islice(every, _BATCH)):
             read += len(batch)
-            found: list[tuple[Line, Example]] = []
             for line in batch:
                 hashed.update(line.text)
-                try:
-                    found.append((line, parse(line.text, reader.template)))
-                except MalformedError as error:
-                    leave_out(line, error)
-                except UserError as error:
-                    raise UserError(
-                        f"{where}: {files[line.file].name}, line {line.number}: {error}"
-                    ) from error
-            encoded = reader.encode([example for _, example in found])
-            for (line, _), (ids, cuts) in zip(found, encoded, strict=True):
-                carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
-                if carrying < 1:
-                    leave_out(line, MalformedError("nothing comes before the answer's only token"))
+            try:
+                examples = reader.read(batch, name)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+            for line, found in zip(batch, examples, strict=True):
+                if isinstance(found, MalformedError):
+                    reports.malformed(name(line), found)
                     continue
-                tensor = torch.tensor(ids, dtype=torch.int64)
+                reports.left_out(name(line), found.example.left_out)
+                tensor = torch.tensor(found.tokens, dtype=torch.int64)
                 # The lines alone do not decide the tokens: a template may write today's date.
                 hashed.update(tensor.numpy().tobytes())
-                builder.add_document(tensor, cuts)
+                builder.add_document(tensor, found.cuts)
                 lines.extend((line.file, line.number))
-                tokens += len(ids)
-                answers += sum(cuts[1::2])
+                tokens += len(found.tokens)
+                answers += sum(found.cuts[1::2])
     if not lines:
-        first = f": {shown[0]}" if shown else ""
-        raise UserError(f"{where}: there is no example in {read:,} line(s){first}")
+        faults = f": {text}" if (text := describe_malformed(reports.facts(), None)) else ""
+        raise UserError(f"{where}: there is no example in {read:,} line(s){faults}")
     builder.finalize(str(folder / "examples.idx"))
     np.save(folder / "lines.npy", np.array(lines, dtype=np.int64).reshape(-1, 2))
     facts = {
@@ -325,7 +293,6 @@ def _write(files: list[Path], reader: ExampleTokenizer, folder: Path, where: str
         "tokens": tokens,
         "answer_tokens": answers,
         "fingerprint": hashed.hexdigest()[:32],
-        "malformed": dict(wrong),
-        "shown": shown,
+        **reports.facts(),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
