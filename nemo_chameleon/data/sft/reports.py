@@ -93,7 +93,7 @@ def describe_malformed(facts: Mapping[str, Any], listing: Path | None) -> str:
         text += f"; all are listed in {listing}"
     if facts["unknown_keys"]:
         setting = ignored_keys_setting([*facts["ignored_keys"], *facts["unknown_keys"]])
-        text += f"; {setting} reads the lines without these keys"
+        text += f"; set {setting} to read the lines without these keys"
     return text
 
 

@@ -169,8 +169,8 @@ class ChatTemplate:
                 "the chat template marks several pieces of a turn, so it cannot be told which turn "
                 "is not to be trained on"
             )
-        written = [span for span in marked if span[0] < span[1]]
-        return {i: written for i in trained}
+        written = tuple(span for span in marked if span[0] < span[1])
+        return dict.fromkeys(trained, written)
 
     def ends_of_messages(self, example: Example) -> list[int | None]:
         """Find where the messages of a chat end in its text.

@@ -47,6 +47,7 @@ class ExampleTokenizer:
         tokenizer: the tokenizer, without truncation and padding.
         template: the chat template, or None.
         end: id of the token that ends a text.
+        special_tokens: ids of the special tokens, among them `end`.
         ignored_keys: keys of lines and of messages that are left out.
         identity: digest of the tokenizer and the template, which decide the tokens of a text.
         rules: digest of what decides which text a line is.
@@ -84,6 +85,8 @@ class ExampleTokenizer:
                 f"data.tokenizer={data.tokenizer} has no token {name} to end texts with: name its "
                 "end token as eos_token in a tokenizer_config.json beside it"
             )
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.special_tokens = {self.end, *(i for i, token in added.items() if token.special)}
         template = self.template and [self.template.source, self.template.special_tokens]
         # The whole tokenizer counts, not the vocabulary alone: merges decide a text's tokens too.
         self.identity = digest([_VERSION, self.tokenizer.to_str(), template, name])
@@ -118,6 +121,17 @@ class ExampleTokenizer:
             _with_loss(read, *next(encoded)) if isinstance(read, Example) else read
             for read in found
         ]
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Decode tokens.
+
+        Args:
+            tokens: token ids.
+
+        Returns:
+            Their text, with special tokens.
+        """
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def encode(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Tokenise examples, and divide the tokens of each into prompts and answers.

@@ -5,7 +5,7 @@ value.
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +189,7 @@ def _mark(message: dict[str, Any]) -> bool | None:
     return wanted.pop() if wanted else None
 
 
-def called_functions(message: dict[str, Any]) -> list[dict[str, Any]]:
+def called_functions(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the functions that a message calls.
 
     Args:
