@@ -174,15 +174,18 @@ def test_what_happens_to_long_examples(
 def test_a_token_that_is_a_part_of_a_character(config: Config) -> None:
     """Characters whose tokens are bytes are whole, on either side of a border."""
     pair = {"prompt": "Wisła 日本é", "completion": "ł é日本ü"}
-    path = str(written(config, pair, {"messages": [*CHAT[:2], {**CHAT[2], "content": "é日\n本"}]}))
+    chat = [*CHAT[:2], {**CHAT[2], "content": "é日\n本"}]
+    path = str(written(config, pair, {"messages": chat}, {"text": "日本"}))
     reader = ExampleTokenizer(config.data)
-    shown = list(preview(path, config.data, reader, 64, 2, "mine"))
+    shown = list(preview(path, config.data, reader, 64, 3, "mine"))
     assert len(reader.tokenizer.encode("日").ids) > 1, "the test's characters are several tokens"
     assert "".join(stretch.text for stretch in shown[0].stretches if stretch.loss) == (
         "ł é日本ü<|endoftext|>"
     )
     assert "Wisła 日本é⟦ł é日本ü<|endoftext|>⟧" in write_line(shown[0], PIPED)
     assert "⟦é日↵\n  | 本↵⟧" in write_line(shown[1], PIPED)
+    # The first token, a part of the first character, carries no loss.
+    assert "  | ⟦日本<|endoftext|>⟧" in write_line(shown[2], PIPED)
     ascii_style = Style(colour=False, before="[[", after="]]", newline="\\n", encoding="ascii")
     assert "Wis\\u0142a \\u65e5\\u672c\\xe9[[\\u0142" in write_line(shown[0], ascii_style)
 

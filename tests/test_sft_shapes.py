@@ -193,6 +193,16 @@ def test_a_template_that_marks_pieces_of_a_turn() -> None:
     )
 
 
+def test_a_template_that_drops_a_piece_of_earlier_turns() -> None:
+    """All marked pieces carry loss, and it cannot be told which of them are of which turn."""
+    template = MARKED.replace("{% if m.reasoning", "{% if loop.last and m.reasoning")
+    thinks = {**SAID, "reasoning_content": "two and two"}
+    line = messages(ASKED, thinks, ASKED, thinks)
+    assert shown(read(line, template)) == f"{CHAT}<user>2+2?</><assistant>[(two and two)][4</>]"
+    with pytest.raises(MalformedError, match="cannot be told which turn is not to be trained on"):
+        read(messages(ASKED, {**thinks, "train": False}, ASKED, thinks), template)
+
+
 def test_ignored_keys() -> None:
     """Ignored keys are left out of lines and of messages; the error has the keys."""
     line = messages({**ASKED, "mood": "good"}, SAID) | {"title": "Sums", "system": "Add."}

@@ -5,7 +5,7 @@ a part of the text.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -98,13 +98,19 @@ def present(value: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
     return {key: said for key, said in value.items() if said is not None and key not in ignored}
 
 
-def require_known(said: Mapping[str, Any], known: Iterable[str], of: str) -> None:
+def require_known(
+    said: Mapping[str, Any],
+    known: Iterable[str],
+    of: str,
+    template_reads: Callable[[str], bool] = lambda key: False,
+) -> None:
     """Check that every key is understood, is metadata, or has an empty value.
 
     Args:
         said: the keys with their values.
         known: the keys that are understood.
         of: what has the keys; the error names it.
+        template_reads: returns whether the chat template reads a key.
 
     Raises:
         UnknownKeysError: a key is not understood.
@@ -113,7 +119,7 @@ def require_known(said: Mapping[str, Any], known: Iterable[str], of: str) -> Non
     unknown = [
         key
         for key, value in said.items()
-        if key not in known and not _is_metadata(key) and value not in ("", [], {})
+        if not (key in known or _is_metadata(key) or value in ("", [], {}) or template_reads(key))
     ]
     if unknown:
         raise UnknownKeysError(unknown, of)

@@ -159,8 +159,8 @@ class ChatTemplate:
             )
         counts = list(range(1, len(turns) + 1))
         if len(marked) > len(turns):
-            counts = [len(self._write(messages[: i + 1], tools)[1]) for i in turns]
-        if counts == sorted(set(counts)) and counts[0] and counts[-1] == len(marked):
+            counts = self._marks_up_to(messages, tools, marked, turns)
+        if counts and counts == sorted(set(counts)) and counts[0] and counts[-1] == len(marked):
             firsts = [0, *counts[:-1]]
             own = {i: marked[a:b] for i, a, b in zip(turns, firsts, counts, strict=True)}
             return {i: [span for span in own[i] if span[0] < span[1]] for i in trained}
@@ -171,6 +171,22 @@ class ChatTemplate:
             )
         written = tuple(span for span in marked if span[0] < span[1])
         return dict.fromkeys(trained, written)
+
+    def _marks_up_to(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Any,
+        marked: Sequence[Span],
+        turns: Sequence[int],
+    ) -> list[int]:
+        """Count the marks up to the end of each turn; empty if later turns change earlier marks."""
+        counts = []
+        for i in turns:
+            _, before = self._write(messages[: i + 1], tools)
+            if before != marked[: len(before)]:
+                return []
+            counts.append(len(before))
+        return counts
 
     def ends_of_messages(self, example: Example) -> list[int | None]:
         """Find where the messages of a chat end in its text.

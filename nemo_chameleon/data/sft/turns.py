@@ -109,7 +109,7 @@ def _with_usual_role(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turn(message: dict[str, Any], template_reads: Callable[[str], bool]) -> Turn:
-    require_known(message, [*_KNOWN, *filter(template_reads, message)], "message")
+    require_known(message, _KNOWN, "message", template_reads)
     if "role" not in message:
         raise MalformedError("a message has no role")
     role = require_text(message["role"], "role")
