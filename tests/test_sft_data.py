@@ -338,7 +338,11 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
 
 def test_unknown_keys_and_the_way_out(sft: Config) -> None:
     """The error about unknown keys has the setting that leaves them out, and the setting works."""
-    lines = [{"text": "ab", "title": "A"}, {"text": "cd"}, {"text": "ef", "mood": 1, "title": "B"}]
+    lines: list[dict[str, Any]] = [
+        {"text": "ab", "title": "A"},
+        {"text": "cd"},
+        {"text": "ef", "mood": 1, "title": "B"},
+    ]
     sft.data.ignored_keys = ["rest"]
     with pytest.raises(UserError) as error:
         opened(sft, *lines)
@@ -367,7 +371,11 @@ def test_ignored_keys_decide_the_index_and_not_the_fingerprint(sft: Config) -> N
 def test_fingerprints_of_earlier_versions(sft: Config) -> None:
     """What could be read before has the fingerprint that mixture files record of it."""
     chat = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "is 4"}]
-    lines = [{"prompt": "a", "completion": "b", "id": 1}, {"text": "once"}, {"messages": chat}]
+    lines: list[dict[str, Any]] = [
+        {"prompt": "a", "completion": "b", "id": 1},
+        {"text": "once"},
+        {"messages": chat},
+    ]
     domain = opened(sft, *lines)
     reader = ExampleTokenizer(sft.data)
     hashed = hashlib.sha256(reader.identity.encode())

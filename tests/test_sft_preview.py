@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 SGR = re.compile(r"\033\[[0-9;]*m")
 PIPED = Style(colour=False, before="⟦", after="⟧", newline="↵", encoding="utf-8")
 COLOURED = Style(colour=True, before="", after="", newline="↵", encoding="utf-8")
-CHAT = [
+CHAT: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "2+2"},
     {"role": "assistant", "content": "is 4"},
