@@ -1,5 +1,6 @@
 """data/sft/: lines become samples with loss on answers, and no answer is lost."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -17,7 +18,7 @@ from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.config.schema import Config, RunConfig
 from nemo_chameleon.data.blend import training_dataset, validation_datasets
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.kinds import kind_of
+from nemo_chameleon.data.kinds import kind_of, read_as_recorded
 from nemo_chameleon.data.sft import index as indices
 from nemo_chameleon.data.sft.dataset import SFTDataset, sample_of
 from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domain
@@ -330,10 +331,90 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     assert domain.documents == whole.documents == 2
     assert domain.index.line(1) == "mine.jsonl, line 14"
     said = capsys.readouterr().out
-    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON; " in said
+    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON (12 lines); " in said
     listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
     assert listed[-1] == "mine.jsonl, line 13: not JSON"
     assert str(domain.index.folder / indices.SKIPPED) in said
+
+
+def test_unknown_keys_and_the_way_out(sft: Config) -> None:
+    """The error about unknown keys has the setting that leaves them out, and the setting works."""
+    lines: list[dict[str, Any]] = [
+        {"text": "ab", "title": "A"},
+        {"text": "cd"},
+        {"text": "ef", "mood": 1, "title": "B"},
+    ]
+    sft.data.ignored_keys = ["rest"]
+    with pytest.raises(UserError) as error:
+        opened(sft, *lines)
+    text = str(error.value)
+    assert "2 of 3 lines are not examples: mine.jsonl, line 1: the key 'title' of a line" in text
+    assert "set 'data.ignored_keys=[rest, title, mood]' to read the lines without" in text
+    with pytest.raises(UserError, match=r"no example in 1 line.*ignored_keys=\[rest, title\]' to"):
+        opened(sft, lines[0], name="alone")
+    sft.data.ignored_keys = ["rest", "title", "mood"]
+    assert opened(sft, *lines).documents == 3
+    rules = ExampleTokenizer(sft.data).rules
+    sft.data.ignored_keys = sft.data.ignored_keys[::-1]
+    assert ExampleTokenizer(sft.data).rules == rules
+
+
+def test_ignored_keys_decide_the_index_and_not_the_fingerprint(sft: Config) -> None:
+    """An index is made anew for other ignored keys; equal tokens have equal fingerprints."""
+    domain = opened(sft, {"text": "ab"})
+    sft.data.ignored_keys = ["mood"]
+    reader = ExampleTokenizer(sft.data)
+    other = open_sft_domain("mine", domain.path, sft.data, reader, seq_length=64)
+    assert other.index.folder != domain.index.folder
+    assert other.fingerprint == domain.fingerprint
+
+
+def test_fingerprints_of_earlier_versions(sft: Config) -> None:
+    """What could be read before has the fingerprint that mixture files record of it."""
+    chat = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "is 4"}]
+    lines: list[dict[str, Any]] = [
+        {"prompt": "a", "completion": "b", "id": 1},
+        {"text": "once"},
+        {"messages": chat},
+    ]
+    domain = opened(sft, *lines)
+    reader = ExampleTokenizer(sft.data)
+    hashed = hashlib.sha256(reader.identity.encode())
+    for line in lines:
+        hashed.update(json.dumps(line).encode() + b"\n")
+    for text in ("ab<|endoftext|>", "once<|endoftext|>", "<user>2+2\n<assistant>is 4\n"):
+        tokens = reader.tokenizer.encode(text, add_special_tokens=False).ids
+        hashed.update(np.array(tokens, dtype=np.int64).tobytes())
+    assert domain.fingerprint == hashed.hexdigest()[:32]
+
+
+def test_reasoning_that_the_template_leaves_out(
+    sft: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warning has a count and the first line; an index from the cache says it again."""
+    asked = {"role": "user", "content": "2+2"}
+    thinks = {"role": "assistant", "content": "4", "reasoning_content": "two and two"}
+    lines: list[dict[str, Any]] = [{"text": "a b"}, *[{"messages": [asked, thinks]}] * 2]
+    for _ in range(2):
+        opened(sft, *lines)
+        assert (
+            "leaves reasoning out of the answers of 2 of 3 examples (first: mine.jsonl, line 2, "
+            "reasoning_content)"
+        ) in capsys.readouterr().out
+    opened(sft, {"text": "a b"}, name="other")
+    assert "reasoning" not in capsys.readouterr().out
+
+
+def test_a_mixture_file_says_how_lines_were_read(sft: Config) -> None:
+    """Domains are added with the same ignored keys; a file of an earlier version has none."""
+    sft.data.ignored_keys = ["mood"]
+    record = {"tokenizer": sft.data.tokenizer, **kind_of(sft.data).reading(sft.data, 64)}
+    again, _ = read_as_recorded(record, sft.data.domains)
+    assert again.ignored_keys == ["mood"]
+    assert json.loads(json.dumps(record)) == record
+    del record["sft"]["ignored_keys"]
+    earlier, _ = read_as_recorded(record, sft.data.domains)
+    assert earlier.ignored_keys == []
 
 
 @pytest.mark.parametrize(

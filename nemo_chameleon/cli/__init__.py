@@ -2,6 +2,7 @@
 
 prepare   tokenise text into Megatron datasets
 index     tokenise the JSONL of a finetuning run before the run
+sft       show examples of a finetuning run as the model will see them
 import-hf convert a Hugging Face model into a checkpoint
 mixture   compute, show, compare, check, change, export and import mixture files
 check     check a configuration before its jobs are submitted
@@ -16,6 +17,7 @@ from nemo_chameleon.cli.data import add_data_commands
 from nemo_chameleon.cli.mixtures import add_mixture_commands
 from nemo_chameleon.cli.parsing import epilog
 from nemo_chameleon.cli.runs import add_check, add_report_and_doctor
+from nemo_chameleon.cli.sft import add_sft_commands
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.provenance import package_version
 
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_data_commands(commands)
+    add_sft_commands(commands)
     add_check(commands)
     add_mixture_commands(commands)
     add_report_and_doctor(commands)

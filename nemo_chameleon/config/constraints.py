@@ -73,13 +73,16 @@ def setting(default: Any, **constraint: Any) -> Any:
     """Make a dataclass field whose value is constrained.
 
     Args:
-        default: the field's default value.
+        default: the field's default value; every configuration gets its own copy of a list.
         constraint: attributes of the field's `Constraint`.
 
     Returns:
         The field.
     """
-    return dataclasses.field(default=default, metadata={_METADATA: Constraint(**constraint)})
+    metadata = {_METADATA: Constraint(**constraint)}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
@@ -117,7 +120,10 @@ def require_valid(
         if (complaint := constraint.complaint(value)) is not None:
             raise UserError(f"{key}={value} {complaint}")
         only_for = constraint.only_for
-        if None not in (only_for, dataset) and only_for != dataset and value != field.default:
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:  # a list
+            default = field.default_factory()
+        if None not in (only_for, dataset) and only_for != dataset and value != default:
             raise UserError(
                 f"{key} is for data.dataset={only_for}; this run has {dataset}: remove {key}"
             )

@@ -69,6 +69,9 @@ class DataConfig:
     local cache. Its highest token id, plus one, is the size of the vocabulary."""
     chat_template: str | None = setting(None, only_for=SFT)
     """sft: the Jinja file that chats are written with; null: the template beside the tokenizer."""
+    ignored_keys: list[str] = setting([], only_for=SFT)
+    """sft: keys of lines and of messages that are left out, because they say nothing to train on.
+    Common metadata, such as id and source, need not be listed; any other key is an error."""
     packing: bool = setting(True, only_for=SFT)
     """sft: true packs several examples into a sample, with attention within each example only;
     false puts one example into each sample."""

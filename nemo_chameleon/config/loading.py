@@ -138,7 +138,9 @@ def _missing(merged: DictConfig) -> tuple[str, ...] | None:
     return tuple(others[0].split(".")) if others else None
 
 
-def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_mixture_config(
+    file: str | Path | None, overrides: Sequence[str] = (), defaults: Sequence[str] = ()
+) -> Config:
     """Read a configuration whose base model is trained elsewhere or not at all.
 
     The keys train.train_iters and train.global_batch_size need not be set, and are not used.
@@ -146,6 +148,7 @@ def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) 
     Args:
         file: a YAML file; None for the defaults only.
         overrides: texts `key=value` with dotted keys.
+        defaults: texts of the same form, which replace the schema's defaults.
 
     Returns:
         The configuration, as `load_config` returns it.
@@ -154,7 +157,7 @@ def load_mixture_config(file: str | Path | None, overrides: Sequence[str] = ()) 
         UserError: as `load_config`.
     """
     base = ("train.train_iters=1", "train.global_batch_size=1", "train.eval_iters=0")
-    return load_config(file, [*overrides, *base])
+    return load_config(file, [*overrides, *base], defaults)
 
 
 def load_sft_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:

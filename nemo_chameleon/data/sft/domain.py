@@ -20,8 +20,9 @@ from nemo_chameleon.data.domain import (
     split_shares,
 )
 from nemo_chameleon.data.parts import FILE, find_parts, shown
-from nemo_chameleon.data.sft.index import Index, build, malformed
+from nemo_chameleon.data.sft.index import SKIPPED, Index, build
 from nemo_chameleon.data.sft.packing import Packs, chunks
+from nemo_chameleon.data.sft.reports import describe_left_out, describe_malformed
 from nemo_chameleon.data.sft.samples import Packing, packs_of
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.utils.arrays import Ints
@@ -194,10 +195,14 @@ def open_sft_domain(
     paths = find_parts(path, where, FILE)
     where = f"{where}={shown(path)}"
     index = build(paths, reader, Path(data.cache) / "sft", where)
-    if wrong := malformed(index):
+    if wrong := describe_malformed(index.facts, index.folder / SKIPPED):
+        count = sum(index.facts["malformed"].values())
+        wrong = f"{count:,} of {index.facts['lines']:,} lines are not examples: {wrong}"
         if data.on_malformed == "refuse":
             raise UserError(f"{where}: {wrong}; set data.on_malformed=skip to leave them out")
         logger.warning("%s: %s; they are left out", where, wrong)
+    if left_out := describe_left_out(index.facts):
+        logger.warning("%s: %s", where, left_out)
     shares = split_shares(split)
     # This rounds as Megatron's builder does.
     examples = round(shares[0] * index.facts["examples"])

@@ -1,68 +1,96 @@
 """Parses a line of JSONL into a text and the answers in it.
 
-A line is a chat, a prompt with its completion, or plain text.
+`shapes.py` reads what the line says, the chat template writes it, and `written.py` checks that the
+template has left nothing out.
 """
 
-from typing import Any
+import json
+from collections.abc import Collection
 
-from nemo_chameleon.data.readers import MalformedError, parse_object, require_text
+from nemo_chameleon.data.readers import MalformedError, parse_object
+from nemo_chameleon.data.sft.shapes import Chat, Pair, read_shape
 from nemo_chameleon.data.sft.templates import ChatTemplate, Example
+from nemo_chameleon.data.sft.turns import called_functions
+from nemo_chameleon.data.sft.written import require_written
 from nemo_chameleon.utils.errors import UserError
 
-_PAIRS = (("prompt", "completion"), ("input", "output"))
-_FORMS = "messages, prompt and completion, input and output, or text"
 
-
-def parse(line: bytes, template: ChatTemplate | None) -> Example:
+def parse(line: bytes, template: ChatTemplate | None, ignored: Collection[str] = ()) -> Example:
     """Parse a line of JSONL into an example.
 
     Args:
-        line: a JSON object with `messages`, each with role and content; with `prompt` and
-            `completion`, or `input` and `output`; or with `text`.
+        line: a JSON object of one of the shapes in docs/finetuning.md.
         template: the chat template that writes chats, or None.
+        ignored: keys of lines and of messages to leave out.
 
     Returns:
         The example.
 
     Raises:
-        MalformedError: the line has another form, or an answer is missing or empty.
+        MalformedError: the line has another form, it says something that is not understood or that
+            the template does not write, or an answer is missing or empty.
         UserError: the line is a chat, and there is no template.
     """
-    value = parse_object(line)
-    if "messages" in value:
-        example = _chat(value["messages"], value.get("tools"), template)
-    elif pair := next((keys for keys in _PAIRS if all(key in value for key in keys)), None):
-        prompt, completion = (require_text(value[key], key) for key in pair)
-        text = prompt + completion
-        example = Example(text, ((len(prompt), len(text)),), begins=True, ends=True)
-    elif "text" in value:
-        # `nemo-chameleon prepare` writes documents the same way, so pretraining has seen this form.
-        text = require_text(value["text"], "text")
-        example = Example(text, ((0, len(text)),), begins=False, ends=True)
+    said = read_shape(parse_object(line), ignored, template.reads if template else _nothing)
+    if isinstance(said, Chat):
+        return _chat(said, template)
+    if isinstance(said, Pair):
+        text = said.prompt + said.completion
+        example = Example(text, ((len(said.prompt), len(text)),), begins=True, ends=True)
     else:
-        raise MalformedError(f"unknown form: it needs {_FORMS}")
+        # `nemo-chameleon prepare` writes documents the same way, so pretraining has seen this form.
+        example = Example(said.text, ((0, len(said.text)),), begins=False, ends=True)
     if not all(example.text[start:stop].strip() for start, stop in example.answers):
         raise MalformedError("an answer is empty")
     return example
 
 
-def _chat(messages: Any, tools: Any, template: ChatTemplate | None) -> Example:
-    if not isinstance(messages, list) or not messages:
-        raise MalformedError("messages must be a list of one or more messages")
-    for message in messages:
-        if not isinstance(message, dict):
-            raise MalformedError("a message is not a JSON object")
-        for key in ("role", "content"):
-            if key not in message:
-                raise MalformedError(f"a message has no {key}")
-            if message[key] is not None or not message.get("tool_calls"):
-                require_text(message[key], key)
-        says = (message["content"] or "").strip() or message.get("tool_calls")
-        if message["role"] == "assistant" and not says:
-            raise MalformedError("an answer is empty")
+def _nothing(key: str) -> bool:
+    del key
+    return False
+
+
+def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
     if template is None:
         raise UserError(
             "the line is a chat, but there is no chat template beside data.tokenizer: set "
             "data.chat_template to a Jinja file"
         )
-    return template.render(messages, tools)
+    trained = [i for i, turn in enumerate(chat.turns) if turn.carries_loss]
+    if not any(turn.message["role"] == "assistant" for turn in chat.turns):
+        roles = ", ".join(dict.fromkeys(turn.message["role"] for turn in chat.turns))
+        raise MalformedError(f"no message has the role assistant (the roles are {roles})")
+    if not trained:
+        raise MalformedError("no message carries loss")
+    turns = chat.turns[: trained[-1] + 1]  # what follows the last answer has no answer
+    messages = [turn.message for turn in turns]
+    if all(turn.with_texts is None for turn in turns):
+        return require_written(template.render(messages, chat.tools, trained), turns)
+    try:
+        example = template.render(messages, chat.tools, trained)
+        if not _has_python(example):
+            return require_written(example, turns)
+    except MalformedError as error:
+        refused: MalformedError | None = error
+    else:
+        refused = None
+    # The template writes arguments as they are, without tojson: this is right for JSON text alone.
+    messages = [turn.with_texts or turn.message for turn in turns]
+    try:
+        return require_written(template.render(messages, chat.tools, trained), turns)
+    except MalformedError as error:
+        raise refused or error from error
+
+
+def _has_python(example: Example) -> bool:
+    """Return whether a text has arguments as Python writes them, for instance {'city': 'Oslo'}."""
+    given = [
+        function.get("arguments")
+        for message in example.messages
+        for function in called_functions(message)
+    ]
+    return any(
+        repr(arguments) in example.text and repr(arguments) != json.dumps(arguments)
+        for arguments in given
+        if isinstance(arguments, dict)
+    )

@@ -11,7 +11,6 @@ import json
 import secrets
 import shutil
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +25,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, Indexe
 from nemo_chameleon.data.parts import require_once
 from nemo_chameleon.data.readers import DataFile, Line, MalformedError, find_files, read_lines
 from nemo_chameleon.data.readers.formats import LINES
-from nemo_chameleon.data.sft.examples import parse
-from nemo_chameleon.data.sft.templates import Example
+from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.tokenizer import vocabulary_size
 from nemo_chameleon.utils.arrays import Bools, Ints
@@ -36,7 +34,6 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
 _BATCH = 512  # lines that are tokenised together
-_SHOWN = 10  # malformed lines that a message lists
 FACTS, SKIPPED = "index.json", "malformed.txt"
 
 
@@ -47,8 +44,7 @@ class Index:
     Attributes:
         folder: the folder of its files.
         facts: the contents of index.json: files, lines, examples, tokens and answer_tokens;
-            fingerprint, a digest of the lines and their tokens; malformed, the number of malformed
-            lines by fault; and shown, the first of them.
+            fingerprint, a digest of the lines and their tokens; and those of `Reports`.
         sources: where the files lie now that it was made from; empty where only the index was
             named.
     """
@@ -201,6 +197,27 @@ class Index:
         return DataFile(Path(names[file]), formats[file]).place(number)
 
 
+def find_example_files(paths: Sequence[str], where: str) -> tuple[list[DataFile], list[DataFile]]:
+    """Find the files of a domain.
+
+    Args:
+        paths: files, or folders of them, in any format that `find_files` takes.
+        where: the key of the configuration and its value; errors begin with it.
+
+    Returns:
+        The files in their order; and the same files with the names that messages give them.
+
+    Raises:
+        UserError: there are no such files, one is there twice, or one can be read only once.
+    """
+    found = [(file, Path(path)) for path in paths for file in find_files(path, where).files]
+    files = [file for file, _ in found]
+    require_once([(str(file.path.resolve()), str(file.path)) for file in files], where)
+    if not all(file.path.is_file() for file in files):
+        raise UserError(f"{where}: a pipe can be read only once; write its contents to a file")
+    return files, [file.below(path) for file, path in found]
+
+
 def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: str) -> Index:
     """Load the index of files of examples from the cache, or make it there.
 
@@ -220,23 +237,19 @@ def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: st
         UserError: there are no such files, one is there twice, they cannot be read, they have no
             example, or the cache cannot be written.
     """
-    found = [(file, Path(path)) for path in paths for file in find_files(path, where).files]
-    files = [file for file, _ in found]
-    require_once([(str(file.path.resolve()), str(file.path)) for file in files], where)
-    if not all(file.path.is_file() for file in files):
-        raise UserError(f"{where}: a pipe can be read only once; write its contents to a file")
+    files, named = find_example_files(paths, where)
     try:
         stats = [file.identity() for file in files]
     except OSError as error:
         raise UserError(f"{where}: {error}") from error
-    folder = cache / digest([reader.identity, stats])
+    folder = cache / digest([reader.identity, reader.rules, stats])
     sources = [place for place, *_ in stats]
     if (folder / FACTS).is_file():
         return Index.load(folder, sources)
     beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        _write(files, [file.below(path) for file, path in found], reader, beside, where)
+        _write(files, named, reader, beside, where)
         _rename(beside, folder)
     except OSError as error:
         raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
@@ -254,23 +267,6 @@ def _rename(finished: Path, folder: Path) -> None:
             raise
 
 
-def malformed(index: Index) -> str:
-    """Describe the malformed lines that were left out of an index.
-
-    Args:
-        index: the index.
-
-    Returns:
-        Their number, and the first of them with their faults; empty if there are none.
-    """
-    count = sum(index.facts["malformed"].values())
-    if not count:
-        return ""
-    shown = "; ".join(index.facts["shown"])
-    more = f"; all are listed in {index.folder / SKIPPED}" if count > _SHOWN else ""
-    return f"{count:,} of {index.facts['lines']:,} lines are not examples: {shown}{more}"
-
-
 def _write(
     files: list[DataFile],
     named: list[DataFile],
@@ -279,8 +275,6 @@ def _write(
     where: str,
 ) -> None:
     hashed = hashlib.sha256(reader.identity.encode())
-    wrong: Counter[str] = Counter()
-    shown: list[str] = []
     lines = array("q")
     read = tokens = answers = 0
     size = sum(file.path.stat().st_size for file in files)
@@ -293,43 +287,35 @@ def _write(
         ) as bar,
         (folder / SKIPPED).open("w", encoding="utf-8") as skipped,
     ):
+        reports = Reports(skipped, reader.ignored_keys)
 
-        def leave_out(line: Line, error: MalformedError) -> None:
-            text = f"{named[line.file].place(line.number)}: {error}"
-            wrong[str(error)] += 1
-            if len(shown) < _SHOWN:
-                shown.append(text)
-            skipped.write(text + "\n")
+        def name(line: Line) -> str:
+            return named[line.file].place(line.number)
 
         every = read_lines(files, bar.update)
         while batch := list(islice(every, _BATCH)):
             read += len(batch)
-            found: list[tuple[Line, Example]] = []
             for line in batch:
                 hashed.update(line.text)
-                try:
-                    found.append((line, parse(line.text, reader.template)))
-                except MalformedError as error:
-                    leave_out(line, error)
-                except UserError as error:
-                    place = named[line.file].place(line.number)
-                    raise UserError(f"{where}: {place}: {error}") from error
-            encoded = reader.encode([example for _, example in found])
-            for (line, _), (ids, cuts) in zip(found, encoded, strict=True):
-                carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
-                if carrying < 1:
-                    leave_out(line, MalformedError("nothing comes before the answer's only token"))
+            try:
+                examples = reader.read(batch, name)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+            for line, found in zip(batch, examples, strict=True):
+                if isinstance(found, MalformedError):
+                    reports.malformed(name(line), found)
                     continue
-                tensor = torch.tensor(ids, dtype=torch.int64)
+                reports.left_out(name(line), found.example.left_out)
+                tensor = torch.tensor(found.tokens, dtype=torch.int64)
                 # The lines alone do not decide the tokens: a template may write today's date.
                 hashed.update(tensor.numpy().tobytes())
-                builder.add_document(tensor, cuts)
+                builder.add_document(tensor, found.cuts)
                 lines.extend((line.file, line.number))
-                tokens += len(ids)
-                answers += sum(cuts[1::2])
+                tokens += len(found.tokens)
+                answers += sum(found.cuts[1::2])
     if not lines:
-        first = f": {shown[0]}" if shown else ""
-        raise UserError(f"{where}: there is no example in {read:,} line(s){first}")
+        faults = f": {text}" if (text := describe_malformed(reports.facts(), None)) else ""
+        raise UserError(f"{where}: there is no example in {read:,} line(s){faults}")
     builder.finalize(str(folder / "examples.idx"))
     np.save(folder / "lines.npy", np.array(lines, dtype=np.int64).reshape(-1, 2))
     facts = {
@@ -341,7 +327,6 @@ def _write(
         "tokens": tokens,
         "answer_tokens": answers,
         "fingerprint": hashed.hexdigest()[:32],
-        "malformed": dict(wrong),
-        "shown": shown,
+        **reports.facts(),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")

@@ -4,10 +4,10 @@ The template is a Jinja file, or one of the tokenizer's own files.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.data.tokenizer_files import (
@@ -23,6 +23,13 @@ _REMEDY = (
     "so the answers cannot be found; set data.chat_template to a template that marks them with "
     "{% generation %} and {% endgeneration %}"
 )
+_FIRST = (
+    "the assistant begins the chat, and the chat template does not write what comes before such a "
+    "turn; put a turn of the user or a system prompt before it, or mark the answers in the "
+    "template with {% generation %} and {% endgeneration %}"
+)
+
+Span: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,20 @@ class Example:
         answers: start and stop of each answer in characters; the answers carry loss.
         begins: whether the tokenizer adds the tokens that it begins a text with.
         ends: whether the token that ends a text is appended, as part of the last answer.
+        messages: the messages of a chat up to its last answer, as the template saw them.
+        tools: the tools of a chat, or None.
+        spans: the answers of a chat by the positions of their messages.
+        left_out: where a chat has reasoning that the template has left out of its answers.
     """
 
     text: str
-    answers: tuple[tuple[int, int], ...]
+    answers: tuple[Span, ...]
     begins: bool
     ends: bool
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    tools: list[dict[str, Any]] | None = field(default=None, compare=False)
+    spans: Mapping[int, Sequence[Span]] = field(default_factory=dict, compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
 
 class ChatTemplate:
@@ -59,7 +74,24 @@ class ChatTemplate:
         self.source, self.special_tokens = source, dict(special_tokens)
         self._marks = _GENERATION.search(source) is not None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> Example:
+    def reads(self, key: str) -> bool:
+        """Return whether the template names a key, for instance as message.key or message['key'].
+
+        Args:
+            key: a key of messages.
+
+        Returns:
+            Whether it does.
+        """
+        name = re.escape(key)
+        return re.search(rf"\.{name}\b|(['\"]){name}\1", self.source) is not None
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        trained: Collection[int],
+    ) -> Example:
         """Write a chat as a text, and find the assistant's turns in it.
 
         A turn is the text that the template marks as generation. If it marks none, a turn is all
@@ -67,42 +99,117 @@ class ChatTemplate:
         turn.
 
         Args:
-            messages: the messages, each with role and content.
+            messages: the messages, each with role and content; the last one carries loss.
             tools: the tools that the assistant may call, in the form that the template expects.
+            trained: positions of the assistant's messages that carry loss.
 
         Returns:
-            The text up to the last answer, with the assistant's turns as answers.
+            The text, with those turns as answers.
 
         Raises:
-            MalformedError: no message is the assistant's, or the template refuses the chat.
+            MalformedError: the template refuses the chat, or does not mark an answer.
             UserError: the template does not show where a turn begins or ends.
         """
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not answers:
-            raise MalformedError("no message has the role assistant")
-        messages = messages[: answers[-1] + 1]  # a question after the last answer has no answer
         text, marked = self._write(messages, tools)
         if self._marks:
-            if len(marked) < len(answers):
-                raise MalformedError(
-                    f"the chat template marks {len(marked)} of {len(answers)} answers as generation"
-                )
-            return Example(text, tuple(marked), begins=False, ends=False)
-        turns = []
-        for i in answers:
+            spans = self._spans_of_marks(messages, tools, marked, trained)
+        else:
+            spans = {i: [self._turn(messages, i, tools, text)] for i in trained}
+        answers = {span for found in spans.values() for span in found}
+        return Example(
+            text,
+            tuple(sorted(answers)),
+            begins=False,
+            ends=False,
+            messages=tuple(messages),
+            tools=tools,
+            spans=spans,
+        )
+
+    def _turn(self, messages: Sequence[Mapping[str, Any]], i: int, tools: Any, text: str) -> Span:
+        """Find a turn by writing the chat up to it, and up to its end."""
+        try:
             asked, _ = self._write(messages[:i], tools, generation=True)
-            answered, _ = self._write(messages[: i + 1], tools)
-            if not answered.startswith(asked):
-                raise UserError(
-                    "the chat template does not begin the assistant's turns with its generation "
-                    f"prompt, {_REMEDY}"
-                )
-            if not text.startswith(answered):
-                raise UserError(
-                    f"the chat template changes a turn when other turns follow it, {_REMEDY}"
-                )
-            turns.append((len(asked), len(answered)))
-        return Example(text, tuple(turns), begins=False, ends=False)
+        except MalformedError as error:
+            if i == 0:
+                raise MalformedError(_FIRST) from error
+            raise
+        answered, _ = self._write(messages[: i + 1], tools)
+        if not answered.startswith(asked):
+            if i == 0:
+                raise MalformedError(_FIRST)
+            raise UserError(
+                "the chat template does not begin the assistant's turns with its generation "
+                f"prompt, {_REMEDY}"
+            )
+        if not text.startswith(answered):
+            raise UserError(
+                f"the chat template changes a turn when other turns follow it, {_REMEDY}"
+            )
+        return len(asked), len(answered)
+
+    def _spans_of_marks(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Any,
+        marked: Sequence[Span],
+        trained: Collection[int],
+    ) -> dict[int, Sequence[Span]]:
+        """Tell which marks are of which turn."""
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(marked) < len(turns):
+            raise MalformedError(
+                f"the chat template marks {len(marked)} of {len(turns)} answers as generation"
+            )
+        counts = list(range(1, len(turns) + 1))
+        if len(marked) > len(turns):
+            counts = self._marks_up_to(messages, tools, marked, turns)
+        if counts and counts == sorted(set(counts)) and counts[0] and counts[-1] == len(marked):
+            firsts = [0, *counts[:-1]]
+            own = {i: marked[a:b] for i, a, b in zip(turns, firsts, counts, strict=True)}
+            return {i: [span for span in own[i] if span[0] < span[1]] for i in trained}
+        if len(trained) < len(turns):
+            raise MalformedError(
+                "the chat template marks several pieces of a turn, so it cannot be told which turn "
+                "is not to be trained on"
+            )
+        written = tuple(span for span in marked if span[0] < span[1])
+        return dict.fromkeys(trained, written)
+
+    def _marks_up_to(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Any,
+        marked: Sequence[Span],
+        turns: Sequence[int],
+    ) -> list[int]:
+        """Count the marks up to the end of each turn; empty if later turns change earlier marks."""
+        counts = []
+        for i in turns:
+            _, before = self._write(messages[: i + 1], tools)
+            if before != marked[: len(before)]:
+                return []
+            counts.append(len(before))
+        return counts
+
+    def ends_of_messages(self, example: Example) -> list[int | None]:
+        """Find where the messages of a chat end in its text.
+
+        Args:
+            example: what `render` returned.
+
+        Returns:
+            For each message the position of its end; None if the template writes the message
+            together with the next one.
+        """
+        ends: list[int | None] = []
+        for i in range(1, len(example.messages)):
+            try:
+                text, _ = self._write(example.messages[:i], example.tools)
+            except MalformedError:
+                text = "\0"
+            ends.append(len(text) if example.text.startswith(text) else None)
+        return [*ends, len(example.text)]
 
     def _write(
         self, messages: Sequence[Mapping[str, Any]], tools: Any, generation: bool = False

@@ -1,15 +1,18 @@
-"""Tokenises examples, and divides their tokens into prompts and answers.
+"""Reads lines as examples, tokenises them, and divides their tokens into prompts and answers.
 
-The identity of an `ExampleTokenizer` is part of the name of every index in the cache.
+What a run trains on and what `nemo-chameleon sft preview` shows both come from `read`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.data.readers import Line, MalformedError
+from nemo_chameleon.data.sft.examples import parse
 from nemo_chameleon.data.sft.templates import Example, read_template
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer
 from nemo_chameleon.data.tokenizer_files import end_token
@@ -17,6 +20,25 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
 _VERSION = 1
+# Of the rules by which a line becomes an example. A new number makes new indices, but it changes
+# neither `identity`, which mixture files record, nor fingerprints of tokens that stay the same.
+_RULES = 2
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of an example.
+
+    Attributes:
+        example: the example.
+        tokens: its token ids.
+        cuts: the numbers of tokens of its alternating prompts and answers, which begin with a
+            prompt and end with an answer.
+    """
+
+    example: Example
+    tokens: list[int]
+    cuts: list[int]
 
 
 class ExampleTokenizer:
@@ -26,11 +48,14 @@ class ExampleTokenizer:
         tokenizer: the tokenizer, without truncation and padding.
         template: the chat template, or None.
         end: id of the token that ends a text.
-        identity: digest of everything that decides the tokens of a line.
+        special_tokens: ids of the special tokens, among them `end`.
+        ignored_keys: keys of lines and of messages that are left out.
+        identity: digest of the tokenizer and the template, which decide the tokens of a text.
+        rules: digest of what decides which text a line is.
     """
 
     def __init__(self, data: DataConfig) -> None:
-        """Read data.tokenizer and data.chat_template.
+        """Read data.tokenizer, data.chat_template and data.ignored_keys.
 
         Args:
             data: the data configuration.
@@ -54,9 +79,53 @@ class ExampleTokenizer:
                 f"data.tokenizer={data.tokenizer} has no token {name} to end texts with: name its "
                 "end token as eos_token in a tokenizer_config.json beside it"
             )
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.special_tokens = {self.end, *(i for i, token in added.items() if token.special)}
         template = self.template and [self.template.source, self.template.special_tokens]
         # The whole tokenizer counts, not the vocabulary alone: merges decide a text's tokens too.
         self.identity = digest([_VERSION, self.tokenizer.to_str(), template, name])
+        self.ignored_keys = tuple(sorted(set(data.ignored_keys)))
+        self.rules = digest([_RULES, self.ignored_keys])
+
+    def read(
+        self, lines: Sequence[Line], where: Callable[[Line], str]
+    ) -> list[Encoded | MalformedError]:
+        """Read lines as examples and tokenise them.
+
+        Args:
+            lines: the lines; tokenising many together is faster.
+            where: returns the file and the number of a line; errors begin with it.
+
+        Returns:
+            For each line its example, or what is wrong with the line.
+
+        Raises:
+            UserError: an example needs a chat template that is missing or cannot be used.
+        """
+        found: list[Example | MalformedError] = []
+        for line in lines:
+            try:
+                found.append(parse(line.text, self.template, self.ignored_keys))
+            except MalformedError as error:
+                found.append(error)
+            except UserError as error:
+                raise UserError(f"{where(line)}: {error}") from error
+        encoded = iter(self.encode([read for read in found if isinstance(read, Example)]))
+        return [
+            _with_loss(read, *next(encoded)) if isinstance(read, Example) else read
+            for read in found
+        ]
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Decode tokens.
+
+        Args:
+            tokens: token ids.
+
+        Returns:
+            Their text, with special tokens.
+        """
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def encode(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Tokenise examples, and divide the tokens of each into prompts and answers.
@@ -93,3 +162,10 @@ class ExampleTokenizer:
                 tokens.append(self.end)
             cuts[-1] = len(tokens)
         return tokens[: cuts[-1]], np.diff(cuts).tolist()
+
+
+def _with_loss(example: Example, tokens: list[int], cuts: list[int]) -> Encoded | MalformedError:
+    carrying = sum(cuts[1::2]) - (cuts[0] == 0)  # nothing predicts the first token
+    if carrying < 1:
+        return MalformedError("nothing comes before the answer's only token")
+    return Encoded(example, tokens, cuts)

@@ -1,0 +1,225 @@
+"""Describes the first examples of a domain as the model will see them, without making an index."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice, pairwise
+
+import numpy as np
+
+from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.data.parts import FILE, find_parts
+from nemo_chameleon.data.readers import Line, MalformedError, read_lines
+from nemo_chameleon.data.sft.index import find_example_files
+from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
+from nemo_chameleon.data.sft.packing import chunks
+from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
+from nemo_chameleon.utils.arrays import Bools
+from nemo_chameleon.utils.errors import UserError
+
+_MOST_MALFORMED = 10  # the preview of a domain ends after so many malformed lines
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring tokens of one kind.
+
+    Attributes:
+        text: the text of the tokens.
+        loss: whether they carry loss.
+        special: whether they are special tokens.
+    """
+
+    text: str
+    loss: bool
+    special: bool
+
+
+@dataclass(frozen=True)
+class TurnCount:
+    """The tokens of a turn.
+
+    Attributes:
+        role: the turn's role; several if the template writes several turns as one.
+        tokens: number of its tokens.
+        loss_tokens: number of them that carry loss.
+    """
+
+    role: str
+    tokens: int
+    loss_tokens: int
+
+
+@dataclass(frozen=True)
+class PreviewedLine:
+    """A line, and what the model will see of it.
+
+    Attributes:
+        where: the file and the line.
+        stretches: all tokens of the example, by kind; empty if the line is malformed.
+        turns: the numbers of tokens by turn.
+        notes: what there is to say about the line in addition.
+    """
+
+    where: str
+    stretches: tuple[Stretch, ...]
+    turns: tuple[TurnCount, ...]
+    notes: tuple[str, ...]
+
+
+def preview(
+    path: str | Sequence[str],
+    data: DataConfig,
+    reader: ExampleTokenizer,
+    seq_length: int,
+    count: int,
+    where: str,
+) -> Iterator[PreviewedLine]:
+    """Yield the first examples of a domain, and the malformed lines among them.
+
+    Args:
+        path: the path of the domain, or a list of its paths.
+        data: the data configuration: what happens to malformed and long examples.
+        reader: the tokenizer of examples.
+        seq_length: tokens per sample.
+        count: number of examples.
+        where: the key of the configuration and its value; errors begin with it.
+
+    Yields:
+        The lines. They end after ten malformed ones.
+
+    Raises:
+        UserError: there are no such files, they cannot be read, or an example cannot be written.
+    """
+    files, named = find_example_files(find_parts(path, where, FILE), where)
+
+    def name(line: Line) -> str:
+        return named[line.file].place(line.number)
+
+    examples = malformed = 0
+    lines = read_lines(files)
+    try:
+        while batch := list(islice(lines, count - examples)):
+            for line, found in zip(batch, reader.read(batch, name), strict=True):
+                if isinstance(found, Encoded):
+                    examples += 1
+                    yield _previewed(name(line), found, reader, data, seq_length)
+                    continue
+                malformed += 1
+                yield PreviewedLine(name(line), (), (), tuple(_faults(found, data)))
+                if malformed == _MOST_MALFORMED:
+                    return
+    except OSError as error:
+        raise UserError(f"{where}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _faults(error: MalformedError, data: DataConfig) -> Iterator[str]:
+    yield f"This line is malformed: {error}."
+    if isinstance(error, UnknownKeysError):
+        setting = ignored_keys_setting([*data.ignored_keys, *error.keys])
+        keys = "this key" if len(error.keys) == 1 else "these keys"
+        yield f"To read the line without {keys}, set {setting}"
+    if data.on_malformed == "refuse":
+        yield "The run ends before it trains, because of data.on_malformed=refuse."
+    else:
+        yield "The run leaves the line out, because of data.on_malformed=skip."
+
+
+def _previewed(
+    where: str, found: Encoded, reader: ExampleTokenizer, data: DataConfig, seq_length: int
+) -> PreviewedLine:
+    loss = np.repeat(np.arange(len(found.cuts)) % 2 == 1, found.cuts)
+    loss[0] = False  # nothing predicts the first token
+    notes = []
+    if found.cuts[0] == 0:
+        notes.append("The first token carries no loss, because nothing predicts it.")
+    if found.example.left_out:
+        what = " and ".join(found.example.left_out)
+        notes.append(f"The chat template leaves reasoning out of the answers ({what}).")
+    if (fate := fate_of_long(found, seq_length, data.on_too_long)) is not None:
+        notes.append(fate)
+    stretches = tuple(_stretches(found.tokens, loss.tolist(), reader))
+    return PreviewedLine(where, stretches, tuple(_turns(found, loss, reader)), tuple(notes))
+
+
+def _stretches(tokens: list[int], loss: list[bool], reader: ExampleTokenizer) -> Iterator[Stretch]:
+    """Divide the text of the tokens where one kind of token ends."""
+    special = [token in reader.special_tokens for token in tokens]
+    kinds = list(zip(loss, special, strict=True))
+    firsts = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
+    text = reader.text_of(tokens)
+    # The first tokens of a character alone are decoded as a replacement character, which the whole
+    # text does not have: a character whose tokens are of two kinds belongs to the latter.
+    cuts = [_common(reader.text_of(tokens[:first]), text) for first in firsts]
+    cuts = list(accumulate(cuts, max))
+    for first, (start, stop) in zip(firsts, pairwise([*cuts, len(text)]), strict=True):
+        yield Stretch(text[start:stop], *kinds[first])
+
+
+def _common(beginning: str, text: str) -> int:
+    """Return how many characters a text has in common with what should be its beginning."""
+    if text.startswith(beginning):
+        return len(beginning)
+    pairs = enumerate(zip(beginning, text, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(beginning), len(text)))
+
+
+def _turns(found: Encoded, loss: Bools, reader: ExampleTokenizer) -> Iterator[TurnCount]:
+    """Count the tokens of every turn; the parts of a pair are its turns."""
+    if found.example.messages:
+        roles, ends = _ends_of_turns(found, reader)
+    else:
+        roles = ["prompt", "completion"] if found.example.begins else ["text"]
+        ends = np.cumsum(found.cuts)[-len(roles) :].tolist()
+    for role, (start, stop) in zip(roles, pairwise([0, *ends]), strict=True):
+        yield TurnCount(role, stop - start, int(loss[start:stop].sum()))
+
+
+def _ends_of_turns(found: Encoded, reader: ExampleTokenizer) -> tuple[list[str], list[int]]:
+    """Return the roles of the turns of a chat, and where the turns end in its tokens."""
+    assert reader.template is not None, "a chat has been written"
+    roles, spans, together, start = [], [], [], 0
+    ends = reader.template.ends_of_messages(found.example)
+    for message, end in zip(found.example.messages, ends, strict=True):
+        together.append(message["role"])
+        if end is not None:
+            roles.append(" + ".join(together))
+            spans.append((start, end))
+            together, start = [], end
+    # As if every turn were an answer: the same code then finds the tokens of turns and of answers.
+    ((_, cuts),) = reader.encode([replace(found.example, answers=tuple(spans))])
+    stops = np.minimum(np.cumsum(cuts)[1::2], len(found.tokens)).tolist()
+    return roles, [*stops[:-1], len(found.tokens)]
+
+
+def fate_of_long(found: Encoded, seq_length: int, on_too_long: str) -> str | None:
+    """Say what a run does with an example that is longer than a sample; see `packs_of`.
+
+    Args:
+        found: the example.
+        seq_length: tokens per sample.
+        on_too_long: the value of data.on_too_long.
+
+    Returns:
+        A sentence, or None if the example fits.
+    """
+    tokens = len(found.tokens)
+    if tokens <= seq_length + 1:  # every token of a sample has a label
+        return None
+    longer = f"The example is longer than model.seq_length={seq_length}"
+    if found.cuts[0] == 0:
+        pieces = len(chunks(np.array([tokens]), seq_length + 1, overlap=1))
+        return f"{longer}, and is cut into {pieces} samples, because it has no prompt."
+    because = f"because of data.on_too_long={on_too_long}"
+    if on_too_long == "refuse":
+        return f"{longer}: the run ends before it trains, {because}."
+    if on_too_long == "skip":
+        return f"{longer}: the run leaves it out, {because}."
+    if found.cuts[-1] > seq_length:
+        return f"{longer}, and so is its last answer: the run leaves it out, {because}."
+    ends = np.cumsum(found.cuts)
+    start = tokens - (seq_length + 1)
+    part = int(np.searchsorted(ends, start, side="right"))
+    start = int(ends[part]) if part % 2 else start  # it begins with a prompt
+    return f"{longer}: the run leaves out its first {start:,} tokens, {because}."

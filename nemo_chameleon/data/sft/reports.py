@@ -1,0 +1,116 @@
+"""What an index says about its lines: those that are malformed, and reasoning that is left out."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
+
+_SHOWN = 10  # faults that a message lists
+
+
+class Reports:
+    """Counts what is wrong with lines while an index is made."""
+
+    def __init__(self, listing: TextIO, ignored: Sequence[str]) -> None:
+        """Start without any fault.
+
+        Args:
+            listing: every malformed line is written to it.
+            ignored: the keys of lines that are left out already.
+        """
+        self._listing, self._ignored = listing, list(ignored)
+        self._faults: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+        self._unknown: dict[str, None] = {}
+        self._left_out: list[str] = []
+        self._examples = 0
+
+    def malformed(self, where: str, error: MalformedError) -> None:
+        """Count a malformed line.
+
+        Args:
+            where: the file and the line.
+            error: what is wrong with it.
+        """
+        fault = str(error)
+        self._faults[fault] += 1
+        self._first.setdefault(fault, where)
+        if isinstance(error, UnknownKeysError):
+            self._unknown.update(dict.fromkeys(error.keys))
+        self._listing.write(f"{where}: {fault}\n")
+
+    def left_out(self, where: str, what: Sequence[str]) -> None:
+        """Count an example whose reasoning the chat template leaves out.
+
+        Args:
+            where: the file and the line.
+            what: where the line has the reasoning; empty if nothing is left out.
+        """
+        if what:
+            self._examples += 1
+            self._left_out = self._left_out or [where, *what]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what there is to say.
+
+        Returns:
+            malformed, the number of malformed lines by fault; first, the first line of each of the
+            first faults; unknown_keys; ignored_keys; left_out, the number of examples without their
+            reasoning; and first_left_out, the first of them.
+        """
+        return {
+            "malformed": dict(self._faults),
+            "first": dict(list(self._first.items())[:_SHOWN]),
+            "unknown_keys": list(self._unknown),
+            "ignored_keys": self._ignored,
+            "left_out": self._examples,
+            "first_left_out": self._left_out,
+        }
+
+
+def describe_malformed(facts: Mapping[str, Any], listing: Path | None) -> str:
+    """Describe the malformed lines of an index.
+
+    Args:
+        facts: of `Reports.facts`.
+        listing: the file that lists all malformed lines, or None if it is not kept.
+
+    Returns:
+        The faults, each with its first line and the number of its lines; empty if there are none.
+    """
+    counts = facts["malformed"]
+    if not counts:
+        return ""
+    shown = [
+        f"{where}: {fault}" + (f" ({counts[fault]:,} lines)" if counts[fault] > 1 else "")
+        for fault, where in facts["first"].items()
+    ]
+    text = "; ".join(shown)
+    if listing is not None and sum(counts.values()) > len(shown):
+        text += f"; all are listed in {listing}"
+    if facts["unknown_keys"]:
+        setting = ignored_keys_setting([*facts["ignored_keys"], *facts["unknown_keys"]])
+        text += f"; set {setting} to read the lines without these keys"
+    return text
+
+
+def describe_left_out(facts: Mapping[str, Any]) -> str:
+    """Describe the reasoning that the chat template leaves out of answers.
+
+    Args:
+        facts: of an index.
+
+    Returns:
+        How many examples are affected, and the first of them; empty if there are none.
+    """
+    if not facts["left_out"]:
+        return ""
+    where, *what = facts["first_left_out"]
+    return (
+        f"the chat template leaves reasoning out of the answers of {facts['left_out']:,} of "
+        f"{facts['examples']:,} examples (first: {where}, {' and '.join(what)}); they are trained "
+        "on without it; set data.chat_template to a template that writes it to train on it"
+    )

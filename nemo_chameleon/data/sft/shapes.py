@@ -1,0 +1,169 @@
+"""Reads a line, whatever its shape, as the turns of a chat, as a pair, or as a text.
+
+docs/finetuning.md has a table of the shapes.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_chameleon.data.readers import MalformedError, require_text
+from nemo_chameleon.data.sft.keys import complaint, present, require_known
+from nemo_chameleon.data.sft.turns import (
+    Turn,
+    contents,
+    is_user,
+    read_tools,
+    read_turns,
+    written_turn,
+)
+
+_LISTS = ("messages", "conversations")
+_ALPACA = ("instruction", "output")
+_PAIRS = (("prompt", "completion"), ("input", "output"))
+_SYSTEM = ("system", "system_prompt")
+_BESIDE = (*_SYSTEM, "history", "tools")  # they make a chat of a pair
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Turns, which the chat template writes.
+
+    Attributes:
+        turns: the turns.
+        tools: the tools that the assistant may call, or None.
+    """
+
+    turns: tuple[Turn, ...]
+    tools: list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and its completion, which is the answer.
+
+    Attributes:
+        prompt: the text before the answer.
+        completion: the answer.
+    """
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is an answer as a whole.
+
+    Attributes:
+        text: the text.
+    """
+
+    text: str
+
+
+def read_shape(
+    line: Mapping[str, Any], ignored: Collection[str], template_reads: Callable[[str], bool]
+) -> Chat | Pair | Text:
+    """Read everything that a line says.
+
+    Args:
+        line: the JSON object.
+        ignored: keys of lines and of messages to leave out.
+        template_reads: returns whether the chat template reads a key of messages.
+
+    Returns:
+        The turns, the pair or the text.
+
+    Raises:
+        MalformedError: the line has an unknown shape, or says something that is not understood.
+    """
+    said = present(line, ignored)
+
+    def turns(key: str) -> list[Turn]:
+        return read_turns(said[key], key, ignored, template_reads)
+
+    def text(key: str) -> str:
+        return require_text(said[key], key)
+
+    if key := next((key for key in _LISTS if key in said), None):
+        return _chat(said, turns(key), (key, *_mask(said)))
+    if all(key in said for key in _ALPACA):
+        asked = [text(key) for key in ("instruction", "input") if key in said]
+        question = "\n".join(part for part in asked if part.strip())
+        pair = [written_turn("user", question), written_turn("assistant", text("output"))]
+        return _chat(said, pair, (*_ALPACA, "input"))
+    if keys := next((keys for keys in _PAIRS if all(key in said for key in keys)), None):
+        first, second = keys
+        lists = [isinstance(said[key], list) for key in keys]
+        if first == "prompt" and all(lists):
+            return _chat(said, [*_context(turns(first)), *turns(second)], keys)
+        if first == "prompt" and any(lists):
+            raise MalformedError("prompt and completion must both be texts or both be lists")
+        prompt, completion = text(first), text(second)
+        if any(said.get(key) not in (None, [], {}) and _says(said[key]) for key in _BESIDE):
+            pair = [written_turn("user", prompt), written_turn("assistant", completion)]
+            return _chat(said, pair, keys)
+        _require_read(said, (*keys, *_BESIDE), [prompt, completion])
+        return Pair(prompt, completion)
+    if "text" in said:
+        _require_read(said, ("text",), [text("text")])
+        return Text(said["text"])
+    raise MalformedError(complaint(said))
+
+
+def _chat(said: Mapping[str, Any], body: list[Turn], own: Collection[str]) -> Chat:
+    """Put the system prompt and the earlier turns before the turns of a line."""
+    system = [key for key in _SYSTEM if key in said and require_text(said[key], key).strip()]
+    begins = [body.pop(0)] if body[0].message["role"] == "system" else []
+    for key in system:
+        if begins and begins[0].content != said[key]:
+            raise MalformedError(f"{key} differs from the other system prompt of the line")
+        begins = begins or [written_turn("system", said[key])]
+    turns = [*begins, *_history(said.get("history")), *body]
+    _require_read(said, (*own, *_BESIDE), contents(turns))
+    return Chat(tuple(turns), read_tools(said.get("tools")))
+
+
+def _history(history: Any) -> list[Turn]:
+    if history is None:
+        return []
+    turns = []
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise MalformedError("history is not a list of pairs [question, answer]")
+        turns.append(written_turn("user", require_text(pair[0], "a question in history")))
+        turns.append(written_turn("assistant", require_text(pair[1], "an answer in history")))
+    return turns
+
+
+def _context(turns: list[Turn]) -> list[Turn]:
+    """Return turns without loss."""
+    if any(turn.marked and turn.carries_loss for turn in turns):
+        raise MalformedError("a message of the prompt asks for loss; the completion alone has it")
+    return [Turn(turn.message, False, True, turn.with_texts) for turn in turns]
+
+
+def _mask(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key `mask` of NeMo's chats if it masks the user, which has no loss anyway."""
+    return ("mask",) if is_user(said.get("mask")) else ()
+
+
+def _says(value: Any) -> bool:
+    return not isinstance(value, str) or value.strip() not in ("", "[]")
+
+
+def _require_read(said: Mapping[str, Any], own: Collection[str], texts: list[str]) -> None:
+    """Check that what stands beside the shape is understood, or repeats what the shape says."""
+
+    # Many datasets have the first question a second time as `prompt`, or the whole as `text`.
+    def repeats(key: str, value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        whole = key == "text" and all(text.strip() in value for text in texts)
+        return whole or value.strip() in {text.strip() for text in texts}
+
+    known = [key for key, value in said.items() if key in own or repeats(key, value)]
+    if "chosen" in said or "rejected" in said:
+        raise MalformedError(complaint(said))
+    require_known(said, known, "line")

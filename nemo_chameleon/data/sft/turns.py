@@ -1,0 +1,281 @@
+"""Reads a message of a chat: its role, what it says, and whether it is to be trained on.
+
+Messages are written as OpenAI does, with role and content, or as ShareGPT does, with from and
+value.
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_chameleon.data.readers import MalformedError, require_text
+from nemo_chameleon.data.sft.keys import present, require_known
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""The keys under which models' reasoning stands beside the content of a message."""
+_MARKS = ("train", "training", "trainable", "loss", "loss_mask", "weight")
+_KNOWN = ("role", "content", "tool_calls", "tool_call_id", "name", *REASONING, *_MARKS)
+_ROLES = {
+    name: role
+    for role, names in {
+        "system": "system",
+        "user": "user human prompter",
+        "assistant": "assistant gpt chatgpt bard bing bot model function_call",
+        "tool": "tool observation function tool_response function_response",
+    }.items()
+    for name in names.split()
+}
+_CALL = "function_call"  # ShareGPT's role of a turn that calls a tool, with the call as its value
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message of a chat.
+
+    Attributes:
+        message: what the chat template sees, with role and content; content is None in a message
+            that only calls tools.
+        carries_loss: whether the message is to be trained on.
+        marked: whether the message itself says so.
+        with_texts: the same message with the arguments of its tool calls as JSON texts, if the line
+            has them as texts; the template sees objects instead.
+    """
+
+    message: dict[str, Any]
+    carries_loss: bool
+    marked: bool = False
+    with_texts: dict[str, Any] | None = None
+
+    @property
+    def content(self) -> str:
+        """The text of the message, which is empty if it only calls tools."""
+        return self.message["content"] or ""
+
+
+def written_turn(role: str, content: str) -> Turn:
+    """Return the turn of a text that is not in a list of messages.
+
+    Args:
+        role: system, user or assistant.
+        content: the text.
+
+    Returns:
+        The turn; the assistant's carry loss.
+
+    Raises:
+        MalformedError: the turn is the assistant's, and empty.
+    """
+    if role == "assistant" and not content.strip():
+        raise MalformedError("an answer is empty")
+    return Turn({"role": role, "content": content}, role == "assistant")
+
+
+def read_turns(
+    messages: Any,
+    key: str,
+    ignored: Collection[str],
+    template_reads: Callable[[str], bool],
+) -> list[Turn]:
+    """Read a list of messages.
+
+    Args:
+        messages: the value of the line.
+        key: its key in the line; errors name it.
+        ignored: keys of messages to leave out.
+        template_reads: returns whether the chat template reads a key of messages.
+
+    Returns:
+        The turns.
+
+    Raises:
+        MalformedError: a message is not understood.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise MalformedError(f"{key} must be a list of one or more messages")
+    if not all(isinstance(message, dict) for message in messages):
+        raise MalformedError("a message is not a JSON object")
+    said = [present(message, ignored) for message in messages]
+    if all(message.get("role") != "assistant" for message in said):
+        said = [_with_usual_role(message) for message in said]
+    return [_turn(_renamed(message), template_reads) for message in said]
+
+
+def _with_usual_role(message: dict[str, Any]) -> dict[str, Any]:
+    """Give a message of the roles human, gpt and so on the role that templates know."""
+    role = message.get("role")
+    usual = _ROLES.get(role.lower()) if isinstance(role, str) and role != _CALL else None
+    return message if usual is None else {**message, "role": usual}
+
+
+def _turn(message: dict[str, Any], template_reads: Callable[[str], bool]) -> Turn:
+    require_known(message, _KNOWN, "message", template_reads)
+    if "role" not in message:
+        raise MalformedError("a message has no role")
+    role = require_text(message["role"], "role")
+    calls = message.get("tool_calls")
+    if "content" in message:
+        message["content"] = _text(message["content"])
+    elif not calls:
+        raise MalformedError("a message has no content")
+    else:
+        message["content"] = None
+    if role == "assistant" and not (message["content"] or "").strip() and not calls:
+        raise MalformedError("an answer is empty")
+    for key in REASONING:
+        if key in message:
+            require_text(message[key], key)
+    mark = _mark(message)
+    if mark and role != "assistant":
+        raise MalformedError(f"a message of the role {role!r} asks for loss")
+    decoded = _decoded(message)
+    with_texts = None if decoded == message else message
+    return Turn(
+        decoded, role == "assistant" if mark is None else mark, mark is not None, with_texts
+    )
+
+
+def _renamed(message: dict[str, Any]) -> dict[str, Any]:
+    """Rename ShareGPT's keys and roles to OpenAI's."""
+    for given, name in (("from", "role"), ("value", "content")):
+        if given in message and name in message:
+            raise MalformedError(f"a message has both {given} and {name}")
+    if "from" not in message:
+        return {"content" if key == "value" else key: said for key, said in message.items()}
+    given = require_text(message["from"], "from")
+    role = _ROLES.get(given.lower())
+    if role is None:
+        raise MalformedError(f"the role {given!r} of a message is not one of {', '.join(_ROLES)}")
+    others = {key: said for key, said in message.items() if key not in ("from", "value")}
+    renamed = {"role": role, **others}
+    if "value" in message:
+        renamed["content"] = message["value"]
+    if given.lower() == _CALL and "value" in message:
+        del renamed["content"]
+        calls = _json(message["value"], f"the value of a {_CALL}")
+        calls = calls if isinstance(calls, list) else [calls]
+        renamed["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    return renamed
+
+
+def _text(content: Any) -> str:
+    """Return a content as a text; the texts of a list of parts follow each other directly."""
+    if not isinstance(content, list):
+        return require_text(content, "content")
+    texts = []
+    for part in content:
+        if not isinstance(part, dict):
+            raise MalformedError("a part of a content is not a JSON object")
+        said = present(part, ())
+        if said.get("type") != "text":
+            raise MalformedError(f"a part of a content has the type {said.get('type')!r}, not text")
+        require_known(said, ("type", "text"), "part of a content")
+        texts.append(require_text(said.get("text"), "a part of a content"))
+    return "".join(texts)
+
+
+def _mark(message: dict[str, Any]) -> bool | None:
+    """Return whether a message is marked for training, or None if it has no mark."""
+    marks = {key: message[key] for key in _MARKS if key in message}
+    for key, value in marks.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            shown = json.dumps(value, ensure_ascii=False)[:40]
+            raise MalformedError(
+                f"{key} of a message is {shown}: only true, false, 0 and 1 are known"
+            )
+    wanted = {bool(value) for value in marks.values()}
+    if len(wanted) > 1:
+        raise MalformedError(f"the marks {' and '.join(marks)} of a message contradict each other")
+    return wanted.pop() if wanted else None
+
+
+def called_functions(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the functions that a message calls.
+
+    Args:
+        message: the message.
+
+    Returns:
+        Objects with name and arguments, of which either may be missing.
+
+    Raises:
+        MalformedError: tool_calls is not a list of objects.
+    """
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise MalformedError("tool_calls is not a list of JSON objects")
+    functions = [call.get("function", call) for call in calls]
+    if not all(isinstance(function, dict) for function in functions):
+        raise MalformedError("the function of a tool call is not a JSON object")
+    return functions
+
+
+def _decoded(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose tool calls have objects as arguments."""
+    functions = called_functions(message)
+    if not any(isinstance(function.get("arguments"), str) for function in functions):
+        return message
+    calls = []
+    for call, function in zip(message["tool_calls"], functions, strict=True):
+        if isinstance(text := function.get("arguments"), str):
+            arguments = _json(text, "the arguments of a tool call") if text.strip() else {}
+            if not isinstance(arguments, dict):
+                raise MalformedError("the arguments of a tool call are not a JSON object")
+            function = {**function, "arguments": arguments}
+            call = {**call, "function": function} if "function" in call else function
+        calls.append(call)
+    return {**message, "tool_calls": calls}
+
+
+def read_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """Read the tools that the assistant may call, which may be given as JSON text.
+
+    Args:
+        tools: the value of the line, or None.
+
+    Returns:
+        The tools; None if there are none.
+
+    Raises:
+        MalformedError: they are not a list of JSON objects.
+    """
+    if isinstance(tools, str):
+        tools = (_json(tools, "tools") if tools.strip() else None) or None
+    if tools is None:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise MalformedError("tools is not a list of JSON objects")
+    return tools
+
+
+def _json(text: Any, what: str) -> Any:
+    try:
+        return json.loads(require_text(text, what))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, MalformedError):
+            raise
+        raise MalformedError(f"{what} cannot be read as JSON") from error
+
+
+def is_user(role: Any) -> bool:
+    """Return whether a name of a role means the user.
+
+    Args:
+        role: the name.
+
+    Returns:
+        Whether it does.
+    """
+    return isinstance(role, str) and _ROLES.get(role.lower()) == "user"
+
+
+def contents(turns: Sequence[Turn]) -> list[str]:
+    """Return what the turns say, without empty texts.
+
+    Args:
+        turns: the turns.
+
+    Returns:
+        Their texts.
+    """
+    return [turn.content for turn in turns if turn.content.strip()]

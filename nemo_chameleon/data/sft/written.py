@@ -1,0 +1,124 @@
+"""Checks that a chat template has written all that the messages say.
+
+An answer must stand in the text that carries loss. Everything else must stand somewhere in the
+text. Reasoning may be left out, as many templates do, but not without a word.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.templates import Example
+from nemo_chameleon.data.sft.turns import REASONING, Turn, called_functions
+
+_END_OF_REASONING = "</think>"
+_REMEDY = "set data.chat_template to a template that does"
+
+
+def require_written(example: Example, turns: Sequence[Turn]) -> Example:
+    """Check that the text of a chat has all that its turns say.
+
+    Args:
+        example: what the chat template made of the turns.
+        turns: the turns.
+
+    Returns:
+        The example, which names the reasoning that the template has left out of its answers.
+
+    Raises:
+        MalformedError: the template has left out something else.
+    """
+    dropped: dict[str, None] = {}
+    for i, turn in enumerate(turns):
+        if (spans := example.spans.get(i)) is None:
+            _require_context(example.text, turn)
+            continue
+        own = "".join(example.text[start:stop] for start, stop in spans)
+        if not own.strip():
+            raise MalformedError("an answer is empty")
+        _require_answer(own, turn)
+        left_out = [name for name, text in _reasoning(turn) if not _contains(own, text)]
+        dropped.update(dict.fromkeys(left_out))
+        if left_out and not _answer(turn).strip() and not turn.message.get("tool_calls"):
+            raise MalformedError(
+                f"the chat template does not write the reasoning of an answer that is nothing "
+                f"else; {_REMEDY}"
+            )
+    _require_tools(example)
+    return replace(example, left_out=tuple(dropped))
+
+
+def _answer(turn: Turn) -> str:
+    return turn.content.rpartition(_END_OF_REASONING)[2]
+
+
+def _reasoning(turn: Turn) -> Iterator[tuple[str, str]]:
+    """Yield where a turn has reasoning, and the reasoning."""
+    for key in REASONING:
+        if key in turn.message:
+            yield key, turn.message[key]
+    for part in turn.content.split(_END_OF_REASONING)[:-1]:
+        yield f"what stands before {_END_OF_REASONING}", part.strip().removeprefix("<think>")
+
+
+def _require_answer(own: str, turn: Turn) -> None:
+    if not _contains(own, _answer(turn)):
+        raise MalformedError(
+            f"the chat template does not write an answer as the line has it; {_REMEDY}"
+        )
+    if turn.message["content"] is None and own.lstrip().startswith("None"):
+        raise MalformedError(
+            "the chat template writes None for the content of a message that only calls tools; "
+            f"{_REMEDY} not"
+        )
+    for function in called_functions(turn.message):
+        texts = [function.get("name"), *_texts(function.get("arguments"))]
+        if not all(_has_words(own, text) for text in texts if isinstance(text, str)):
+            raise MalformedError(f"the chat template does not write a tool call; {_REMEDY}")
+
+
+def _require_context(text: str, turn: Turn) -> None:
+    """Check that what carries no loss is written; reasoning is often left out of earlier turns."""
+    calls = called_functions(turn.message)
+    names = [function.get("name") for function in calls]
+    for said in (_answer(turn), *names):
+        if isinstance(said, str) and not (_contains(text, said) or _has_words(text, said)):
+            role = turn.message["role"]
+            raise MalformedError(
+                f"the chat template does not write a message of the role {role!r}; {_REMEDY}"
+            )
+
+
+def _require_tools(example: Example) -> None:
+    for tool in example.tools or ():
+        function = tool.get("function", tool)
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(name, str) and not _has_words(example.text, name):
+            raise MalformedError(f"the chat template does not write the line's tools; {_REMEDY}")
+
+
+def _contains(text: str, part: str) -> bool:
+    """Return whether a text has a part, whatever white space a template removed or added."""
+    return part.strip() in text or "".join(part.split()) in "".join(text.split())
+
+
+def _has_words(text: str, part: str) -> bool:
+    """Return whether a text has every word of a part, however a template escapes what it writes."""
+    words = re.findall(r"\w+", part)
+    return all(word in text or json.dumps(word)[1:-1] in text for word in words)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in the arguments of a tool call, with the names of the arguments."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
