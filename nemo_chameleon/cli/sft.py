@@ -52,9 +52,9 @@ def _preview(arguments: argparse.Namespace) -> None:
             raise UserError(f"the configuration has no domain {arguments.domain!r}{hint}")
         sets = {arguments.domain: known[arguments.domain]}
     reader, style = ExampleTokenizer(data), Style.of(sys.stdout)
-    show(style.legend)
+    print(style.legend)
     for name, (key, path) in sets.items():
         where = f"{key}.{name}.path={shown(path)}"
         show(f"\n{where}")
         for line in preview(path, data, reader, length, arguments.n, where):
-            show(f"\n{write_line(line, style)}")
+            print(f"\n{write_line(line, style)}", flush=True)

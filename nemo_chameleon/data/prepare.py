@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -167,6 +167,9 @@ def _batches(files: Sequence[DataFile], key: str, after: tuple[int, int]) -> Ite
         yield _Batch(lines, read)
 
 
+_Tokenised = Generator[tuple[_Batch, tuple[bytes, bytes]], None, None]
+
+
 class _Encoder:
     """Turns lines into the bytes of their tokens."""
 
@@ -189,17 +192,13 @@ class _Encoder:
         return tokenizer.tokenizer.to_str(), tokenizer.end, self.key, self._files
 
 
-def _encoded_here(
-    encoder: _Encoder, batches: Iterator[_Batch]
-) -> Iterator[tuple[_Batch, tuple[bytes, bytes]]]:
+def _encoded_here(encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
     with _one_thread():
         for batch in batches:
             yield batch, encoder.encode(batch.lines)
 
 
-def _encoded_by(
-    workers: int, encoder: _Encoder, batches: Iterator[_Batch]
-) -> Iterator[tuple[_Batch, tuple[bytes, bytes]]]:
+def _encoded_by(workers: int, encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
     """Tokenise batches in other processes, and yield them in their order."""
     # Processes that are started anew share no locks and no threads with this one.
     with ProcessPoolExecutor(

@@ -13,12 +13,10 @@ from itertools import groupby
 from typing import TextIO
 
 from nemo_chameleon.data.sft.preview import PreviewedLine, Stretch
-from nemo_chameleon.utils.tables import table
+from nemo_chameleon.utils.tables import printable, table
 
 _WIDTH = 80
 _LINE, _CONTINUED = "  | ", "    "  # a line of the text, and what does not fit beside it
-_CONTROLS = {"Cc", "Cf", "Cn", "Co", "Zl", "Zp"}
-_JOINERS = "\u200c\u200d"  # Persian and emoji have them
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def write_line(line: PreviewedLine, style: Style) -> str:
 
 def _specials(line: PreviewedLine) -> str:
     found = Counter(stretch.text for stretch in line.stretches if stretch.special)
-    names = ", ".join(f"{_visible(text)} {count}" for text, count in found.items())
+    names = ", ".join(f"{printable(text, kept='')} {count}" for text, count in found.items())
     return _wrapped(f"Special tokens: {names or 'none'}")
 
 
@@ -139,7 +137,7 @@ def _pieces(stretches: Sequence[Stretch], style: Style) -> Iterator[tuple[str, s
     kinds = [(text, each.loss, each.special) for each in stretches for text in each.text]
     loss_around = [False, *(loss for _, loss, _ in kinds), False]
     for i, (character, loss, special) in enumerate(kinds):
-        shown = _visible(character)
+        shown = printable(character, kept="")
         if character == "\n":
             shown = style.newline if loss else ""
         opens = style.before if loss and not loss_around[i] else ""
@@ -151,16 +149,6 @@ def _joined(line: Sequence[tuple[str, bool, bool]], style: Style) -> str:
     groups = groupby(line, key=lambda piece: piece[1:])
     texts = [("".join(text for text, *_ in pieces), kind) for kind, pieces in groups]
     return "".join(_coloured(text, *kind) if style.colour else text for text, kind in texts)
-
-
-def _visible(text: str) -> str:
-    """Write control characters as escapes, so that a text cannot steer the terminal."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _CONTROLS and character not in _JOINERS
-        else character
-        for character in text
-    )
 
 
 def _columns(character: str) -> int:
