@@ -1,11 +1,10 @@
 """Finds the parts of a domain: a path, a list of paths, or what a glob matches.
 
-The data that one domain has may be one dataset or hundreds, as tools write them that work in
-parallel. Every part is accounted for: none is named twice, and none lacks one of its files.
+A domain may be one dataset or hundreds, as tools write them that work in parallel. Every part is
+accounted for: none is there twice, and none that a glob matches lacks one of its files.
 """
 
 import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +31,10 @@ def find_parts(path: str | Sequence[str], where: str, endings: Sequence[str]) ->
         The paths, at least one; what a glob matches is sorted by name.
 
     Raises:
-        UserError: a glob matches nothing, a part lacks a file, or a part is named twice.
+        UserError: a glob matches nothing, or a part that it matches lacks a file.
     """
     given = [path] if isinstance(path, str) else path
-    parts = [part for one in given for part in _matches(one, f"{where}={one}", endings)]
-    require_once([(os.path.realpath(part), part) for part in parts], where)
-    return parts
+    return [part for one in given for part in _matches(one, f"{where}={one}", endings)]
 
 
 def require_once(parts: Sequence[tuple[str, str]], where: str) -> None:
