@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -191,7 +191,7 @@ class _Encoder:
 
 def _encoded_here(
     encoder: _Encoder, batches: Iterator[_Batch]
-) -> Iterator[tuple[_Batch, tuple[bytes, bytes]]]:
+) -> Generator[tuple[_Batch, tuple[bytes, bytes]], None, None]:
     with _one_thread():
         for batch in batches:
             yield batch, encoder.encode(batch.lines)
@@ -199,7 +199,7 @@ def _encoded_here(
 
 def _encoded_by(
     workers: int, encoder: _Encoder, batches: Iterator[_Batch]
-) -> Iterator[tuple[_Batch, tuple[bytes, bytes]]]:
+) -> Generator[tuple[_Batch, tuple[bytes, bytes]], None, None]:
     """Tokenise batches in other processes, and yield them in their order."""
     # Processes that are started anew share no locks and no threads with this one.
     with ProcessPoolExecutor(

@@ -214,9 +214,10 @@ def _decoder(place: str) -> tuple[Tokenizer, int, list[int]]:
     tokenizer = find_tokenizer(place)
     added = tokenizer.get_added_tokens_decoder()
     special = {number for number, token in added.items() if token.special}
-    ends = {tokenizer.token_to_id(end_token(place, END_OF_DOCUMENT))}
-    ends.add(tokenizer.token_to_id(END_OF_DOCUMENT))
-    return tokenizer, vocabulary_size(tokenizer), sorted(special | (ends - {None}))
+    for name in (END_OF_DOCUMENT, end_token(place, END_OF_DOCUMENT)):
+        if (end := tokenizer.token_to_id(name)) is not None:
+            special.add(end)
+    return tokenizer, vocabulary_size(tokenizer), sorted(special)
 
 
 @functools.cache
