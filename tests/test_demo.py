@@ -58,7 +58,8 @@ def test_unseen_sets_are_added_to_a_folder_of_an_earlier_version(
     prepare.main()
     assert "wrote 2 domains and 2 sets that are never trained on" in capsys.readouterr().out
     whole = contents(demo)
-    assert set(whole) == {f"{n}.{e}" for n in "abcd" for e in ("bin", "idx")} | {"tokenizer.json"}
+    written = {f"{name}.{ending}" for name in "abcd" for ending in ("bin", "idx", "info.json")}
+    assert set(whole) == written | {"tokenizer.json"}
     prepare.main()
     assert capsys.readouterr().out == f"{demo} is already complete\n"
     (demo / "c.idx").unlink()

@@ -172,7 +172,7 @@ def test_an_engine_that_is_not_there(config: Config) -> None:
 
 def test_nothing_is_computed_amid_a_hosts_processes(config: Config, alone: None) -> None:
     """When the host's processes have met, the mixture must have been computed before."""
-    with pytest.raises(UserError, match=r"compute it first, with torchrun .*compute_mixture\.py"):
+    with pytest.raises(UserError, match="with torchrun -m nemo_chameleon mixture compute"):
         host.resolve("chameleon", config=config)
     assert set(open_indexed(config.data.domains, config.data.split)) == set(NAMES)
 

@@ -254,3 +254,14 @@ def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> N
     for name in names[1:]:
         (tmp_path / name).unlink()
     assert len(find_files(str(tmp_path), "here").files) == 1
+
+
+def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:
+    """A folder of text documents is read, unless whole words of their names are splits."""
+    for name in ("speed_test.txt", "model_train.txt"):
+        (tmp_path / name).write_text("a document")
+    assert len(find_files(str(tmp_path), "mine").files) == 2
+    for name in ("wiki.train.tokens", "wiki.test.tokens"):
+        (tmp_path / name).write_text("a document")
+    with pytest.raises(UserError, match="files of several splits"):
+        find_files(str(tmp_path), "mine")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,12 @@ def test_pretrained_checkpoints_that_are_refused(job: TrainingRun, tmp_path: Pat
     other = json.loads(Path(mine).read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(other).replace("<|endoftext|>", "<|end|>"))
     job.config.data.tokenizer = str(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match=r"another tokenizer than .* wrote this dataset"):
+        provider.prepare(job.config)
+    for name, domain in job.config.data.domains.items():
+        for ending in (".bin", ".idx"):  # and no stamp, as other tools write them
+            shutil.copy(f"{domain.path}{ending}", tmp_path / f"{name}{ending}")
+        domain.path = str(tmp_path / name)
     with pytest.raises(UserError, match=r"has another vocabulary than .*tokenizer\.json"):
         provider.prepare(job.config)
     job.config.data.tokenizer, job.config.data.vocab_size = None, 600

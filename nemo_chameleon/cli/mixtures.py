@@ -13,7 +13,7 @@ from nemo_chameleon.cli.parsing import (
     at_least_one,
     show,
 )
-from nemo_chameleon.config.data import parse_path
+from nemo_chameleon.config.loading import parse_path
 from nemo_chameleon.config.schema import CAVEAT_KEYS, Config
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture

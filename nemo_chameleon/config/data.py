@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from omegaconf import MISSING
 
 from nemo_chameleon.config.constraints import setting
@@ -99,31 +98,22 @@ def require_paths(data: DataConfig) -> None:
     """
     for section, entries in (("domains", data.domains), ("validation", data.validation)):
         for name, entry in entries.items():
-            _require_path(entry.path, f"data.{section}.{name}.path")
+            require_path(entry.path, f"data.{section}.{name}.path")
 
 
-def parse_path(text: str, key: str) -> str | list[str]:
-    """Read a path from a command line: text, or a list in brackets, as in a configuration.
+def require_path(path: Any, key: str) -> str | list[str]:
+    """Check that a path is text, or a list of texts.
 
     Args:
-        text: as it was typed.
+        path: what was given.
         key: what the path is for; errors begin with it.
 
     Returns:
-        The path, or the list of paths.
+        The path.
 
     Raises:
-        UserError: the text begins with a bracket, but is no list of texts.
+        UserError: the path is something else.
     """
-    if not (text.startswith("[") and text.endswith("]")):
-        return text
-    try:
-        return _require_path(yaml.safe_load(text), key)
-    except yaml.YAMLError as error:
-        raise UserError(f"{key}={text} is not a list like [a,b]") from error
-
-
-def _require_path(path: Any, key: str) -> str | list[str]:
     parts = path if isinstance(path, list) else [path]
     if not parts:
         raise UserError(f"{key}=[] is empty: name at least one part")

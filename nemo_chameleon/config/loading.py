@@ -22,7 +22,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from nemo_chameleon.config.constraints import nearest
-from nemo_chameleon.config.data import SFT, require_paths
+from nemo_chameleon.config.data import SFT, require_path, require_paths
 from nemo_chameleon.config.keys import BY_NAME, dotted, split_override, typed
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.values import read_override, read_yaml, type_at
@@ -101,16 +101,36 @@ def _file_layer(file: str | Path) -> dict[str, Any]:
 
 def _override_layer(override: str) -> dict[str, Any]:
     parts, text = split_override(override)
-    try:
-        value = read_override(text, type_at(Config, parts), parts)
-    except (YAMLError, RecursionError) as error:
-        raise UserError(
-            f"{override[:80]!r} is not a value in YAML: put it into quotes, as in "
-            f"""{shlex.quote(f'{dotted(parts)}="..."')}"""
-        ) from error
+    value = _typed_value(text, type_at(Config, parts), parts)
     for part in reversed(parts):
         value = {part: value}
     return dict(value)
+
+
+def parse_path(text: str, name: str) -> str | list[str]:
+    """Read the path of a domain from a command line, as in a configuration.
+
+    Args:
+        text: as it was typed: a path, a glob, or a list in brackets.
+        name: of the domain; errors begin with it.
+
+    Returns:
+        The path, or the list of paths.
+
+    Raises:
+        UserError: the text is neither.
+    """
+    return require_path(_typed_value(text, Any, (name,)), name)
+
+
+def _typed_value(text: str, wanted: Any, parts: tuple[str, ...]) -> Any:
+    try:
+        return read_override(text, wanted, parts)
+    except (YAMLError, RecursionError) as error:
+        raise UserError(
+            f"{f'{dotted(parts)}={text}'[:80]!r} is not a value in YAML: put it into quotes, as in "
+            f"""{shlex.quote(f'{dotted(parts)}="..."')}"""
+        ) from error
 
 
 def _unresolved(merged: Any, layers: Iterable[Mapping[str, Any]]) -> str | None:

@@ -81,8 +81,9 @@ def require_tokenizer(prefix: str, documents: int, tokenizer: str | None, where:
         return
     raise UserError(
         f"{where}: another tokenizer than {tokenizer} wrote this dataset, one of {size:,} tokens "
-        f"that ends documents with {facts.get('end_token')}: set data.tokenizer to that one, or "
-        "tokenise the text again with nemo-chameleon prepare"
+        f"that ends documents with {facts.get('end_token')}: set data.tokenizer (for "
+        "mixture add: --tokenizer) to that one, or tokenise the text again with nemo-chameleon "
+        "prepare"
     )
 
 

@@ -62,11 +62,11 @@ def embed_new(
             record = {**record, "tokenizer": tokenizer}
         _require_tokenizer(record)
         proxy = proxy_from_record(record, place)
+        reencoding = _reencoding(record, place)
         domains = _opened_as(record, paths, method)
         for name, domain in domains.items():
             computed.require_unknown(name, domain.fingerprint, domain.sources.values())
         windows = Windows.recorded((method["layer"],), method)
-        reencoding = _reencoding(record, place)
         own_tokenizer = _tokenizer(record) if reencoding is None else reencoding.target
         with proxy.opened() as extractor:
             sampler = Sampler(

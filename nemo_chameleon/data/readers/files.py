@@ -78,11 +78,11 @@ def find_files(path: str, where: str) -> Found:
     if not files:
         beside = f" (not read: {said})" if said else ""
         raise UserError(f"{where}: this folder has no file with data{beside}; name a file instead")
-    require_one_split(files, place, where)
     try:
         found = [recognize(file) for file in files]
     except UserError as error:
         raise UserError(f"{where}: {error}; if it is no data, move it out of the folder") from error
+    require_one_split(found, place, where)
     if said:
         _say(f"{where}: {len(found):,} file(s) are read; not read: {said}")
     return Found(found, dict(left_out))

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nemo_chameleon.data.readers.formats import TEXT, DataFile
 from nemo_chameleon.utils.errors import UserError
 
 _SPLITS = {
@@ -18,10 +19,13 @@ _SPLITS = {
 }
 # What may follow the name of a split in the name of a file, apart from numbers.
 _ENDINGS = {"of", "json", "jsonl", "ndjson", "txt", "parquet", "arrow", "gz", "zst", "bz2", "xz"}
+_ENDINGS |= {"tokens", "raw"}  # of WikiText
 
 
-def require_one_split(files: Iterable[Path], root: Path, where: str) -> None:
+def require_one_split(files: Iterable[DataFile], root: Path, where: str) -> None:
     """Check that the files of a folder are not those of several splits.
+
+    A text file is one document, such as speed_test.txt: only dots divide its name into words.
 
     Args:
         files: the files that would be read.
@@ -32,10 +36,11 @@ def require_one_split(files: Iterable[Path], root: Path, where: str) -> None:
         UserError: the names are those of two or more splits.
     """
     found: dict[str, list[Path]] = defaultdict(list)
-    every = list(files)
-    for path in every:
-        if (split := _split_of(path.relative_to(root))) is not None:
-            found[split].append(path)
+    every = []
+    for file in files:
+        every.append(file.path)
+        if (split := _split_of(file.path.relative_to(root), file.format == TEXT)) is not None:
+            found[split].append(file.path)
     if len(found) < 2:
         return
     names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
@@ -46,13 +51,13 @@ def require_one_split(files: Iterable[Path], root: Path, where: str) -> None:
     )
 
 
-def _split_of(path: Path) -> str | None:
+def _split_of(path: Path, of_text: bool) -> str | None:
     """Return the split that a file or a folder above it is named like, as in train-00000-of-00002.
 
     The name of the split is the first or the last word of a name.
     """
     for part in path.parts:
-        words = re.split(r"[-_.]", part.lower())
+        words = re.split(r"[.]" if of_text else r"[-_.]", part.lower())
         if words[0] in _SPLITS:
             return _SPLITS[words[0]]
         while words and (words[-1].isdigit() or words[-1] in _ENDINGS):
