@@ -1,6 +1,7 @@
 """data/indexed.py: what the files of a domain must be, and which windows are drawn from them."""
 
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,15 @@ def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         IndexedDomain.open("wiki", ten)
     assert "data.domains.wiki.path" in str(error.value)
+
+
+def test_an_index_of_fairseq(ten: str) -> None:
+    """An .idx of fairseq, which begins as Megatron's does, is named and not called truncated."""
+    sizes, pointers = np.full(10, 20, np.int32), 40 * np.arange(10, dtype=np.int64)
+    header = b"MMIDIDX\0\0" + struct.pack("<QBQ", 1, 8, 10)
+    Path(ten + ".idx").write_bytes(header + sizes.tobytes() + pointers.tobytes())
+    with pytest.raises(UserError, match=r"^data\.domains\.wiki\.path=.*an index of fairseq, which"):
+        IndexedDomain.open("wiki", ten)
 
 
 def test_empty_domain(tmp_path: Path) -> None:
