@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nemo_chameleon.config import load_config, parse_command_line
-from nemo_chameleon.config.data import DomainConfig, parse_path
+from nemo_chameleon.config.data import DomainConfig
+from nemo_chameleon.config.loading import parse_path
 from nemo_chameleon.config.validation import check, check_proxy
 from nemo_chameleon.utils.errors import UserError
 
