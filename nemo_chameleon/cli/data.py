@@ -2,7 +2,7 @@
 
 import argparse
 
-from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command, show
+from nemo_chameleon.cli.parsing import Parsers, add_command, add_configuration, show
 from nemo_chameleon.utils.tables import table
 
 
@@ -31,8 +31,7 @@ def add_data_commands(commands: Parsers) -> None:
 
     text = "tokenise the files of a finetuning run before the run, and count what there is"
     index = add_command(commands, "index", _index, text, "index --config sft.yaml")
-    index.add_argument("--config", metavar="FILE", help=CONFIG)
-    index.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    add_configuration(index)
 
     text = "convert a Hugging Face model like Llama into a checkpoint, and print its settings"
     take = add_command(commands, "import-hf", _import_hf, text, "import-hf SmolLM2-135M imported")

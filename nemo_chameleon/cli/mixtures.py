@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 from nemo_chameleon.cli.parsing import (
-    CONFIG,
-    OVERRIDES,
     Command,
     Parsers,
     add_command,
+    add_configuration,
     at_least_one,
     show,
 )
@@ -51,8 +50,7 @@ def add_mixture_commands(commands: Parsers) -> None:
     text = "compute a mixture and stop, for instance for a host that trains the base model"
     example = "mixture compute --config mine.yaml chameleon.file=mixture.json"
     compute = add_command(actions, "compute", _compute, text, example)
-    compute.add_argument("--config", metavar="FILE", help=CONFIG)
-    compute.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    add_configuration(compute)
 
     def changing(name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
         parser = add_command(actions, name, command, text, f"mixture {name} mixture.json {example}")

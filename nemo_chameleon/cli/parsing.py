@@ -9,7 +9,6 @@ from nemo_chameleon.utils.tables import printable
 
 Command = Callable[[argparse.Namespace], None]
 Parsers = Any  # what add_subparsers gives; argparse has no public name for it
-CONFIG = "YAML file of the configuration (default: none, every setting as KEY=VALUE)"
 OVERRIDES = "setting that replaces the file's, such as data.mixture=uniform (default: none)"
 
 
@@ -37,6 +36,17 @@ def add_command(
     )
     parser.set_defaults(command=command)
     return parser
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments from which a configuration is loaded: --config and overrides.
+
+    Args:
+        parser: of the command.
+    """
+    text = "YAML file of the configuration (default: none, every setting as KEY=VALUE)"
+    parser.add_argument("--config", metavar="FILE", help=text)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
 
 
 def show(text: str) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nemo_chameleon.cli.parsing import CONFIG, OVERRIDES, Parsers, add_command, at_least_one, show
+from nemo_chameleon.cli.parsing import Parsers, add_command, add_configuration, at_least_one, show
 from nemo_chameleon.train.report import compare, read_result
 
 
@@ -15,12 +15,11 @@ def add_check(commands: Parsers) -> None:
     text = "check a configuration and its data before its jobs are submitted"
     example = "check --config mine.yaml --processes 32"
     check = add_command(commands, "check", _check, text, example)
-    check.add_argument("--config", metavar="FILE", help=CONFIG)
+    add_configuration(check)
     text = "processes that train the base model (default: %(default)s)"
     check.add_argument("--processes", type=int, default=1, metavar="N", help=text)
     text = "processes that train the proxy (default: as many as --processes)"
     check.add_argument("--proxy-processes", type=int, metavar="N", help=text)
-    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
 
 
 def add_report_and_doctor(commands: Parsers) -> None:
@@ -32,8 +31,7 @@ def add_report_and_doctor(commands: Parsers) -> None:
     text = "compare mixtures by the models that train on them, several seeds of each"
     example = "compare --config mine.yaml compare.mixtures=[uniform,chameleon] compare.seeds=[1,2]"
     several = add_command(commands, "compare", _compare, text, example)
-    several.add_argument("--config", metavar="FILE", help=CONFIG)
-    several.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    add_configuration(several)
 
     text = "show what finished runs drew from each domain, and their validation losses"
     example = "report runs/mine/uniform runs/mine/chameleon"

@@ -87,6 +87,19 @@ def vocabulary_digest(place: str) -> str:
     return digest(find_tokenizer(place).get_vocab())
 
 
+@functools.cache
+def size_of_vocabulary(place: str) -> int:
+    """Return `vocabulary_size` of a tokenizer, which is counted once in a process.
+
+    Args:
+        place: the tokenizer, as `find_tokenizer` takes it.
+
+    Returns:
+        The highest id of a token, plus one.
+    """
+    return vocabulary_size(find_tokenizer(place))
+
+
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Return the number of embeddings that a model of a tokenizer's tokens needs.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_chameleon.config.data import DataConfig
-from nemo_chameleon.data.tokenizer import find_tokenizer, vocabulary_size
+from nemo_chameleon.data.tokenizer import size_of_vocabulary
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -47,7 +47,7 @@ class Vocabulary:
         """
         size = data.vocab_size
         if size is None and data.tokenizer is not None:
-            size = vocabulary_size(find_tokenizer(data.tokenizer))
+            size = size_of_vocabulary(data.tokenizer)
         if size is None:
             raise UserError("set one of data.tokenizer and data.vocab_size")
         return cls.of_size(size, contents)

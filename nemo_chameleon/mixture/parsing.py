@@ -23,7 +23,7 @@ def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, 
         UserError: the file has another version, or an entry is missing, unknown or wrong.
         ValueError: the text is not JSON.
     """
-    body = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
+    body = json.loads(text, object_pairs_hook=without_duplicates, parse_constant=_no_number)
     if not isinstance(body, dict) or "format" not in body:
         raise UserError("it has no 'format': is it a mixture file?")
     if body.pop("format") != version:
@@ -112,7 +112,18 @@ def _no_number(constant: str) -> None:
     raise UserError(f"{constant} is not a finite number")
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of a JSON object, for `json.loads(object_pairs_hook=...)`.
+
+    Args:
+        pairs: the keys and values of the object.
+
+    Returns:
+        The dictionary.
+
+    Raises:
+        UserError: a key stands twice.
+    """
     seen: dict[str, Any] = {}
     for name, value in pairs:
         if name in seen:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_chameleon.data.readers.formats import TEXT, DataFile
@@ -18,11 +18,10 @@ _SPLITS = {
     "test": "test",
 }
 # What may follow the name of a split in the name of a file, apart from numbers.
-_ENDINGS = {"of", "json", "jsonl", "ndjson", "txt", "parquet", "arrow", "gz", "zst", "bz2", "xz"}
-_ENDINGS |= {"tokens", "raw"}  # of WikiText
+_ENDINGS = set("of json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz".split())
 
 
-def require_one_split(files: Iterable[DataFile], root: Path, where: str) -> None:
+def require_one_split(files: Sequence[DataFile], root: Path, where: str) -> None:
     """Check that the files of a folder are not those of several splits.
 
     A text file is one document, such as speed_test.txt: only dots divide its name into words.
@@ -36,14 +35,13 @@ def require_one_split(files: Iterable[DataFile], root: Path, where: str) -> None
         UserError: the names are those of two or more splits.
     """
     found: dict[str, list[Path]] = defaultdict(list)
-    every = []
     for file in files:
-        every.append(file.path)
         if (split := _split_of(file.path.relative_to(root), file.format == TEXT)) is not None:
             found[split].append(file.path)
     if len(found) < 2:
         return
     names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
+    every = [file.path for file in files]
     places = {split: _place(paths, every) for split, paths in found.items()}
     raise UserError(
         f"{where}: this folder has files of several splits, such as {names}; name one split: "

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
+from nemo_chameleon.data.index_file import token_type
 from nemo_chameleon.data.parts import require_once
 from nemo_chameleon.data.readers import DataFile, Line, MalformedError, find_files, read_lines
 from nemo_chameleon.data.readers.formats import LINES
@@ -278,7 +279,7 @@ def _write(
     lines = array("q")
     read = tokens = answers = 0
     size = sum(file.path.stat().st_size for file in files)
-    dtype = DType.optimal_dtype(vocabulary_size(reader.tokenizer))
+    dtype = token_type(vocabulary_size(reader.tokenizer))
     builder = IndexedDatasetBuilder(str(folder / "examples.bin"), dtype=dtype)
     with (
         # The bar appears only if the work takes more than 5 seconds.

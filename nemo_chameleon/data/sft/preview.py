@@ -108,9 +108,7 @@ def preview(
                 yield PreviewedLine(name(line), (), (), tuple(_faults(found, data)))
                 if malformed == _MOST_MALFORMED:
                     return
-    except OSError as error:
-        raise UserError(f"{where}: {error}") from error
-    except UserError as error:
+    except (OSError, UserError) as error:
         raise UserError(f"{where}: {error}") from error
 
 

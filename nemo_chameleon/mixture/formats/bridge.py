@@ -3,7 +3,7 @@
 from nemo_chameleon.mixture.formats.blend import Blend, MixtureFormat, entries_of
 from nemo_chameleon.mixture.formats.megatron import UNWEIGHTED
 from nemo_chameleon.mixture.formats.shapes import read_blend
-from nemo_chameleon.mixture.formats.text import commented_yaml, found, parse_yaml
+from nemo_chameleon.mixture.formats.text import commented_yaml, found_blend, parse_yaml
 from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 
@@ -21,12 +21,10 @@ def _write(mixture: Mixture) -> str:
 
 def _read(text: str) -> Blend:
     body = parse_yaml(text)
-    blends = found(body, ("blend", "blend_per_split", "data_paths", "data_path"))
-    if len(blends) > 1:
-        raise UserError(f"it has several blends, {', '.join(blends)}: leave only one in the file")
-    if not blends:
+    blend = found_blend(body, ("blend", "blend_per_split", "data_paths", "data_path"))
+    if blend is None:
         raise UserError("it has no blend: put [[PREFIX, ...], [WEIGHT, ...]] at dataset.blend")
-    ((key, value),) = blends.items()
+    key, value = blend
     if not key.endswith("blend_per_split") or isinstance(value, dict):
         return read_blend(value, UNWEIGHTED)
     if not (isinstance(value, list) and len(value) == 3):

@@ -7,7 +7,7 @@ finetuning has `file_names` with `concat_sampling_probabilities` under `train_ds
 from nemo_chameleon.mixture.formats.blend import Blend, MixtureFormat
 from nemo_chameleon.mixture.formats.megatron import UNWEIGHTED, pairs_of
 from nemo_chameleon.mixture.formats.shapes import read_blend
-from nemo_chameleon.mixture.formats.text import commented_yaml, found, parse_yaml
+from nemo_chameleon.mixture.formats.text import commented_yaml, found, found_blend, parse_yaml
 from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 
@@ -24,11 +24,9 @@ def _write(mixture: Mixture) -> str:
 
 def _read(text: str) -> Blend:
     body = parse_yaml(text)
-    blends = found(body, ("paths", "data_prefix"))
-    if len(blends) > 1:
-        raise UserError(f"it has several blends, {', '.join(blends)}: leave only one in the file")
-    if blends:
-        return read_blend(next(iter(blends.values())), UNWEIGHTED)
+    blend = found_blend(body, ("paths", "data_prefix"))
+    if blend is not None:
+        return read_blend(blend[1], UNWEIGHTED)
     if isinstance(body, list) or (isinstance(body, dict) and "train" in body):
         return read_blend(body, UNWEIGHTED)
     finetuning = found(body, ("train_ds",))

@@ -8,11 +8,13 @@ import csv
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 
+from nemo_chameleon.mixture.parsing import without_duplicates
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.yaml_text import SafeDumper, SafeLoader, not_yaml
 
@@ -78,7 +80,11 @@ def parse_json(text: str) -> Any:
     """
     try:
         return json.loads(
-            text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_distinct
+            text,
+            parse_int=str,
+            parse_float=str,
+            parse_constant=str,
+            object_pairs_hook=without_duplicates,
         )
     except json.JSONDecodeError as error:
         raise UserError(
@@ -106,6 +112,25 @@ def found(body: Any, keys: Sequence[str], above: str = "") -> dict[str, Any]:
     return there
 
 
+def found_blend(body: Any, keys: Sequence[str]) -> tuple[str, Any] | None:
+    """Find the only blend of a configuration.
+
+    Args:
+        body: of the configuration.
+        keys: names of the keys that hold a blend.
+
+    Returns:
+        The dotted key and what stands there; None if there is no blend.
+
+    Raises:
+        UserError: there are several.
+    """
+    blends = found(body, keys)
+    if len(blends) > 1:
+        raise UserError(f"it has several blends, {', '.join(blends)}: leave only one in the file")
+    return next(iter(blends.items()), None)
+
+
 def commented_yaml(body: dict[str, Any], comment: str) -> str:
     """Write YAML with a comment above it.
 
@@ -119,15 +144,6 @@ def commented_yaml(body: dict[str, Any], comment: str) -> str:
     lines = textwrap.wrap(comment, 97, initial_indent="# ", subsequent_indent="# ")
     dumped = yaml.dump(body, Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
     return "\n".join([*lines, dumped])
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    body: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in body:
-            raise UserError(f"duplicate key {key!r}")
-        body[key] = value
-    return body
 
 
 def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -158,10 +174,8 @@ def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     _, header = next(rows, (0, []))
     if not header:
         raise UserError("it is empty: the first line must be a header")
-    if len(set(header)) < len(header):
-        seen: set[str] = set()
-        twice = next(cell for cell in header if cell in seen or seen.add(cell))  # type: ignore[func-returns-value]
-        raise UserError(f"the header has the column {twice!r} twice")
+    if twice := [cell for cell, count in Counter(header).items() if count > 1]:
+        raise UserError(f"the header has the column {twice[0]!r} twice")
 
     def checked() -> Iterator[tuple[int, list[str]]]:
         for line, cells in rows:
