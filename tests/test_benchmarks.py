@@ -258,7 +258,8 @@ def test_claims(records: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
         claim = {"method": "chameleon", "against": "uniform", "part": "unseen", "below": -0.03}
         monkeypatch.setattr(claims, "seeds_of", lambda *_: seeds)
         made = claims.Claim("It is so.", [*sizes], **{**claim, **about})
-        return claims.verdicts({"smoke": size}, [made]).split("|")[-2].strip()
+        table = claims.as_table(claims.judged({"smoke": size}, [made]))
+        return table.split("|")[-2].strip()
 
     assert verdict("smoke") == "**held**"
     assert verdict("smoke", below=-0.13) == "**not held**"
@@ -269,6 +270,36 @@ def test_claims(records: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
     assert verdict("smoke", method="doge") == "undecided"
     assert verdict("smoke", seeds=5) == "undecided"  # the size has more seeds than were run
     assert verdict("smoke", seeds=2) == "undecided"  # of the first two alone the interval is wide
+
+
+def test_a_claim_that_does_not_hold_is_explained(
+    records: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says which claim about the default does not hold, and shows which domains were
+    raised and lowered and which unseen sets gained or paid; it is silent where all claims hold.
+    """
+    size = written(records, tmp_path)
+    monkeypatch.setattr(report, "all_measured", lambda: [size])
+    monkeypatch.setattr(claims, "seeds_of", lambda *_: 4)
+    heading = "## Where a claim does not hold"
+
+    def page(below: float) -> str:
+        made = claims.Claim("It is so.", ["smoke"], "chameleon", "uniform", "unseen", below)
+        monkeypatch.setattr(claims, "claims", lambda: [made])
+        return report.page()
+
+    assert heading not in page(-0.03)
+    explained = page(-0.13).split(heading)[1].split("\n## ")[0]
+    assert "- **Not held:** It is so." in explained
+    rows = [line.split(" | ") for line in explained.splitlines() if line.startswith("| ")]
+    by_name = {name.strip("| "): cell.strip("| ") for name, cell in rows[2:]}
+    assert by_name["share of the samples that moved to another domain"] == "0.200"
+    raised = ", ".join(
+        f"{n} {w:.2f}" for n, w in zip(size.size.domains[2:], (1.2, 1.6), strict=True)
+    )
+    assert by_name["raised domains (weight, uniform = 1)"] == raised
+    assert all(f"{name} -0.100" in explained for name in size.size.unseen)
+    assert by_name["unseen sets with a higher loss"] == "none"
 
 
 def test_every_claim_can_be_measured() -> None:

@@ -46,14 +46,29 @@ def seeds_of(claim: Claim, size: str) -> int:
     return min(arms[method].seeds for method in (claim.method, claim.against))
 
 
-def verdicts(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> str:
-    """Return a table with what became of claims.
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        claim: the claim.
+        held: whether it holds; None if that is not decided.
+        seen: the difference on each of its sizes, in words.
+    """
+
+    claim: Claim
+    held: bool | None
+    seen: str
+
+
+def judged(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> list[Verdict]:
+    """Judge claims by the seeds that were declared for them.
 
     Args:
         measured: the records of the sizes, by name.
         listed: the claims.
     """
-    rows = []
+    verdicts = []
     for claim in listed:
         found: list[bool | None] = []
         seen = []
@@ -68,7 +83,15 @@ def verdicts(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> str:
             complete = done[:count] == list(range(1, count + 1))
             found.append(difference.below(claim.below) if complete else None)
             seen.append(f"{name}: {difference} ({difference.seeds} of {count} seeds)")
-        verdict = None if None in found else all(found)
-        verdict = False if False in found else verdict
-        rows.append([claim.says, f"{claim.below:+.2f}", "; ".join(seen), VERDICTS[verdict]])
+        held = None if None in found else all(found)
+        verdicts.append(Verdict(claim, False if False in found else held, "; ".join(seen)))
+    return verdicts
+
+
+def as_table(verdicts: Sequence[Verdict]) -> str:
+    """Return a table with what became of claims."""
+    rows = [
+        [one.claim.says, f"{one.claim.below:+.2f}", one.seen, VERDICTS[one.held]]
+        for one in verdicts
+    ]
     return table(["claim", "bound", "difference in nats per token", "verdict"], rows)

@@ -1,6 +1,9 @@
 """Explain a size's records beyond the losses of each method: parts of docs/results.md."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.mixtures.markdown import table
@@ -101,6 +104,38 @@ The others are drawn less often and lose. The value of one more sample of a doma
 number of its samples, and a distinct domain has little to give to the others."""
     head = ["domain", "leverage score", "weight (uniform = 1)", "change in loss"]
     return f"### Where Chameleon loses, and why\n\n{table(head, rows)}\n\n{said}"
+
+
+def unlike(sizes: Sequence[Measured]) -> str:
+    """Show side by side what the default did with several sets of domains.
+
+    Args:
+        sizes: the records of two sizes or more, each with the default's base models.
+    """
+    rows: dict[str, list[str]] = {}
+    for one in sizes:
+        mixed, unseen = one.size.domains, one.size.unseen
+        ratios = one.trained_on("chameleon").mean(0) * len(mixed)
+        changes = one.differences("chameleon", "unseen").mean(0)
+        farther = one.losses("uniform", "unseen").mean() - one.losses("uniform", "domains").mean()
+        share = moved(ratios, np.ones_like(ratios)) / len(mixed)
+        cells = {
+            "share of the samples that moved to another domain": f"{share:.3f}",
+            "raised domains (weight, uniform = 1)": _named(mixed, ratios, ratios > 1, ".2f"),
+            "lowered domains": _named(mixed, ratios, ratios < 1, ".2f"),
+            "unseen sets with a lower loss (change)": _named(unseen, changes, changes < 0, "+.3f"),
+            "unseen sets with a higher loss": _named(unseen, changes, changes > 0, "+.3f"),
+            "loss on unseen sets minus that on the domains, uniform weights": f"{farther:+.3f}",
+        }
+        for what, cell in cells.items():
+            rows.setdefault(what, []).append(cell)
+    head = ["", *(f"SIZE={one.size.name}" for one in sizes)]
+    return table(head, [[what, *cells] for what, cells in rows.items()])
+
+
+def _named(names: Sequence[str], values: Array, chosen: NDArray[np.bool_], form: str) -> str:
+    """Return the chosen names with their values."""
+    return ", ".join(f"{names[i]} {values[i]:{form}}" for i in np.flatnonzero(chosen)) or "none"
 
 
 def _ranks(a: Array, b: Array) -> str:
