@@ -1,5 +1,6 @@
 """data/prepare.py: the same dataset for any number of processes, and after any interruption."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from tokenizers import AddedToken, Tokenizer
 
 from nemo_chameleon import cli
 from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.data import unfinished
 from nemo_chameleon.data.index_file import read_header
 from nemo_chameleon.data.indexed import IndexedDomain
 from nemo_chameleon.data.prepare import prepare
+from nemo_chameleon.data.readers import reading
+from nemo_chameleon.data.readers.compression import open_bytes
 from nemo_chameleon.data.tokenize import DocumentTokenizer, write_dataset
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemo_chameleon.data.unfinished import UnfinishedDataset
@@ -143,6 +147,91 @@ def test_begins_again(
     assert len(IndexedDataset(str(folder / "d"))) == 101
 
 
+def test_work_is_kept_unless_its_input_must_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that cannot be read for now leaves what is tokenised; a line that must be mended does
+    not, because the input is another one then.
+    """
+    expected = prepared(folder, "whole")
+    monkeypatch.setattr("nemo_chameleon.data.unfinished._SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patched:
+        opened = open_bytes
+
+        def fails(path: Path) -> Any:
+            if path.name == "b.jsonl":
+                raise OSError(errno.EIO, "Input/output error")
+            return opened(path)
+
+        patched.setattr(reading, "open_bytes", fails)
+        with pytest.raises(UserError, match=r"cannot read .*b\.jsonl: .*Input/output"):
+            prepared(folder, "d")
+    assert "what is tokenised is kept" in capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        sizes = interrupt(patched, after=-1)
+        assert prepared(folder, "d") == expected
+    assert sum(sizes) < 100
+    with (folder / "b.jsonl").open("a") as stream:
+        stream.write('{"text": 3}')
+    with pytest.raises(UserError, match="'text' is not text"):
+        prepared(folder, "e")
+    assert not list(folder.glob("e*"))
+
+
+@pytest.mark.parametrize("step", ["stamp", "bin", "idx"])
+def test_the_last_steps_lose_nothing(
+    step: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset that is written anew is the old one until all of the new one is on the disk, and a
+    kill between the steps that give it its name costs no tokens.
+    """
+    old = prepared(folder, "d")
+    with (folder / "b.jsonl").open("a") as stream:
+        stream.write('{"text": "one more"}')
+    expected = prepared(folder, "whole")
+    with monkeypatch.context() as patched:
+        if step == "stamp":
+            patched.setattr(unfinished, "write_atomically", full_disk)
+        else:
+            replace, done = Path.replace, list[str]()
+
+            def killed(self: Path, target: Any) -> Path:
+                if str(target) == f"{folder}/d.{step}":
+                    raise KeyboardInterrupt
+                done.append(str(target))
+                return replace(self, target)
+
+            patched.setattr(Path, "replace", killed)
+            patched.setattr(UnfinishedDataset, "__exit__", lambda self, *_: self._bin.close())
+        with pytest.raises((UserError, KeyboardInterrupt)):
+            prepared(folder, "d")
+    if step == "stamp":
+        assert ((folder / "d.bin").read_bytes(), (folder / "d.idx").read_bytes()) == old
+        assert not list(folder.glob("*unfinished*"))
+    with monkeypatch.context() as patched:
+        sizes = interrupt(patched, after=-1)
+        assert prepared(folder, "d") == expected
+    assert sum(sizes) == (101 if step == "stamp" else 0)
+    assert not list(folder.glob("*unfinished*"))
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_folders_are_no_datasets(folder: Path) -> None:
+    """A prefix that names a folder is refused, with a prefix in it."""
+    for prefix in (".", "", f"{folder}", f"{folder}/new/", ".."):
+        with pytest.raises(UserError, match=r"is a folder: name the dataset in it, .*NAME"):
+            prepare([str(folder / "a.jsonl")], str(folder / "t.json"), prefix)
+
+
+def test_a_name_that_is_nowhere(folder: Path) -> None:
+    """A name that is not in the local cache is an error at once, and nothing is downloaded."""
+    with pytest.raises(UserError, match=r"no file or folder some/other, .* hf download"):
+        prepare([str(folder / "a.jsonl")], "some/other", folder / "d")
+
+
 def test_two_at_once(folder: Path) -> None:
     """A second process on the same output is refused, and the first one is not disturbed."""
     with UnfinishedDataset(folder / "d", np.uint16) as first:
@@ -217,15 +306,19 @@ def test_the_stamp(folder: Path, tokenizer: Tokenizer) -> None:
 def test_command_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`nemo-chameleon prepare` takes folders, and refuses no processes at all."""
+    """`nemo-chameleon prepare` takes folders and files, says which formats it reads, and refuses no
+    processes at all.
+    """
     (folder / "in").mkdir()
     (folder / "a.jsonl").rename(folder / "in" / "a.jsonl")
-    (folder / "in" / "one.txt").write_text("a whole document")
+    (folder / "one.txt").write_text("a whole document")
     arguments = ["nemo-chameleon", "prepare", "--tokenizer", str(folder / "t.json"), "--output"]
-    arguments += [str(folder / "d"), str(folder / "in"), "--workers"]
+    arguments += [str(folder / "d"), str(folder / "in"), str(folder / "one.txt"), "--workers"]
     monkeypatch.setattr("sys.argv", [*arguments, "1"])
     cli.main()
-    assert "tokens in 46 documents" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "files are read in several formats: 1 of lines, 1 of text" in said
+    assert "tokens in 46 documents" in said
     monkeypatch.setattr("sys.argv", [*arguments, "0"])
     with pytest.raises(SystemExit):
         cli.main()

@@ -1,6 +1,7 @@
 """data/readers: every format becomes lines, and every file of a folder is accounted for."""
 
 import bz2
+import datetime
 import gzip
 import json
 import lzma
@@ -16,7 +17,13 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from nemo_chameleon.data.readers import find_files, read_documents, read_lines, text_at
+from nemo_chameleon.data.readers import (
+    DataFile,
+    find_files,
+    read_documents,
+    read_lines,
+    text_at,
+)
 from nemo_chameleon.utils.errors import UserError
 
 TEXTS = [f"document {number}, 猫 \u2028 and é" for number in range(700)]
@@ -77,6 +84,16 @@ FORMATS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def files_of(*paths: str) -> list[DataFile]:
+    """Return the files that are read of paths."""
+    return [file for source in find_files(paths) for file in source.files]
+
+
+def texts_of(*paths: str, key: str = "text") -> list[str]:
+    """Return the documents of paths."""
+    return [text_at(line.text, key) for line in read_lines(files_of(*paths), key=key)]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_format_is_told_by_its_contents(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +103,7 @@ def test_a_format_is_told_by_its_contents(
     path = tmp_path / "data"
     FORMATS[form](path)
     assert list(read_documents([path])) == TEXTS
-    found, read = find_files(str(path), "here").files, list[int]()
+    found, read = files_of(str(path)), list[int]()
     lines = list(read_lines(found, read.append))
     assert [text_at(line.text, "text") for line in lines] == TEXTS
     assert sum(read) == path.stat().st_size
@@ -98,7 +115,7 @@ def test_a_format_is_told_by_its_contents(
 def test_lines_are_the_bytes_of_the_file(tmp_path: Path) -> None:
     """Fingerprints of domains are digests of these bytes, so nothing may write them anew."""
     (tmp_path / "a.jsonl").write_bytes(b'{ "text":"a" }\r\n\n{"text": "b"}')
-    lines = read_lines(find_files(str(tmp_path), "here").files)
+    lines = read_lines(files_of(str(tmp_path)))
     assert [line.text for line in lines] == [b'{ "text":"a" }\r\n', b'{"text": "b"}']
 
 
@@ -127,8 +144,10 @@ def test_keys_with_dots(tmp_path: Path) -> None:
     assert text_at(line, "a.b") == "inner"
     assert text_at(line, "a.c") == "own"
     for key in ("a.d", "a.b.c", "x"):
-        with pytest.raises(ValueError, match=f"no key '{key}'"):
+        with pytest.raises(ValueError, match=f"no key '{key}'; its keys are 'a', 'a.c': .* --key"):
             text_at(line, key)
+    with pytest.raises(ValueError, match="'a' is null: leave such lines out"):
+        text_at(b'{"a": null}', "a")
     nested = arrow.table({"n": [1], "a": [{"b": "inner"}]})
     parquet.write_table(nested, tmp_path / "x.parquet")
     (tmp_path / "y.txt").write_text("plain")
@@ -155,6 +174,7 @@ FAULTS = {
     "wide.jsonl": ('{"text": "a"}'.encode("utf-16"), "UTF-16"),
     "latin.txt": ("café".encode("latin-1"), "not valid UTF-8 at byte 3"),
     "a.csv": (b"text\na\n", "a table of text"),
+    "data.json": (json.dumps({"data": [{"text": "a"}]}, indent=1).encode(), "jq -c '.data"),
     "a.zip": (b"PK\x03\x04..", "a zip archive"),
     "a.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not text"),
     "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),
@@ -190,31 +210,100 @@ def test_all_of_a_folder_is_accounted_for(
     (tmp_path / "all" / "sub" / ".cache").mkdir(parents=True)
     (tmp_path / "all" / "a.jsonl").write_bytes(b'{"text": "1"}\n')
     (tmp_path / "all" / "sub" / "b.gz").write_bytes(gzip.compress(b'{"text": "2"}\n'))
-    (tmp_path / "all" / "sub" / "c.txt").write_text("3")
+    (tmp_path / "all" / "sub" / "c.jsonl").write_text('{"text": "3"}')
     (tmp_path / "all" / "sub" / "up").symlink_to(tmp_path / "all")
-    (tmp_path / "all" / "sub" / "empty.txt").touch()
+    (tmp_path / "all" / "sub" / "empty.jsonl").touch()
     (tmp_path / "far").mkdir()
-    (tmp_path / "far" / "d.txt").write_text("4")
+    (tmp_path / "far" / "d.jsonl").write_text('{"text": "4"}')
     (tmp_path / "all" / "z").symlink_to(tmp_path / "far")
     for name in ("README.md", "notes.md", "LICENSE", "sub/.cache/x", "x.bin", "x.idx"):
         (tmp_path / "all" / name).write_bytes(b"\0")
-    found = find_files(str(tmp_path / "all"), "data.domains.d.path=all").files
-    assert [text_at(line.text, "text") for line in read_lines(found)] == list("1234")
+    folder = str(tmp_path / "all")
+    (found,) = find_files([folder], "data.x")
+    assert [text_at(line.text, "text") for line in read_lines(found.files)] == list("1234")
     said = capsys.readouterr().out
     assert said == (
-        "data.domains.d.path=all: 5 file(s) are read; not read: 3 side files (LICENSE, README.md, "
+        f"data.x={folder}: 5 file(s) are read; not read: 3 side files (LICENSE, README.md, "
         "...), 1 hidden (sub/.cache/x), 2 Megatron datasets (x.bin, x.idx)\n"
     )
     (tmp_path / "all" / "sub" / "photo.png").write_bytes(b"\x89PNG\0")
     with pytest.raises(UserError, match=r"photo\.png is not text.* move it out of the folder"):
-        find_files(str(tmp_path / "all"), "here")
+        find_files([folder])
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "README").touch()
     with pytest.raises(UserError, match=r"no file with data \(not read: 1 side files \(README\)"):
-        find_files(str(tmp_path / "none"), "here")
+        find_files([str(tmp_path / "none")])
 
 
-def test_a_dataset_on_disk(tmp_path: Path) -> None:
+def test_a_glob_is_accounted_for_as_a_folder_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a glob matches is read or said, unless its ending is named; splits are refused."""
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jsonl", "b.jsonl", "sub/c.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+    for name in ("README.md", "notes.md", "LICENSE", "sub/README"):
+        (tmp_path / name).write_text(name)
+    assert texts_of(f"{tmp_path}/*") == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
+    said = capsys.readouterr().out
+    assert "4 side files (LICENSE, README.md, ...)" in said
+    sources = find_files([f"{tmp_path}/*"])
+    assert [one.path.name for one in sources] == ["a.jsonl", "b.jsonl", "sub"]
+    assert texts_of(f"{tmp_path}/**/*") == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert texts_of(f"{tmp_path}/*.md") == ["README.md", "notes.md"]
+    with pytest.raises(UserError, match="the glob matches no file"):
+        find_files([f"{tmp_path}/*.parquet"])
+    with pytest.raises(UserError, match=r"no file with data \(not read: 1 side"):
+        find_files([f"{tmp_path}/LIC*"])
+    with pytest.raises(UserError, match=r"^data\.x: the part .*a\.jsonl is there twice"):
+        find_files([f"{tmp_path}/*.jsonl", f"{tmp_path}/a.jsonl"], "data.x")
+    with pytest.raises(UserError, match="the part - is there twice"):
+        find_files(["-", "-"])
+    (tmp_path / "test.jsonl").write_text('{"text": "t"}')
+    (tmp_path / "train.jsonl").write_text('{"text": "t"}')
+    with pytest.raises(UserError, match="files of several splits, such as test"):
+        find_files([f"{tmp_path}/t*.jsonl"])
+
+
+def test_plain_text_beside_records(tmp_path: Path) -> None:
+    """A script beside records is no document: the error names both, and a path that works."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "1"}\n'))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "2"}\n'))
+    (tmp_path / "load.py").write_text("import json")
+    for path in (str(tmp_path), f"{tmp_path}/*"):
+        with pytest.raises(
+            UserError, match=r"records, such as b\.jsonl\.gz, .* such as load\.py"
+        ) as e:
+            find_files([path], "data.domains.d.path")
+        named = str(e.value).split("such as 'data.domains.d.path=")[1].split("'")[0]
+        assert texts_of(named) == ["2", "1"]
+    assert texts_of(str(tmp_path / "load.py"), str(tmp_path / "sub")) == ["import json", "1"]
+
+
+def test_tables_hold_what_lines_would(tmp_path: Path) -> None:
+    """Bytes are text, a map is an object, and a field that only other rows have is not there."""
+    calls = [
+        [{"name": "f", "arguments": {"city": "Oslo"}}],
+        [{"name": "g", "arguments": {"id": 1}}],
+    ]
+    columns = {
+        "text": arrow.array(["é".encode(), b"b"], arrow.binary()),
+        "calls": arrow.array(calls),
+        "meta": arrow.array([[("k", 1)], []], arrow.map_(arrow.string(), arrow.int64())),
+        "day": arrow.array([datetime.date(2026, 1, 2), None]),
+    }
+    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
+    first, second = (json.loads(line.text) for line in read_lines(files_of(str(tmp_path))))
+    assert first == {"text": "é", "calls": calls[0], "meta": {"k": 1}, "day": "2026-01-02"}
+    assert second == {"text": "b", "calls": calls[1], "meta": {}, "day": None}
+    bad = arrow.array([b"ok", b"\xff"], arrow.binary())
+    parquet.write_table(arrow.table({"text": bad}), tmp_path / "u.parquet")
+    with pytest.raises(UserError, match=r"u\.parquet, row 2: a value is bytes that are not UTF-8"):
+        texts_of(str(tmp_path / "u.parquet"))
+
+
+def test_a_dataset_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder of save_to_disk is read as its state.json lists it."""
     for number, half in enumerate((TEXTS[:300], TEXTS[300:])):
         arrow_stream(tmp_path / f"data-{number:05}-of-00002.arrow", half)
@@ -222,12 +311,12 @@ def test_a_dataset_on_disk(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{}")
     names = [{"filename": f"data-{number:05}-of-00002.arrow"} for number in range(2)]
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": names}))
-    found = find_files(str(tmp_path), "here")
-    assert [text_at(line.text, "text") for line in read_lines(found.files)] == TEXTS
-    assert found.left_out["not listed in state.json"] == ["data-00000-of-00001.arrow"]
+    assert texts_of(str(tmp_path)) == TEXTS
+    said = capsys.readouterr().out
+    assert "1 not listed in state.json (data-00000-of-00001.arrow)" in said
     (tmp_path / names[1]["filename"]).unlink()
     with pytest.raises(UserError, match=r"state\.json lists data-00001-of-00002\.arrow, which is"):
-        find_files(str(tmp_path), "here")
+        find_files([str(tmp_path)])
 
 
 SPLITS = {
@@ -249,19 +338,20 @@ def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> N
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b'{"text": "a"}\n')
     with pytest.raises(UserError, match="files of several splits") as caught:
-        find_files(str(tmp_path), f"data.domains.d.path={tmp_path}")
+        find_files([str(tmp_path)], "data.domains.d.path")
     assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
     for name in names[1:]:
         (tmp_path / name).unlink()
-    assert len(find_files(str(tmp_path), "here").files) == 1
+    assert len(files_of(str(tmp_path))) == 1
 
 
 def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:
     """A folder of text documents is read, unless whole words of their names are splits."""
-    for name in ("speed_test.txt", "model_train.txt"):
+    for name in ("speed_test.txt", "model_train.txt", "src/test/a.py", "src/train/b.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a document")
-    assert len(find_files(str(tmp_path), "mine").files) == 2
+    assert len(files_of(str(tmp_path))) == 4
     for name in ("wiki.train.tokens", "wiki.test.tokens"):
         (tmp_path / name).write_text("a document")
-    with pytest.raises(UserError, match="files of several splits"):
-        find_files(str(tmp_path), "mine")
+    with pytest.raises(UserError, match=r"files of several splits.* a list of paths reads all"):
+        find_files([str(tmp_path)])

@@ -470,15 +470,16 @@ def test_another_job_may_be_faster(sft: Config, monkeypatch: pytest.MonkeyPatch)
     other one uses it.
     """
     path = str(write_jsonl(Path(sft.output).parent / "mine.jsonl", [{"text": "ab"}]))
+    sources = indices.find_example_files(path, "mine")
     reader, cache, write = ExampleTokenizer(sft.data), Path(sft.data.cache), indices._write
 
     def slowly(*arguments: Any) -> None:
         monkeypatch.undo()
-        indices.build([path], reader, cache, "mine")
+        indices.build(sources, reader, cache, "mine")
         write(*arguments)
 
     monkeypatch.setattr(indices, "_write", slowly)
-    index = indices.build([path], reader, cache, "mine")
+    index = indices.build(sources, reader, cache, "mine")
     assert index.facts["examples"] == 1
     assert [entry.name for entry in cache.iterdir()] == [index.folder.name]
 

@@ -135,7 +135,8 @@ def unlike(sizes: Sequence[Measured]) -> str:
 
 def _named(names: Sequence[str], values: Array, chosen: NDArray[np.bool_], form: str) -> str:
     """Return the chosen names with their values."""
-    return ", ".join(f"{names[i]} {values[i]:{form}}" for i in np.flatnonzero(chosen)) or "none"
+    listed = zip(names, values, chosen, strict=True)
+    return ", ".join(f"{name} {value:{form}}" for name, value, is_in in listed if is_in) or "none"
 
 
 def _ranks(a: Array, b: Array) -> str:

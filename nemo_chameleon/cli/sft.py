@@ -54,7 +54,7 @@ def _preview(arguments: argparse.Namespace) -> None:
     reader, style = ExampleTokenizer(data), Style.of(sys.stdout)
     print(style.legend)
     for name, (key, path) in sets.items():
-        where = f"{key}.{name}.path={shown(path)}"
-        show(f"\n{where}")
+        where = f"{key}.{name}.path"
+        show(f"\n{where}={shown(path)}")
         for line in preview(path, data, reader, length, arguments.n, where):
             print(f"\n{write_line(line, style)}", flush=True)

@@ -4,6 +4,7 @@ After a header come the number of tokens of each sequence (int32), the byte at w
 (int64), and the sequences at which documents begin (int64), closed by the number of sequences.
 """
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def write_index(idx: Path, dtype: type[np.number[Any]], lengths: Path) -> None:
             end = int(ends[-1])
         for start in range(0, count + 1, _CHUNK):
             stream.write(np.arange(start, min(start + _CHUNK, count + 1), dtype=np.int64).tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _chunks(lengths: Path) -> Any:

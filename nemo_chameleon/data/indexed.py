@@ -19,7 +19,7 @@ from nemo_chameleon.data.domain import (
     require_held_out,
 )
 from nemo_chameleon.data.indexed_part import IndexedPart
-from nemo_chameleon.data.parts import DATASET, find_parts, require_once, shown
+from nemo_chameleon.data.parts import find_parts, require_once, shown
 from nemo_chameleon.mixture.datasets import require_countable
 from nemo_chameleon.utils import seeding
 from nemo_chameleon.utils.arrays import Ints
@@ -75,7 +75,7 @@ class IndexedDomain:
                 another tokenizer wrote a part.
         """
         where = f"{key}.{name}.path"
-        paths = find_parts(path, where, DATASET)
+        paths = find_parts(path, where)
         opened = functools.partial(
             IndexedPart.open,
             split=split,

@@ -14,7 +14,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from nemo_chameleon.data.domain import split_shares
 from nemo_chameleon.data.index_file import read_header
-from nemo_chameleon.data.parts import DATASET
+from nemo_chameleon.data.parts import ENDINGS
 from nemo_chameleon.data.stamp import require_tokenizer
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
@@ -202,11 +202,11 @@ def _opened(path: str, fingerprint: str) -> IndexedDataset:
 
 
 def _require_files(path: str, where: str) -> None:
-    for ending in DATASET:
+    for ending in ENDINGS:
         if Path(path + ending).is_file():
             continue
         hint = ""
-        if path.endswith(DATASET):
+        if path.endswith(ENDINGS):
             hint = "; write the path without .bin or .idx"
         elif Path(path).is_dir():
             hint = f"; for all datasets in this folder, write {path.rstrip('/')}/*"

@@ -10,31 +10,39 @@ from pathlib import Path
 
 from nemo_chameleon.utils.errors import UserError
 
-DATASET = (".bin", ".idx")
+ENDINGS = (".bin", ".idx")
 """The endings of the files of a Megatron dataset, whose prefix a configuration names."""
-FILE = ("",)
-"""The ending of a path that names a file, or a folder, as it is."""
 _SHOWN = 3  # paths that a message lists
 
 
-def find_parts(path: str | Sequence[str], where: str, endings: Sequence[str]) -> list[str]:
-    """Return the paths of a domain's parts.
+def find_parts(path: str | Sequence[str], where: str) -> list[str]:
+    """Return the prefixes of a domain's parts, which are Megatron datasets.
 
-    A path that exists is taken as it is written, so the characters of a glob may occur in it.
+    A prefix that exists is taken as it is written, so the characters of a glob may occur in it.
 
     Args:
-        path: a path, a glob, or a list of them; the order of a list counts.
+        path: a prefix, a glob of prefixes, or a list of them; the order of a list counts.
         where: the key of the configuration; errors begin with it.
-        endings: the endings of the files that each part has: `DATASET` or `FILE`.
 
     Returns:
-        The paths, at least one; what a glob matches is sorted by name.
+        The prefixes, at least one; what a glob matches is sorted by name.
 
     Raises:
         UserError: a glob matches nothing, or a part that it matches lacks a file.
     """
-    given = [path] if isinstance(path, str) else path
-    return [part for one in given for part in _matches(one, f"{where}={one}", endings)]
+    return [part for one in as_list(path) for part in _matches(one, f"{where}={one}")]
+
+
+def as_list(path: str | Sequence[str]) -> Sequence[str]:
+    """Return the paths of a domain, which a configuration gives alone or in a list.
+
+    Args:
+        path: a path, or a list of them.
+
+    Returns:
+        The paths.
+    """
+    return [path] if isinstance(path, str) else path
 
 
 def require_once(parts: Sequence[tuple[str, str]], where: str) -> None:
@@ -70,16 +78,17 @@ def shown(path: str | Sequence[str]) -> str:
     return f"[{', '.join([*path[:_SHOWN], *more])}]"
 
 
-def _matches(path: str, where: str, endings: Sequence[str]) -> list[str]:
-    if not glob.has_magic(path) or any(Path(path + ending).exists() for ending in endings):
+def _matches(path: str, where: str) -> list[str]:
+    if not glob.has_magic(path) or any(Path(path + ending).exists() for ending in ENDINGS):
         return [path]
-    found = {ending: _glob(path, ending) for ending in endings}
+    found = {ending: _glob(path, ending) for ending in ENDINGS}
     parts = sorted(set().union(*found.values()))
     if not parts:
-        what = "file" if len(endings) == 1 else f"dataset, which has a {' and an '.join(endings)}"
-        without = "; write it without .bin or .idx" if path.endswith(DATASET) else ""
-        raise UserError(f"{where}: the glob matches no {what}{without}")
-    lacking = [part + end for part in parts for end in endings if part not in found[end]]
+        without = "; write it without .bin or .idx" if path.endswith(ENDINGS) else ""
+        raise UserError(
+            f"{where}: the glob matches no dataset, which has a .bin and an .idx{without}"
+        )
+    lacking = [part + end for part in parts for end in ENDINGS if part not in found[end]]
     if lacking:
         raise UserError(
             f"{where}: the glob matches {len(parts):,} parts, of which {len(lacking):,} lack a "

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +25,7 @@ from nemo_chameleon.data.readers import (
     DataFile,
     Line,
     MalformedError,
+    UnusableLineError,
     find_files,
     read_lines,
     text_at,
@@ -37,6 +38,9 @@ from nemo_chameleon.data.unfinished import UnfinishedDataset
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
 
 _VERSION = 1
 _LINES, _BYTES = 512, 1 << 20  # the most of a batch, which has at least one line
@@ -73,7 +77,8 @@ def prepare(
     """Tokenise files and folders into a Megatron dataset.
 
     Args:
-        paths: files and folders in any format that `find_files` takes; "-" is the standard input.
+        paths: files, folders and globs in any format that `find_files` takes; "-" is the standard
+            input.
         tokenizer: a tokenizer.json, or a Hugging Face model by its folder or name.
         prefix: prefix of the .bin and .idx files; its folder is created.
         key: the key of the document in each line, as `text_at` takes it.
@@ -83,21 +88,39 @@ def prepare(
         The numbers of documents and of tokens.
 
     Raises:
-        UserError: a file or a line cannot be read, the tokenizer is not there, another process
-            writes the dataset, or it cannot be written.
+        UserError: a file cannot be read, the tokenizer is not there, another process writes the
+            dataset, or it cannot be written.
+        UnusableLineError: a line has no document.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if workers < 1:
         raise UserError(f"--workers {workers}: there must be at least one process")
-    files = [file for path in paths for file in find_files(path, path).files]
+    _require_name(os.fspath(prefix))
+    files = [file for source in find_files(paths) for file in source.files]
+    formats = Counter(file.format for file in files)
+    if len(formats) > 1:
+        counts = ", ".join(f"{count:,} of {name}" for name, count in sorted(formats.items()))
+        logger.info("%s: files are read in several formats: %s", prefix, counts)
     loaded, end = find_tokenizer(tokenizer), end_token(tokenizer, END_OF_DOCUMENT)
     encoder = _Encoder(DocumentTokenizer(loaded, end), key, files)
     with UnfinishedDataset(
         Path(prefix), encoder.tokenizer.dtype, _identity(encoder, files, key)
     ) as dataset:
-        _fill(dataset, encoder, files, workers)
+        try:
+            _fill(dataset, encoder, files, workers)
+        except UnusableLineError:
+            dataset.discard()  # once the line is mended, the input is another one
+            raise
         dataset.finish(stamp(loaded, end, dataset.documents, dataset.tokens))
     return Prepared(dataset.documents, dataset.tokens)
+
+
+def _require_name(prefix: str) -> None:
+    if Path(prefix).name in ("", "..") or prefix.endswith(os.sep) or Path(prefix).is_dir():
+        raise UserError(
+            f"--output {prefix or repr(prefix)} is a folder: name the dataset in it, for instance "
+            f"{Path(prefix) / 'NAME'}"
+        )
 
 
 def _identity(encoder: "_Encoder", files: Sequence[DataFile], key: str) -> str | None:
@@ -183,7 +206,7 @@ class _Encoder:
                 texts.append(text_at(line.text, self.key))
             except MalformedError as error:
                 place = self._files[line.file].place(line.number)
-                raise UserError(f"{place}: {error}") from error
+                raise UnusableLineError(f"{place}: {error}") from error
         return self.tokenizer.encode(texts)
 
     def arguments(self) -> tuple[Any, ...]:
@@ -215,9 +238,10 @@ def _encoded_by(workers: int, encoder: _Encoder, batches: Iterator[_Batch]) -> _
                 done, future = waiting.popleft()
                 yield done, future.result()
         except BrokenProcessPool as error:
-            raise OSError(
-                "a process that tokenises was ended from outside, perhaps because memory ran out; "
-                "use fewer --workers"
+            raise UserError(
+                "a process that tokenises has ended by itself: if memory ran out, use fewer "
+                "--workers; a script that calls prepare with workers needs "
+                "if __name__ == '__main__'"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

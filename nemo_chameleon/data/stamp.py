@@ -6,6 +6,7 @@ it is.
 
 import functools
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nemo_chameleon.utils.provenance import package_version
 
 ENDING = ".info.json"
 _FORMAT = 1
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def stamp(tokenizer: Tokenizer, end: str, documents: int, tokens: int) -> str:
@@ -93,6 +95,11 @@ def _digest(tokenizer: Tokenizer, size: int) -> str:
     return digest({token: number for token, number in vocabulary.items() if number < size})
 
 
-@functools.cache  # a domain may have hundreds of datasets
 def _digest_of(tokenizer: str, size: int) -> str:
+    with _ONE_AT_A_TIME:
+        return _digest_once(tokenizer, size)
+
+
+@functools.cache  # a domain may have hundreds of datasets, which threads open
+def _digest_once(tokenizer: str, size: int) -> str:
     return _digest(find_tokenizer(tokenizer), size)

@@ -44,7 +44,8 @@ def find_tokenizer(place: str) -> Tokenizer:
     """Read a tokenizer; a second call in the same process returns the same object.
 
     Args:
-        place: a tokenizer.json, or a Hugging Face model by its folder or name.
+        place: a tokenizer.json, or a Hugging Face model by its folder or by its name in the local
+            cache.
 
     Returns:
         The tokenizer.
@@ -57,7 +58,12 @@ def find_tokenizer(place: str) -> Tokenizer:
         return load_tokenizer(place)
     if folder is not None and (inside := folder / "tokenizer.json").is_file():
         return load_tokenizer(str(inside))
-    backend = getattr(from_pretrained("AutoTokenizer", place), "backend_tokenizer", None)
+    if folder is None:
+        raise UserError(
+            f"there is no file or folder {place}, and no model of this name in the local Hugging "
+            f"Face cache: if it is the name of a model, get it with hf download {place}"
+        )
+    backend = getattr(from_pretrained("AutoTokenizer", str(folder)), "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UserError(
             f"{place} has no tokenizer.json, and transformers cannot make one from its other files"

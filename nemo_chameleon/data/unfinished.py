@@ -54,14 +54,15 @@ class UnfinishedDataset:
         """
         self.prefix, self.documents, self.tokens, self.position = prefix, 0, 0, (0, 0)
         self._dtype, self._identity = np.dtype(dtype), identity
-        self._bin_file, self._lengths_file, self._index, self._journal = (
+        self._bin_file, self._lengths_file, self._index, self._journal, self._stamp = (
             prefix.with_name(f"{prefix.name}.unfinished.{ending}")
-            for ending in ("bin", "len", "idx", "json")
+            for ending in ("bin", "len", "idx", "json", "info.json")
         )
         self._saved = time.monotonic()
-        self._written = False
+        self._written = self._discarded = False
         try:
             prefix.parent.mkdir(parents=True, exist_ok=True)
+            self._take_back()
             self._bin = _locked(self._bin_file, prefix)
             self._lengths = self._lengths_file.open("ab")
             self._resume()
@@ -77,18 +78,23 @@ class UnfinishedDataset:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A line that cannot be used is not there once it is mended: the input is another one then.
-        keeps = self._journal.exists() and not isinstance(error, UserError)
+        keeps = self._journal.exists() and not self._discarded
         self._index.unlink(missing_ok=True)
+        self._stamp.unlink(missing_ok=True)
         if not self._written and not keeps:
             self._journal.unlink(missing_ok=True)
             self._lengths_file.unlink(missing_ok=True)
             self._bin_file.unlink(missing_ok=True)
         self._lengths.close()
         self._bin.close()  # this ends the lock
+        if error is not None and keeps:
+            logger.warning("%s: what is tokenised is kept for the same command", self.prefix)
         if isinstance(error, OSError):
-            hint = "; the same command continues from here" if keeps else ""
-            raise UserError(f"cannot write {self.prefix}: {error}{hint}") from error
+            raise UserError(f"cannot write {self.prefix}: {error}") from error
+
+    def discard(self) -> None:
+        """Keep nothing of what was written, because no later start can continue it."""
+        self._discarded = True
 
     def append(
         self, tokens: bytes, lengths: bytes, position: tuple[int, int] | None = None
@@ -117,9 +123,7 @@ class UnfinishedDataset:
         Raises:
             OSError: a file cannot be written.
         """
-        for stream in (self._bin, self._lengths):
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._sync()
         facts = {
             "identity": self._identity,
             "position": self.position,
@@ -128,6 +132,11 @@ class UnfinishedDataset:
         }
         write_atomically(self._journal, json.dumps(facts) + "\n")
         self._saved = time.monotonic()
+
+    def _sync(self) -> None:
+        for stream in (self._bin, self._lengths):
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def finish(self, stamp: str) -> None:
         """Give the dataset its name.
@@ -141,18 +150,27 @@ class UnfinishedDataset:
         """
         if not self.documents:
             raise UserError(f"there are no documents to write to {self.prefix}")
-        for stream in (self._bin, self._lengths):
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._sync()
         write_index(self._index, self._dtype.type, self._lengths_file)
+        write_atomically(self._stamp, stamp)
+        if self._identity is not None:
+            self.save()
         # A reader between these steps finds no dataset, never files of two datasets.
         Path(f"{self.prefix}.idx").unlink(missing_ok=True)
         self._bin_file.replace(f"{self.prefix}.bin")
-        write_atomically(Path(f"{self.prefix}{ENDING}"), stamp)
+        self._stamp.replace(f"{self.prefix}{ENDING}")
         self._index.replace(f"{self.prefix}.idx")
         self._written = True
         self._journal.unlink(missing_ok=True)
         self._lengths_file.unlink(missing_ok=True)
+
+    def _take_back(self) -> None:
+        """Undo the renaming of the tokens by a start that was killed before it had renamed all."""
+        renamed = Path(f"{self.prefix}.bin")
+        whole = Path(f"{self.prefix}.idx").exists() or self._bin_file.exists()
+        if self._journal.is_file() and renamed.is_file() and not whole:
+            with _locked(renamed, self.prefix):
+                renamed.replace(self._bin_file)
 
     def _resume(self) -> None:
         """Take over what the journal says that an earlier start has written, or begin anew."""

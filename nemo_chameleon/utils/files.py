@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,7 +65,12 @@ def read_blocks(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
         The blocks in the order of `offsets`; a block at the end of the file is shorter.
     """
     with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        whole = stream.read(size) if size <= BLOCKS * BLOCK_BYTES else None
         for offset in offsets:
+            if whole is not None:
+                yield whole[offset : offset + BLOCK_BYTES]
+                continue
             stream.seek(offset)
             yield stream.read(BLOCK_BYTES)
 

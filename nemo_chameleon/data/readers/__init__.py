@@ -5,15 +5,16 @@ compression.py  opens files that may be compressed
 formats.py      tells the format of a file by its contents
 tables.py       parquet and Arrow files
 splits.py       refuses the files of several splits as one domain
-files.py        finds files, and says which files of a folder are not read
+files.py        finds files, and says which files of a folder or a glob are not read
 reading.py      reads the lines of files
 """
 
-from nemo_chameleon.data.readers.files import find_files
+from nemo_chameleon.data.readers.files import Source, find_files
 from nemo_chameleon.data.readers.formats import DataFile
 from nemo_chameleon.data.readers.lines import (
     Line,
     MalformedError,
+    UnusableLineError,
     parse_object,
     require_text,
     text_at,
@@ -24,6 +25,8 @@ __all__ = [
     "DataFile",
     "Line",
     "MalformedError",
+    "Source",
+    "UnusableLineError",
     "find_files",
     "parse_object",
     "read_documents",

@@ -19,7 +19,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a file that is damaged or not readable may raise."""
 EXTRA = "pip install 'nemo_chameleon[data]'"
 
-_BUFFER = 1 << 20
+_BUFFER, _FRAMES = 1 << 20, 1 << 16
 # A file that pzstd wrote begins with a frame to skip, which has another mark.
 _ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 
@@ -59,7 +59,8 @@ class _Zstd(io.RawIOBase):
         """Fill a buffer, or a part of it, with what comes next."""
         while not self._left:
             read = self._current.unused_data if self._current and self._current.eof else b""
-            read = read or self._stream.read(_BUFFER)
+            # A frame copies what follows it, and a file may have one frame for each record.
+            read = read or self._stream.read(_FRAMES)
             if not read:
                 if self._current and not self._current.eof:
                     raise EOFError("the compressed file ends in the middle")

@@ -1,15 +1,20 @@
-"""Finds the files of a path, and accounts for every file of a folder: read, or not and why."""
+"""Finds the files of a path, and accounts for every file: read, or not and why.
+
+A path is a file, a folder with all that is below it, or a glob of files and folders.
+"""
 
 import fnmatch
 import functools
+import glob
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nemo_chameleon.data.readers.formats import DataFile, recognize
+from nemo_chameleon.data.parts import require_once
+from nemo_chameleon.data.readers.formats import TEXT, DataFile, recognize
 from nemo_chameleon.data.readers.splits import require_one_split
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
@@ -32,60 +37,114 @@ _ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 _SHOWN = 2  # files of one kind that a message names
 
 
-class Found(NamedTuple):
-    """What a path holds.
+class Source(NamedTuple):
+    """A file or a folder that was named, or that a glob matches.
 
     Attributes:
-        files: the files to read, in the order of their names.
-        left_out: the files of a folder that are not read, by reason, relative to the folder.
+        path: the file or the folder.
+        files: the files that are read of it, in the order of their names.
     """
 
+    path: Path
     files: list[DataFile]
-    left_out: dict[str, list[str]]
 
 
-def find_files(path: str, where: str) -> Found:
-    """Find the files that a path names: itself, or all that a folder and its subfolders hold.
+def find_files(paths: Sequence[str], key: str = "") -> list[Source]:
+    """Find the files that paths name.
 
-    A message says what in a folder is not read.
+    A message says what is not read of a folder or of the matches of a glob.
 
     Args:
-        path: a file or a folder.
-        where: the key of the configuration and its value, or the path; errors begin with it.
+        paths: files; folders, which are read with their subfolders; globs of both. A path that
+            exists is taken as it is written. The standard input is "-".
+        key: the key of the configuration that has the paths; errors begin with it.
 
     Returns:
-        The files.
+        What is read, in the order of the paths; the matches of a glob are sorted by name.
 
     Raises:
-        UserError: there is no such file, the folder has nothing to read, a file in it looks like
-            data and cannot be read, or its files are those of several splits.
+        UserError: there is no such file, a folder or a glob has nothing to read, a file in it looks
+            like data and cannot be read, its files are those of several splits, or records beside
+            plain text, or a file is there twice.
     """
-    place = Path(path)
-    if not place.is_dir():
-        _require_there(place, where)
-        return Found([recognize(place)], {})
-    files, left_out = [], defaultdict[str, list[str]](list)
+    found: list[Source] = []
+    for path in paths:
+        where = f"{key}={path}" if key else path
+        if glob.has_magic(path) and not Path(path).exists():
+            found += _of_glob(path, where)
+        elif Path(path).is_dir():
+            found += _accounted([Path(path)], Path(path), where, path)
+        else:
+            _require_there(Path(path), where)
+            found.append(Source(Path(path), [recognize(Path(path))]))
+    files = [file.path for source in found for file in source.files]
+    require_once([(_identity(file), str(file)) for file in files], key or "the files to read")
+    return found
+
+
+def _identity(file: Path) -> str:
+    return "-" if str(file) == "-" else str(file.resolve())
+
+
+def _of_glob(pattern: str, where: str) -> list[Source]:
+    # A pathlib glob takes no absolute pattern.
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    if "**" in pattern:  # it matches the folders above its files too
+        matches = [match for match in matches if not match.is_dir()]
+    if not matches:
+        raise UserError(f"{where}: the glob matches no file")
+    fixed = list(Path(pattern).parts)
+    fixed = fixed[: next(i for i, part in enumerate(fixed) if glob.has_magic(part))]
+    return _accounted(matches, Path(*fixed), where, pattern)
+
+
+def _accounted(matches: list[Path], root: Path, where: str, path: str) -> list[Source]:
+    """Find what is read of files and folders under a root, and say what is not."""
+    left_out = defaultdict[str, list[str]](list)
     listed = functools.cache(_listed)
+    sources: list[tuple[Path, list[Path]]] = []
     try:
-        for file in sorted(_walk(place)):
-            if reason := _left_out(file, place, listed):
-                left_out[reason].append(str(file.relative_to(place)))
-            else:
-                files.append(file)
+        for match in matches:
+            kept = []
+            for file in sorted(_walk(match)) if match.is_dir() else [match]:
+                if reason := _left_out(file, root, path, listed):
+                    left_out[reason].append(str(file.relative_to(root)))
+                else:
+                    kept.append(file)
+            if kept:
+                sources.append((match, kept))
     except OSError as error:
         raise UserError(f"{where}: cannot read the folder: {error}") from error
     said = _described(left_out)
-    if not files:
+    if not sources:
         beside = f" (not read: {said})" if said else ""
-        raise UserError(f"{where}: this folder has no file with data{beside}; name a file instead")
+        raise UserError(f"{where}: there is no file with data{beside}; name a file instead")
     try:
-        found = [recognize(file) for file in files]
+        found = [Source(match, [recognize(file) for file in kept]) for match, kept in sources]
     except UserError as error:
         raise UserError(f"{where}: {error}; if it is no data, move it out of the folder") from error
-    require_one_split(found, place, where)
+    files = [file for source in found for file in source.files]
+    require_one_split(files, root, where)
+    _require_one_kind(files, root, where, path)
     if said:
-        _say(f"{where}: {len(found):,} file(s) are read; not read: {said}")
-    return Found(found, dict(left_out))
+        _say(f"{where}: {len(files):,} file(s) are read; not read: {said}")
+    return found
+
+
+def _require_one_kind(files: Sequence[DataFile], root: Path, where: str, path: str) -> None:
+    """Refuse plain text beside records: it is a script or a log more often than a document."""
+    texts = [file.path for file in files if file.format == TEXT]
+    records = [file.path for file in files if file.format != TEXT]
+    if not texts or not records:
+        return
+    suffix = "".join(records[0].suffixes[-2:])
+    below = "" if all(file.parent == root for file in records) else "**/"
+    named = f"{where.removesuffix(path)}{root}/{below}*{suffix}"
+    raise UserError(
+        f"{where}: there are files of records, such as {records[0].relative_to(root)}, and files "
+        f"that would be read as plain text, such as {texts[0].relative_to(root)}; name those of "
+        f"one kind, such as '{named}', or several paths to read both"
+    )
 
 
 @functools.cache
@@ -121,14 +180,19 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _left_out(
-    file: Path, root: Path, listed: Callable[[Path], frozenset[str] | None]
+    file: Path, root: Path, named: str, listed: Callable[[Path], frozenset[str] | None]
 ) -> str | None:
-    """Return why a file is not read; None if it is."""
+    """Return why a file is not read; None if it is.
+
+    A glob such as *.md names an ending, so that files with this ending are no side files.
+    """
     parts = file.relative_to(root).parts
     if any(part.startswith(".") for part in parts):
         return _HIDDEN
     name = file.name.lower()
-    if _is_one_of(name, _SIDE_FILES):
+    ending = Path(named).suffix
+    is_named = glob.has_magic(named) and ending and not glob.has_magic(ending)
+    if _is_one_of(name, _SIDE_FILES) and not (is_named and file.suffix == ending):
         return _BESIDE
     if _is_one_of(name, _TOKENISED_FILES):
         return _TOKENISED

@@ -23,6 +23,7 @@ _JSON = {".json", ".jsonl", ".ndjson", ".jsonlines"}
 _TABLES_OF_TEXT = {".csv", ".tsv"}
 _ARRAY_OF_OBJECTS = re.compile(rb"\[\s*(?:\{|\]|$)")
 _OBJECT = re.compile(rb"\{\s*(?:\"|\}|$)")
+_OVER_LINES = re.compile(rb"\{[ \t\r]*\n\s*\"")
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive"}
 
 
@@ -115,10 +116,18 @@ def _format_of_text(path: Path, head: bytes) -> str:
         raise UserError(
             f"{path} is a table of text, which is not read: write it as JSONL or as parquet"
         )
+    if _OVER_LINES.match(text):
+        raise UserError(
+            f"{path} begins with a JSON object over several lines, and JSONL has each object on "
+            f"one line: jq -c . {path} writes it so; of one object with a list, such as data, jq "
+            f"-c '.data[]' {path} writes the records"
+        )
     begins_array = text.startswith(b"[") if ending in _JSON else _ARRAY_OF_OBJECTS.match(text)
     if begins_array and not _first_line_is_whole(text):
         return ARRAY
-    return LINES if ending in _JSON or not text or _OBJECT.match(text) else TEXT
+    if ending in _JSON or _OBJECT.match(text):
+        return LINES
+    return TEXT if text or ending == ".txt" else LINES
 
 
 def _first_line_is_whole(text: bytes) -> bool:

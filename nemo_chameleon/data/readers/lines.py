@@ -6,9 +6,17 @@ Every format becomes lines, so that all that follows is the same for all formats
 import json
 from typing import Any, NamedTuple
 
+from nemo_chameleon.utils.errors import UserError
+
+_SHOWN = 8  # keys that a message lists
+
 
 class MalformedError(ValueError):
     """Raised for a line that cannot be used; the message says why."""
+
+
+class UnusableLineError(UserError):
+    """Raised for a line that ends the reading of its file; the message names its place."""
 
 
 class Line(NamedTuple):
@@ -86,9 +94,16 @@ def text_at(line: bytes, key: str) -> str:
     Raises:
         MalformedError: the line is no JSON object, has no such key, or has no text there.
     """
-    value: Any = parse_object(line)
-    for part in [key] if key in value else key.split("."):
+    whole: Any = parse_object(line)
+    value = whole
+    for part in [key] if key in whole else key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise MalformedError(f"the JSON object has no key {key!r}")
+            keys = ", ".join(repr(name) for name in list(whole)[:_SHOWN]) or "none"
+            raise MalformedError(
+                f"the JSON object has no key {key!r}; its keys are {keys}: name the document's key "
+                "with --key"
+            )
         value = value[part]
+    if value is None:
+        raise MalformedError(f"{key!r} is null: leave such lines out of the file")
     return require_text(value, repr(key))

@@ -17,7 +17,7 @@ from nemo_chameleon.data.readers.formats import (
     recognize,
     require_utf8_text,
 )
-from nemo_chameleon.data.readers.lines import Line, MalformedError, text_at
+from nemo_chameleon.data.readers.lines import Line, MalformedError, UnusableLineError, text_at
 from nemo_chameleon.data.readers.tables import read_rows
 from nemo_chameleon.utils.errors import UserError
 
@@ -80,14 +80,15 @@ def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[s
         The documents.
 
     Raises:
-        UserError: a file or a line cannot be read; the message names the file and the line.
+        UserError: a file cannot be read.
+        UnusableLineError: a line has no document; the message names the file and the line.
     """
     files = [recognize(Path(path)) for path in paths]
     for line in read_lines(files, key=key):
         try:
             yield text_at(line.text, key)
         except MalformedError as error:
-            raise UserError(f"{files[line.file].place(line.number)}: {error}") from error
+            raise UnusableLineError(f"{files[line.file].place(line.number)}: {error}") from error
 
 
 def _numbered(data: DataFile, key: str | None) -> Iterator[tuple[int, tuple[bytes, int]]]:

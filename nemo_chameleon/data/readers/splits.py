@@ -24,7 +24,8 @@ _ENDINGS = set("of json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz"
 def require_one_split(files: Sequence[DataFile], root: Path, where: str) -> None:
     """Check that the files of a folder are not those of several splits.
 
-    A text file is one document, such as speed_test.txt: only dots divide its name into words.
+    A text file is one document, such as src/test/speed_test.py: only dots divide its name into
+    words, and of the folders only the topmost one counts.
 
     Args:
         files: the files that would be read.
@@ -44,8 +45,8 @@ def require_one_split(files: Sequence[DataFile], root: Path, where: str) -> None
     every = [file.path for file in files]
     places = {split: _place(paths, every) for split, paths in found.items()}
     raise UserError(
-        f"{where}: this folder has files of several splits, such as {names}; name one split: "
-        f"{_remedy(places, where)}"
+        f"{where}: these are files of several splits, such as {names}; name one split: "
+        f"{_remedy(places, where)}; a list of paths reads all of them"
     )
 
 
@@ -54,7 +55,7 @@ def _split_of(path: Path, of_text: bool) -> str | None:
 
     The name of the split is the first or the last word of a name.
     """
-    for part in path.parts:
+    for part in (path.parts[0], path.name) if of_text else path.parts:
         words = re.split(r"[.]" if of_text else r"[-_.]", part.lower())
         if words[0] in _SPLITS:
             return _SPLITS[words[0]]

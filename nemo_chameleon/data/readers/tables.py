@@ -1,6 +1,9 @@
 """Reads the rows of parquet files and of Arrow files, which save_to_disk of `datasets` writes."""
 
+import datetime
+import decimal
 import json
+import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from nemo_chameleon.utils.errors import UserError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ROWS = 512  # rows that are converted together
+_WITH_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
 def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple[bytes, float]]:
@@ -21,10 +25,11 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
         columns: names of the columns that are needed; None for all.
 
     Yields:
-        The bytes of each row's JSON object, and the share of the file that was read so far.
+        The bytes of each row's JSON object, and the share of the file that was read so far. A date
+        or another value that JSON has no form for is its text, and bytes are text in UTF-8.
 
     Raises:
-        UserError: pyarrow is not installed.
+        UserError: pyarrow is not installed, or bytes are not UTF-8.
         OSError: the file is damaged.
     """
     try:
@@ -32,14 +37,49 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
     except ImportError as error:
         raise UserError(f"{data.path}: parquet and Arrow files need pyarrow: {EXTRA}") from error
     batches = _parquet if data.format == PARQUET else _arrow
+    number = 0
     try:
         for batch, share in batches(data.path, columns):
+            nested = [f.name for f in batch.schema if arrow.types.is_nested(f.type)]
             for start in range(0, batch.num_rows, _ROWS):
-                for row in batch.slice(start, _ROWS).to_pylist():
-                    # A value that JSON has no form for, such as a date, becomes its text.
-                    yield json.dumps(row, default=str).encode(), share
-    except (arrow.ArrowException, UnicodeDecodeError) as error:
+                rows = batch.slice(start, _ROWS).to_pylist(maps_as_pydicts="strict")
+                for row in rows:
+                    number += 1
+                    for column in nested:
+                        row[column] = _without_nulls(row[column])
+                    yield json.dumps(row, default=_as_json).encode(), share
+    except _ValueError as error:
+        raise UserError(f"{data.place(number)}: {error}") from error
+    except (arrow.ArrowException, UnicodeDecodeError, KeyError) as error:
         raise OSError(f"the file is damaged: {' '.join(str(error).split())}") from error
+
+
+class _ValueError(ValueError):
+    """Raised for a value that JSON has no form for; the message says why."""
+
+
+def _as_json(value: Any) -> str:
+    """Return the text of a value that JSON has no form for: bytes are text, as Spark writes it."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise _ValueError("a value is bytes that are not UTF-8, and so no text") from error
+    if isinstance(value, _WITH_TEXT):
+        return str(value)
+    raise _ValueError(f"a value is of type {type(value).__name__}, which JSON has no form for")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the fields of its objects that are null.
+
+    All objects of a column have the fields of all others: what one of them lacks is null.
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value
 
 
 def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, float]]:

@@ -19,8 +19,8 @@ from nemo_chameleon.data.domain import (
     require_held_out,
     split_shares,
 )
-from nemo_chameleon.data.parts import FILE, find_parts, shown
-from nemo_chameleon.data.sft.index import SKIPPED, Index, build
+from nemo_chameleon.data.parts import shown
+from nemo_chameleon.data.sft.index import SKIPPED, Index, build, find_example_files
 from nemo_chameleon.data.sft.packing import Packs, chunks
 from nemo_chameleon.data.sft.reports import describe_left_out, describe_malformed
 from nemo_chameleon.data.sft.samples import Packing, packs_of
@@ -192,9 +192,9 @@ def open_sft_domain(
             on.
     """
     where = f"{key}.{name}.path"
-    paths = find_parts(path, where, FILE)
+    sources = find_example_files(path, where)
     where = f"{where}={shown(path)}"
-    index = build(paths, reader, Path(data.cache) / "sft", where)
+    index = build(sources, reader, Path(data.cache) / "sft", where)
     if wrong := describe_malformed(index.facts, index.folder / SKIPPED):
         count = sum(index.facts["malformed"].values())
         wrong = f"{count:,} of {index.facts['lines']:,} lines are not examples: {wrong}"
@@ -218,7 +218,7 @@ def open_sft_domain(
     answers = index.answers_before(index.starts)
     return SFTDomain(
         name,
-        paths[0] if len(paths) == 1 else paths,
+        str(sources[0].path) if len(sources) == 1 else [str(one.path) for one in sources],
         examples,
         int(index.lengths[trained].sum()),
         index.facts["fingerprint"],

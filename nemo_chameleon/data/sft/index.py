@@ -23,8 +23,15 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from nemo_chameleon.data.index_file import token_type
-from nemo_chameleon.data.parts import require_once
-from nemo_chameleon.data.readers import DataFile, Line, MalformedError, find_files, read_lines
+from nemo_chameleon.data.parts import as_list
+from nemo_chameleon.data.readers import (
+    DataFile,
+    Line,
+    MalformedError,
+    Source,
+    find_files,
+    read_lines,
+)
 from nemo_chameleon.data.readers.formats import LINES
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
@@ -198,35 +205,38 @@ class Index:
         return DataFile(Path(names[file]), formats[file]).place(number)
 
 
-def find_example_files(paths: Sequence[str], where: str) -> tuple[list[DataFile], list[DataFile]]:
+def find_example_files(path: str | Sequence[str], key: str) -> list[Source]:
     """Find the files of a domain.
 
     Args:
-        paths: files, or folders of them, in any format that `find_files` takes.
-        where: the key of the configuration and its value; errors begin with it.
+        path: a file, a folder or a glob in any format that `find_files` takes; or a list of these.
+        key: the key of the configuration; errors begin with it.
 
     Returns:
-        The files in their order; and the same files with the names that messages give them.
+        What is read.
 
     Raises:
         UserError: there are no such files, one is there twice, or one can be read only once.
     """
-    found = [(file, Path(path)) for path in paths for file in find_files(path, where).files]
-    files = [file for file, _ in found]
-    require_once([(str(file.path.resolve()), str(file.path)) for file in files], where)
-    if not all(file.path.is_file() for file in files):
-        raise UserError(f"{where}: a pipe can be read only once; write its contents to a file")
-    return files, [file.below(path) for file, path in found]
+    sources = find_files(as_list(path), key)
+    if not all(file.path.is_file() for source in sources for file in source.files):
+        raise UserError(f"{key}: a pipe can be read only once; write its contents to a file")
+    return sources
 
 
-def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: str) -> Index:
+def files_of(sources: Sequence[Source]) -> tuple[list[DataFile], list[DataFile]]:
+    """Return the files of sources, and the same files with the names that messages give them."""
+    every = [(file, source.path) for source in sources for file in source.files]
+    return [file for file, _ in every], [file.below(path) for file, path in every]
+
+
+def build(sources: Sequence[Source], reader: ExampleTokenizer, cache: Path, where: str) -> Index:
     """Load the index of files of examples from the cache, or make it there.
 
     Malformed lines are left out and counted.
 
     Args:
-        paths: files, or folders of them, in any format that `find_files` takes, in the order in
-            which the index has them.
+        sources: the files, in the order in which the index has them.
         reader: the tokenizer of examples.
         cache: the folder of all indices.
         where: the key of the configuration and its value; errors begin with it.
@@ -235,18 +245,17 @@ def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: st
         The index.
 
     Raises:
-        UserError: there are no such files, one is there twice, they cannot be read, they have no
-            example, or the cache cannot be written.
+        UserError: the files cannot be read, they have no example, or the cache cannot be written.
     """
-    files, named = find_example_files(paths, where)
+    files, named = files_of(sources)
     try:
         stats = [file.identity() for file in files]
     except OSError as error:
         raise UserError(f"{where}: {error}") from error
     folder = cache / digest([reader.identity, reader.rules, stats])
-    sources = [place for place, *_ in stats]
+    places = [place for place, *_ in stats]
     if (folder / FACTS).is_file():
-        return Index.load(folder, sources)
+        return Index.load(folder, places)
     beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         beside.mkdir(parents=True, exist_ok=True)
@@ -256,7 +265,7 @@ def build(paths: Sequence[str], reader: ExampleTokenizer, cache: Path, where: st
         raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Index.load(folder, sources)
+    return Index.load(folder, places)
 
 
 def _rename(finished: Path, folder: Path) -> None:

@@ -7,9 +7,8 @@ from itertools import accumulate, islice, pairwise
 import numpy as np
 
 from nemo_chameleon.config.data import DataConfig
-from nemo_chameleon.data.parts import FILE, find_parts
 from nemo_chameleon.data.readers import Line, MalformedError, read_lines
-from nemo_chameleon.data.sft.index import find_example_files
+from nemo_chameleon.data.sft.index import files_of, find_example_files
 from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
 from nemo_chameleon.data.sft.packing import chunks
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
@@ -72,7 +71,7 @@ def preview(
     reader: ExampleTokenizer,
     seq_length: int,
     count: int,
-    where: str,
+    key: str,
 ) -> Iterator[PreviewedLine]:
     """Yield the first examples of a domain, and the malformed lines among them.
 
@@ -82,7 +81,7 @@ def preview(
         reader: the tokenizer of examples.
         seq_length: tokens per sample.
         count: number of examples.
-        where: the key of the configuration and its value; errors begin with it.
+        key: the key of the configuration; errors begin with it.
 
     Yields:
         The lines. They end after ten malformed ones.
@@ -90,7 +89,7 @@ def preview(
     Raises:
         UserError: there are no such files, they cannot be read, or an example cannot be written.
     """
-    files, named = find_example_files(find_parts(path, where, FILE), where)
+    files, named = files_of(find_example_files(path, key))
 
     def name(line: Line) -> str:
         return named[line.file].place(line.number)
@@ -109,7 +108,7 @@ def preview(
                 if malformed == _MOST_MALFORMED:
                     return
     except (OSError, UserError) as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
 def _faults(error: MalformedError, data: DataConfig) -> Iterator[str]:
