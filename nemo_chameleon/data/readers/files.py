@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nemo_chameleon.data.parts import require_once
-from nemo_chameleon.data.readers.formats import TEXT, DataFile, recognize
+from nemo_chameleon.data.readers.formats import COMPRESSED, TEXT, DataFile, recognize
 from nemo_chameleon.data.readers.splits import require_one_split
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
@@ -137,9 +137,10 @@ def _require_one_kind(files: Sequence[DataFile], root: Path, where: str, path: s
     records = [file.path for file in files if file.format != TEXT]
     if not texts or not records:
         return
-    suffix = "".join(records[0].suffixes[-2:])
+    ending = "".join(records[0].suffixes[-2 if records[0].suffix in COMPRESSED else -1 :])
     below = "" if all(file.parent == root for file in records) else "**/"
-    named = f"{where.removesuffix(path)}{root}/{below}*{suffix}"
+    alike = root / f"{below}*{ending}" if ending else records[0]
+    named = f"{where.removesuffix(path)}{alike}"
     raise UserError(
         f"{where}: there are files of records, such as {records[0].relative_to(root)}, and files "
         f"that would be read as plain text, such as {texts[0].relative_to(root)}; name those of "

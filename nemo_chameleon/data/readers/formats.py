@@ -15,10 +15,11 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import sampled_digest
 
 LINES, ARRAY, TEXT, PARQUET, ARROW = "lines", "array", "text", "parquet", "arrow"
+COMPRESSED = {".gz", ".zst", ".bz2", ".xz"}
+"""The endings of the names of compressed files."""
 
 _HEAD = 4096
 _NUMBERED = {LINES: "line", ARRAY: "record", PARQUET: "row", ARROW: "row"}
-_COMPRESSED = {".gz", ".zst", ".bz2", ".xz"}
 _JSON = {".json", ".jsonl", ".ndjson", ".jsonlines"}
 _TABLES_OF_TEXT = {".csv", ".tsv"}
 _ARRAY_OF_OBJECTS = re.compile(rb"\[\s*(?:\{|\]|$)")
@@ -108,7 +109,7 @@ def recognize(path: Path) -> DataFile:
 
 
 def _format_of_text(path: Path, head: bytes) -> str:
-    named = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+    named = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     ending = named.suffix.lower()
     _require_utf8(path, head)
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
