@@ -297,6 +297,10 @@ def test_tables_hold_what_lines_would(tmp_path: Path) -> None:
     first, second = (json.loads(line.text) for line in read_lines(files_of(str(tmp_path))))
     assert first == {"text": "é", "calls": calls[0], "meta": {"k": 1}, "day": "2026-01-02"}
     assert second == {"text": "b", "calls": calls[1], "meta": {}, "day": None}
+    twice = arrow.table([["a"], ["b"]], names=["text", "text"])
+    parquet.write_table(twice, tmp_path / "w.parquet")
+    with pytest.raises(UserError, match=r"w\.parquet: two columns have the same name"):
+        texts_of(str(tmp_path / "w.parquet"))
     bad = arrow.array([b"ok", b"\xff"], arrow.binary())
     parquet.write_table(arrow.table({"text": bad}), tmp_path / "u.parquet")
     with pytest.raises(UserError, match=r"u\.parquet, row 2: a value is bytes that are not UTF-8"):

@@ -29,7 +29,7 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
         or another value that JSON has no form for is its text, and bytes are text in UTF-8.
 
     Raises:
-        UserError: pyarrow is not installed, or bytes are not UTF-8.
+        UserError: pyarrow is not installed, bytes are not UTF-8, or two columns have one name.
         OSError: the file is damaged.
     """
     try:
@@ -40,6 +40,8 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
     number = 0
     try:
         for batch, share in batches(data.path, columns):
+            if len(set(batch.schema.names)) < batch.num_columns:
+                raise UserError(f"{data.path}: two columns have the same name: rename one of them")
             nested = [f.name for f in batch.schema if arrow.types.is_nested(f.type)]
             for start in range(0, batch.num_rows, _ROWS):
                 rows = batch.slice(start, _ROWS).to_pylist(maps_as_pydicts="strict")
