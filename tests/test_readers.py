@@ -67,6 +67,7 @@ STREAM = stream()
 
 FORMATS: dict[str, Callable[[Path], Any]] = {
     "lines": bytes_of(LINES),
+    "joined": bytes_of(LINES[:HALF] + b"\xef\xbb\xbf" + LINES[HALF:]),
     "windows": bytes_of(b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n\r\n")),
     "gzip": bytes_of(gzip.compress(LINES[:HALF]) + gzip.compress(LINES[HALF:])),
     "zstd": bytes_of(zstd(LINES[:HALF]) + zstd(LINES[HALF:])),
@@ -175,6 +176,7 @@ FAULTS = {
     "latin.txt": ("café".encode("latin-1"), "not valid UTF-8 at byte 3"),
     "a.csv": (b"text\na\n", "a table of text"),
     "data.json": (json.dumps({"data": [{"text": "a"}]}, indent=1).encode(), "jq -c '.data"),
+    "lfs.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
     "a.zip": (b"PK\x03\x04..", "a zip archive"),
     "a.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not text"),
     "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),

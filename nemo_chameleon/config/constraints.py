@@ -9,6 +9,8 @@ from typing import Any
 from nemo_chameleon.utils.errors import UserError
 
 _METADATA = "nemo_chameleon"
+_BEYOND = 2**63
+_SUGGESTED = 3  # keys that a message suggests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Constraint:
             return self._complaint_of_text(value)
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
             return None
+        if isinstance(value, int) and abs(value) >= _BEYOND:
+            return "is too large: it must fit into 64 bits"
         wrong = (
             (self.minimum is not None and not value >= self.minimum)
             or (self.above is not None and not value > self.above)
@@ -139,9 +143,28 @@ def nearest(word: str, known: Iterable[str]) -> str:
     Returns:
         "; did you mean X?", or an empty text if no known word is similar.
     """
-    known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:  # the name may be right, but in the wrong section
-        last = [key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]]
-        near = last[:1]
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def nearest_keys(key: str, known: Collection[str]) -> str:
+    """Suggest known keys for one that is not known.
+
+    Args:
+        key: the key, whose parts are divided by dots.
+        known: all keys, with their sections.
+
+    Returns:
+        "; did you mean X or Y?": keys of the same section with a similar name, or else keys of the
+        same name elsewhere, beside a list of those that the section has.
+    """
+    section, _, name = key.rpartition(".")
+    names = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == section}
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    near = near or [one for one in names if name in one.split("_") or one in name.split("_")]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    keys = [names[one] for one in near] or [one for one in known if one.endswith(f".{name}")]
+    suggested = f"; did you mean {' or '.join(keys[:_SUGGESTED])}?" if keys else ""
+    if near or not names or (keys and not section):
+        return suggested
+    return f"; the keys of {section or 'a configuration'} are {', '.join(names)}{suggested}"

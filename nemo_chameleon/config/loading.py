@@ -21,7 +21,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from nemo_chameleon.config.constraints import nearest
+from nemo_chameleon.config.constraints import nearest_keys
 from nemo_chameleon.config.data import SFT, require_path, require_paths
 from nemo_chameleon.config.keys import BY_NAME, dotted, split_override, typed
 from nemo_chameleon.config.schema import Config
@@ -244,7 +244,7 @@ def _refuse_unknown_keys(layer: Mapping[str, Any]) -> None:
         named = parts[0] == "data" and len(parts) > 2 and parts[1] in BY_NAME
         generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
         if generic not in known:
-            near = nearest(generic, known).replace("NAME", parts[2] if named else "<name>")
+            near = nearest_keys(generic, known).replace("NAME", parts[2] if named else "<name>")
             raise UserError(f"unknown key {'.'.join(parts)}{near}")
 
 

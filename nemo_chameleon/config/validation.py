@@ -24,10 +24,18 @@ def check(config: Config, world_size: int) -> None:
     check_mixture(config)
     require_valid(config, "")
     check_run(config, world_size, "")
+    _check_output(config.output)
     if config.data.dataset == SFT and config.checkpoint.pretrained_checkpoint is None:
         raise UserError("data.dataset=sft finetunes a model: set checkpoint.pretrained_checkpoint")
     require_valid(config.checkpoint, "checkpoint.")
     require_valid(config.logging, "logging.")
+
+
+def _check_output(output: str) -> None:
+    if output.startswith("~"):
+        raise UserError(f"output={output}: ~ is no folder here: write {Path(output).expanduser()}")
+    if Path(output).is_file():
+        raise UserError(f"output={output} is a file: name a folder")
 
 
 def check_mixture(config: Config) -> None:

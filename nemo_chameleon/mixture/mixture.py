@@ -334,7 +334,7 @@ class Mixture:
             UserError: the file cannot be read, or is not a mixture.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the mixture file {path}: {error}") from error
         return cls.from_json(text, source=str(path))

@@ -21,9 +21,15 @@ def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, 
 
     Raises:
         UserError: the file has another version, or an entry is missing, unknown or wrong.
-        ValueError: the text is not JSON.
+        ValueError: a number is not one that JSON has.
     """
-    body = json.loads(text, object_pairs_hook=without_duplicates, parse_constant=_no_number)
+    try:
+        body = json.loads(text, object_pairs_hook=without_duplicates, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"not JSON, as a mixture file is ({error}): nemo-chameleon mixture import makes one of "
+            "other tools' files"
+        ) from error
     if not isinstance(body, dict) or "format" not in body:
         raise UserError("it has no 'format': is it a mixture file?")
     if body.pop("format") != version:

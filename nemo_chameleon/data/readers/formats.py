@@ -22,6 +22,7 @@ _HEAD = 4096
 _NUMBERED = {LINES: "line", ARRAY: "record", PARQUET: "row", ARROW: "row"}
 _JSON = {".json", ".jsonl", ".ndjson", ".jsonlines"}
 _TABLES_OF_TEXT = {".csv", ".tsv"}
+_LFS = b"version https://git-lfs.github.com/spec/"
 _ARRAY_OF_OBJECTS = re.compile(rb"\[\s*(?:\{|\]|$)")
 _OBJECT = re.compile(rb"\{\s*(?:\"|\}|$)")
 _OVER_LINES = re.compile(rb"\{[ \t\r]*\n\s*\"")
@@ -117,6 +118,8 @@ def _format_of_text(path: Path, head: bytes) -> str:
         raise UserError(
             f"{path} is a table of text, which is not read: write it as JSONL or as parquet"
         )
+    if text.startswith(_LFS):
+        raise UserError(f"{path} only says where Git LFS keeps the file: git lfs pull gets it")
     if _OVER_LINES.match(text):
         raise UserError(
             f"{path} begins with a JSON object over several lines, and JSONL has each object on "

@@ -116,7 +116,7 @@ def _lines(
     stream: io.BufferedReader, position: Callable[[], int]
 ) -> Iterator[tuple[int, tuple[bytes, int]]]:
     for number, line in enumerate(stream, 1):
-        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        text = line.removeprefix(codecs.BOM_UTF8)  # where files were joined too
         if text and not text.isspace():
             yield number, (text, position())
 
