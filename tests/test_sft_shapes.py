@@ -86,6 +86,25 @@ EARLIER = "<user>1+1?</><assistant>[2</>]"
             "</>]",
         ),
         (
+            messages(
+                {"role": "User", "content": "a"},
+                {"role": "function_call", "content": {"name": "f", "arguments": {}}},
+                {"role": "observation", "content": "b"},
+                {"role": "gpt", "content": "c"},
+            ),
+            '<user>a</><assistant>[{"type": "function", "function": {"name": "f", "arguments": {}}}'
+            "</>]<tool>b</><assistant>[c</>]",
+        ),
+        (messages(ASKED, {**SAID, "role": "gpt"}, ASKED, SAID), CHAT + CHAT),
+        (
+            messages({**ASKED, "role": "human"}, {**SAID, "role": "Assistant"}, ASKED, SAID),
+            2 * CHAT,
+        ),
+        (
+            messages(ASKED, SAID, {"role": "function", "content": "b"}, SAID),
+            f"{CHAT}<function>b</><assistant>[4</>]",
+        ),
+        (
             shared(("human", "a"), ("observation", "b"), ("gpt", "c")),
             "<user>a</><tool>b</><assistant>[c</>]",
         ),
@@ -135,6 +154,12 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         (messages({**ASKED, "from": "human"}, SAID), "both from and role"),
         (shared(("alien", "a"), ("gpt", "b")), "the role 'alien' of a message is not one of"),
         (shared(("human", "a"), ("function_call", "f(x)")), "function_call cannot be read as JSON"),
+        (
+            messages(
+                ASKED, {"role": "function_call", "content": '{"name": "f"}', "tool_calls": [{}]}
+            ),
+            "both a content and tool_calls",
+        ),
         (messages({**ASKED, "content": [{"type": "image_url"}]}, SAID), "the type 'image_url'"),
         (messages({**ASKED, "content": ["a"]}, SAID), "a part of a content is not a JSON"),
         (messages({**ASKED, "content": {"a": "b"}}, SAID), "content is not text"),
@@ -145,7 +170,7 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         ({"prompt": [ASKED], "completion": "4"}, "both be texts or both be lists"),
         ({"prompt": [{**SAID, "train": True}, ASKED], "completion": [SAID]}, "prompt asks for"),
         ({"instruction": "a", "output": " "}, "an answer is empty"),
-        (messages({"role": "human", "content": "a"}), r"assistant \(the roles are user\)"),
+        (messages({"role": "human", "content": "a"}), r"assistant \(the roles are 'user'\)"),
         (messages(ASKED, SAID) | {"tools": "a hammer"}, "tools cannot be read as JSON"),
         (messages(ASKED, SAID) | {"tools": {"name": "f"}}, "tools is not a list"),
         (messages(ASKED, SAID) | {"tools": [{"name": "f"}]}, "does not write the line's tools"),
@@ -216,10 +241,94 @@ def test_ignored_keys() -> None:
     assert yaml.safe_load(setting.partition("=")[2]) == odd
 
 
-def test_keys_that_the_template_reads() -> None:
-    """A key of a message that the template reads is understood."""
-    template = CHATML.replace("{{ m.role }}", "{{ m.role }}{{ m['mood'] or '' }}")
-    assert shown(read(messages({**ASKED, "mood": "!"}, SAID), template)).startswith("<user!>")
+# As Qwen's templates do, it names keys of tool calls, and roles, that are no keys of a message.
+QWEN = (
+    "{% for m in messages %}<{{ 'tool' if m.role == 'tool' else m.role }}>{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}{% if call.function %}{% set call = call.function %}"
+    "{% endif %}{{ call.name }}{{ call.arguments | tojson }}{% endfor %}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def with_part(part: str) -> str:
+    """Return a template that writes something more of each message."""
+    return CHATML.replace("{{ m.role }}", "{{ m.role }}" + part)
+
+
+@pytest.mark.parametrize(
+    ("part", "beside", "text"),
+    [
+        ("{{ m['mood'] or '' }}", {"mood": "!"}, "<user!>"),
+        ("{{ m.mood }}", {"mood": "very good"}, "<uservery good>"),
+        ("{{ m.mood | tojson if m.mood }}", {"mood": 'a "good"\nmood'}, '<user"a \\"good'),
+        ("{{ '~' if m.quiet }}", {"quiet": True}, "<user~>"),
+        ("{{ '~' if m.quiet }}", {"quiet": False}, "<user>"),
+        (
+            "{{ m.mood.name ~ m.mood.of[0] if m.mood }}",
+            {"mood": {"name": "a", "of": [3]}},
+            "<usera3>",
+        ),
+        ("{{ m.mood + '!' if 'mood' in m }}", {"mood": "?"}, "<user?!>"),
+    ],
+)
+def test_keys_that_the_template_reads(part: str, beside: dict[str, Any], text: str) -> None:
+    """A key of a message is understood if the template writes another text without it."""
+    line = messages({**ASKED, **beside}, SAID)
+    assert shown(read(line, with_part(part))).startswith(text)
+    after = messages(ASKED, SAID, {**ASKED, **beside})
+    assert shown(read(after, with_part(part))).endswith("[4</>]")
+    with pytest.raises(UnknownKeysError, match=f"the key {next(iter(beside))!r} of a message is"):
+        read(after, CHATML)
+
+
+@pytest.mark.parametrize(
+    ("template", "beside", "says"),
+    [
+        (QWEN, {"function": {"name": "SECRET"}}, "the key 'function' of a message"),
+        (QWEN, {"tool": "SECRET"}, "the key 'tool' of a message"),
+        (QWEN, {"arguments": "SECRET", "call": 3}, "the keys 'arguments', 'call' of a message"),
+        (QWEN + "{# m.mood #}", {"mood": "SECRET"}, "the key 'mood' of a message"),
+        (with_part("{{ '' if m.mood }}"), {"mood": "SECRET"}, "the key 'mood' of a message"),
+        (with_part("{{ '!' if m.mood }}"), {"mood": "a SECRET"}, "the key 'mood' of a message"),
+        (
+            with_part("{{ m.mood[:3] if m.mood }}"),
+            {"mood": "so good"},
+            "the key 'mood' of a message",
+        ),
+        (
+            with_part("{{ m.mood.a if m.mood }}"),
+            {"mood": {"a": 1, "b": "SECRET"}},
+            "the key 'mood' of a",
+        ),
+        (
+            with_part("{{ m.mood[0] if m.mood }}"),
+            {"mood": ["a", "SECRET"]},
+            "the key 'mood' of a message",
+        ),
+    ],
+)
+def test_keys_that_the_template_does_not_read(
+    template: str, beside: dict[str, Any], says: str
+) -> None:
+    """A name that the template has for something else does not make a key understood."""
+    assert read(messages(ASKED, SAID), template).answers
+    spoken = {**(SAID if template.startswith(QWEN) else ASKED), **beside}
+    for line in (messages(ASKED, spoken, SAID), messages(ASKED, SAID, {**ASKED, **beside})):
+        with pytest.raises(UnknownKeysError, match=says) as error:
+            read(line, template)
+        assert error.value.keys == tuple(beside)
+        assert read(line, template, *beside).answers
+
+
+def test_keys_of_tool_calls() -> None:
+    """What a tool call says beside its name and arguments is read, or refused by its name."""
+    function = {"name": "f", "arguments": {"x": "y"}}
+    for calls in ({"function": {**function, "note": "a"}}, {**function, "note": "a"}):
+        line = messages(ASKED, {"role": "assistant", "tool_calls": [{"id": "c", **calls}]})
+        assert '"note": "a"' in read(line).text
+        with pytest.raises(UnknownKeysError, match="the key 'note' of a tool call"):
+            read(line, QWEN)
+        assert shown(read(line, QWEN, "note")) == '<user>2+2?</><assistant>[f{"x": "y"}</>]'
 
 
 CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": OBJECT}}

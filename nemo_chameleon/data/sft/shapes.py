@@ -3,8 +3,8 @@
 docs/finetuning.md has a table of the shapes.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, require_text
@@ -62,15 +62,12 @@ class Text:
     text: str
 
 
-def read_shape(
-    line: Mapping[str, Any], ignored: Collection[str], template_reads: Callable[[str], bool]
-) -> Chat | Pair | Text:
+def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair | Text:
     """Read everything that a line says.
 
     Args:
         line: the JSON object.
         ignored: keys of lines and of messages to leave out.
-        template_reads: returns whether the chat template reads a key of messages.
 
     Returns:
         The turns, the pair or the text.
@@ -81,7 +78,7 @@ def read_shape(
     said = present(line, ignored)
 
     def turns(key: str) -> list[Turn]:
-        return read_turns(said[key], key, ignored, template_reads)
+        return read_turns(said[key], key, ignored)
 
     def text(key: str) -> str:
         return require_text(said[key], key)
@@ -141,7 +138,7 @@ def _context(turns: list[Turn]) -> list[Turn]:
     """Return turns without loss."""
     if any(turn.marked and turn.carries_loss for turn in turns):
         raise MalformedError("a message of the prompt asks for loss; the completion alone has it")
-    return [Turn(turn.message, False, True, turn.with_texts) for turn in turns]
+    return [replace(turn, carries_loss=False, marked=True) for turn in turns]
 
 
 def _mask(said: Mapping[str, Any]) -> tuple[str, ...]:

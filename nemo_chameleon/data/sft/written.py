@@ -100,6 +100,25 @@ def _require_tools(example: Example) -> None:
             raise MalformedError(f"the chat template does not write the line's tools; {_REMEDY}")
 
 
+def is_written(text: str, part: str) -> bool:
+    """Return whether a text has a part, as it is or as JSON writes it, whatever the white space.
+
+    Args:
+        text: the text of a chat.
+        part: what it should have.
+
+    Returns:
+        Whether it does.
+    """
+    return any(_contains(text, form) for form in (part, *_as_json(part)))
+
+
+def _as_json(part: str) -> Iterator[str]:
+    for ascii_alone in (False, True):
+        if (form := json.dumps(part, ensure_ascii=ascii_alone)[1:-1]) != part:
+            yield form
+
+
 def _contains(text: str, part: str) -> bool:
     """Return whether a text has a part, whatever white space a template removed or added."""
     return part.strip() in text or "".join(part.split()) in "".join(text.split())
