@@ -14,6 +14,7 @@ from nemo_chameleon.data.readers.formats import DataFile
 from nemo_chameleon.data.readers.lines import (
     Line,
     MalformedError,
+    distinct_keys,
     parse_object,
     require_text,
     text_at,
@@ -24,6 +25,7 @@ __all__ = [
     "DataFile",
     "Line",
     "MalformedError",
+    "distinct_keys",
     "find_files",
     "parse_object",
     "read_documents",

@@ -33,7 +33,7 @@ def parse(line: bytes, template: ChatTemplate | None, ignored: Collection[str] =
             the template does not write, or an answer is missing or empty.
         UserError: the line is a chat, and there is no template.
     """
-    said = read_shape(parse_object(line), ignored)
+    said = read_shape(parse_object(line, distinct=True), ignored)
     if isinstance(said, Chat):
         return _chat(said, template)
     if isinstance(said, Pair):

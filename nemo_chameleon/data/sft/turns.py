@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_chameleon.data.readers import MalformedError, require_text
+from nemo_chameleon.data.readers import MalformedError, distinct_keys, require_text
 from nemo_chameleon.data.sft.keys import present, require_known, says_nothing, unknown_keys
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -287,10 +287,10 @@ def read_tools(tools: Any) -> list[dict[str, Any]] | None:
 
 def _json(text: Any, what: str) -> Any:
     try:
-        return json.loads(require_text(text, what))
+        return json.loads(require_text(text, what), object_pairs_hook=distinct_keys)
+    except MalformedError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, MalformedError):
-            raise
         raise MalformedError(f"{what} cannot be read as JSON") from error
 
 
