@@ -420,6 +420,28 @@ def test_what_a_template_leaves_out(template: str, says: str) -> None:
         read(line, template)
 
 
+NO_SYSTEM = CHATML.replace("in messages %}", "in messages if m.role != 'system' %}")
+
+
+@pytest.mark.parametrize("text", ["?!", "🙂", "2+2?", "2", "It is", "a 4", "Add."])
+def test_a_template_that_drops_a_turn(text: str) -> None:
+    """A turn is dropped even if other turns have its text, or it has no letter."""
+    line = messages({"role": "system", "content": text}, ASKED, {**SAID, "content": "It is a 4?!"})
+    assert read(line).answers
+    assert read(line, CHATML.replace("m.content or ''", "m.content | tojson")).answers
+    with pytest.raises(MalformedError, match="does not write a message of the role 'system'"):
+        read(line, NO_SYSTEM)
+
+
+@pytest.mark.parametrize("text", ["?!", "🙂"])
+def test_a_template_that_drops_what_has_no_letter(text: str) -> None:
+    """A tool call and a tool are compared as they are if they have no word."""
+    names = CHATML.replace("call |", "call.function.name |")
+    with pytest.raises(MalformedError, match="does not write a tool call"):
+        read(call({"x": text}), names.replace("{{ call", "x{{ call"))
+    assert read(call({"x": text}), names.replace("call.function.name", "call")).answers
+
+
 def test_the_assistant_begins() -> None:
     """A template that cannot write an empty chat is named, unless the turn carries no loss."""
     first = "{% if messages[0].role != 'system' %}<system>Be.</>{% endif %}"
