@@ -207,6 +207,24 @@ def test_lines_fit_into_80_columns(config: Config) -> None:
     assert joined.replace("⟦", "") == "word " * 60 + "<|endoftext|>⟧"
 
 
+def test_control_characters(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal gets no control character of a name or of a line, whatever is said of it."""
+    folder = Path(config.output).parent / "esc"
+    folder.mkdir()
+    odd = {"role": "\033[2Ja\n", "content": "x"}
+    lines = [{"messages": turns} for turns in ([odd], [*CHAT[1:3], odd | {"\033c": "x\r"}])]
+    write_jsonl(folder / "mine\033[31m\n.jsonl", [{"text": "once"}, *lines, {"\033]0;": 1}])
+    said = run(
+        monkeypatch, capsys, config, f"data.domains.pairs.path={folder}", "--domain", "pairs"
+    )
+    assert "mine\\x1b[31m\\n.jsonl, line 1: " in said
+    assert said.count("This line is malformed") == 3
+    assert "the roles are '\\x1b[2Ja\\n'" in " ".join(said.split())
+    assert all(character.isprintable() or character == "\n" for character in said)
+
+
 def test_colour(config: Config) -> None:
     """On a terminal tokens with loss are green and special tokens underlined."""
     path = str(written(config, {"prompt": "2+2=", "completion": "4"}))

@@ -42,6 +42,13 @@ def shown(example: Example) -> str:
     return text
 
 
+ALPACA = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
+    "{}\n\n### Input:\n{}\n\n### Response:\n{}"
+)
+
+
 def messages(*turns: dict[str, Any]) -> dict[str, Any]:
     """Return a line of messages."""
     return {"messages": list(turns)}
@@ -112,6 +119,25 @@ EARLIER = "<user>1+1?</><assistant>[2</>]"
         ({"instruction": "2+2?", "input": "", "output": "4"}, CHAT),
         ({"instruction": "Add.", "input": "2+2", "output": "4"}, CHAT.replace("2+2?", "Add.\n2+2")),
         ({"instruction": "2+2?", "output": "4", "text": "Below: 2+2? ### 4"}, CHAT),
+        *(
+            (
+                {"instruction": "Add.", "input": "2+2", "output": "4", "text": text},
+                CHAT.replace("2+2?", "Add.\n2+2"),
+            )
+            for text in (ALPACA.format("Add.", "2+2", "4"), "Add.\n2+2\n4")
+        ),
+        *(
+            (
+                {"instruction": "a", "output": "tell\n\nme", "text": text},
+                "<user>a</><assistant>[tell\n\nme</>]",
+            )
+            for text in (
+                "### Human: a### Assistant: tell\n\nme",
+                "<s>[INST] a [/INST] tell\nme </s>",
+                "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\ntell\n\nme<|im_end|>\n",
+                "### Anweisung:\na\n\n### Antwort:\ntell\n\nme",
+            )
+        ),
         ({"instruction": "2+2?", "output": "4", "history": HISTORY}, EARLIER + CHAT),
         (PAIR, "2+2?[4]"),
         (PAIR | {"system": "", "history": [], "tools": "[]", "id": 3}, "2+2?[4]"),
@@ -145,6 +171,18 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         ({"id": 3}, "it has only metadata"),
         (PAIR | {"label": False}, "the key 'label' of a line is not understood"),
         (PAIR | {"weight": 0.5, "reward": 1}, "the keys 'weight', 'reward' of a line"),
+        *(
+            (line | {"text": text}, "the key 'text' of a line")
+            for line in (PAIR, {"instruction": "2+2?", "output": "4"}, messages(ASKED, SAID))
+            for text in (
+                "2+2? 4 and a long essay that nobody trains on",
+                "An essay. 2+2? 4",
+                "2+2? in short: 4",
+                "4 2+2?",
+                "2+2? 4" + "!" * 900,
+                ALPACA.format("2+2?", "with an input", "4"),
+            )
+        ),
         ({"text": "a", "system": "b"}, "the key 'system' of a line"),
         (PAIR | {"instruction": "Add."}, "the key 'instruction' of a line"),
         (messages(ASKED, SAID) | {"images": ["a.png"]}, "the key 'images' of a line"),

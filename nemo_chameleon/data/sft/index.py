@@ -25,7 +25,6 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 from nemo_chameleon.data.index_file import token_type
 from nemo_chameleon.data.parts import require_once
 from nemo_chameleon.data.readers import DataFile, Line, MalformedError, find_files, read_lines
-from nemo_chameleon.data.readers.formats import LINES
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.tokenizer import vocabulary_size
@@ -192,10 +191,8 @@ class Index:
             For instance "chats.jsonl, line 3".
         """
         file, number = map(int, self._lines[example])
-        # An index of an earlier version has neither: its files are JSONL in one folder.
-        names = self.facts.get("names") or [Path(path).name for path in self.facts["files"]]
-        formats = self.facts.get("formats") or [LINES] * len(names)
-        return DataFile(Path(names[file]), formats[file]).place(number)
+        named = DataFile(Path(self.facts["names"][file]), self.facts["formats"][file])
+        return named.place(number)
 
 
 def find_example_files(paths: Sequence[str], where: str) -> tuple[list[DataFile], list[DataFile]]:

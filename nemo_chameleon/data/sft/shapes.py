@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.data.sft.keys import complaint, present, require_known
+from nemo_chameleon.data.sft.repeated import repeats
 from nemo_chameleon.data.sft.turns import (
     Turn,
     contents,
@@ -154,13 +155,14 @@ def _require_read(said: Mapping[str, Any], own: Collection[str], texts: list[str
     """Check that what stands beside the shape is understood, or repeats what the shape says."""
 
     # Many datasets have the first question a second time as `prompt`, or the whole as `text`.
-    def repeats(key: str, value: Any) -> bool:
+    def is_repeated(key: str, value: Any) -> bool:
         if not isinstance(value, str):
             return False
-        whole = key == "text" and all(text.strip() in value for text in texts)
-        return whole or value.strip() in {text.strip() for text in texts}
+        return value.strip() in {text.strip() for text in texts} or (
+            key == "text" and repeats(value, texts)
+        )
 
-    known = [key for key, value in said.items() if key in own or repeats(key, value)]
+    known = [key for key, value in said.items() if key in own or is_repeated(key, value)]
     if "chosen" in said or "rejected" in said:
         raise MalformedError(complaint(said))
     require_known(said, known, "line")

@@ -89,11 +89,8 @@ def _require_calls(text: str, turn: Turn) -> None:
 
 
 def _require_contents(example: Example, turns: Sequence[Turn]) -> None:
-    """Check that turns without loss are written; reasoning is often left out of earlier turns.
-
-    A short text may stand in other turns too, so the text of the chat must have it as often as all
-    turns together.
-    """
+    """Check that turns without loss are written; reasoning is often left out of earlier turns."""
+    # A short text may stand in other turns too, so the chat must have it as often as all turns.
     text = _squeezed(example.text)
     said = [_squeezed(_answer(turn)) for turn in turns]
     for i, turn in enumerate(turns):
