@@ -137,6 +137,40 @@ def test_malformed_lines_are_shown(
     assert "leaves the line out, because of data.on_malformed=skip" in said
 
 
+def test_the_command_line(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file may be CONFIG or --config FILE, and overrides may stand anywhere."""
+    path = written(config, {"prompt": "2+2=", "completion": "4"})
+    file = path.with_name("sft.yaml")
+    settings = yaml.safe_load(file.read_text())
+    del settings["output"]  # nothing is written
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    one, two = "data.on_too_long=skip", "model.seq_length=3"
+    for given in (
+        [str(file), "--domain", "pairs", one, two],
+        [str(file), one, "--domain", "pairs", two],
+        [one, "--domain", "pairs", str(file), two],
+        ["--domain", "pairs", one, two, str(file)],
+        ["--config", str(file), "--domain", "pairs", one, two],
+        [one, "--domain", "pairs", two, "--config", str(file)],
+    ):
+        monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])
+        cli.main()
+        said = " ".join(capsys.readouterr().out.split())
+        assert "longer than model.seq_length=3: the run leaves it out, because" in said
+    for given, says in (
+        ([str(file), one, "--domains", "pairs"], "unrecognized arguments: --domains"),
+        ([str(file), "other.yaml"], "'other.yaml'"),
+        (["--config", str(file), "other.yaml"], "'other.yaml'"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+
+
 LONG = {"prompt": "".join(chr(97 + i % 23) for i in range(40)), "completion": "mnop"}
 TURNS = [
     {"role": role, "content": f"{role[0]}{turn} " * 3}
