@@ -6,6 +6,9 @@ from typing import Any
 
 import yaml
 
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domain
+from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from project import ROOT, write_config
 
 TEMPLATE = (
@@ -53,3 +56,15 @@ def write_sft_config(corpus: Path, folder: Path) -> Path:
     config["proxy"]["model"]["seq_length"] = 64
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def opened(
+    sft: Config, *examples: dict[str, Any], name: str = "mine", **settings: str
+) -> SFTDomain:
+    """Return a domain of these examples."""
+    for key, value in settings.items():
+        setattr(sft.data, key, value)
+    path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
+    return open_sft_domain(
+        name, str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
+    )

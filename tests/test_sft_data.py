@@ -29,7 +29,7 @@ from nemo_chameleon.data.tokenizer import load_tokenizer
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.provider.runs import proxy_run, within_bounds
 from nemo_chameleon.utils.errors import UserError
-from sft_data import write_jsonl, write_sft_config
+from sft_data import opened, write_jsonl, write_sft_config
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -50,18 +50,6 @@ def check(data: DataConfig, domains: Mapping[str, Domain], run: RunConfig, prefi
 def sft(corpus: Path, tmp_path: Path) -> Config:
     """Return a configuration with the domains `pairs`, `chats` and `text`."""
     return load_config(write_sft_config(corpus, tmp_path))
-
-
-def opened(
-    sft: Config, *examples: dict[str, Any], name: str = "mine", **settings: str
-) -> SFTDomain:
-    """Return a domain of these examples."""
-    for key, value in settings.items():
-        setattr(sft.data, key, value)
-    path = write_jsonl(Path(sft.output).parent / f"{name}.jsonl", list(examples))
-    return open_sft_domain(
-        name, str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
-    )
 
 
 def shown(domain: SFTDomain, sft: Config, example: int) -> list[tuple[str, bool]]:
@@ -294,71 +282,6 @@ def test_too_long_is_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -
     assert domain.packs(16).pieces[:, 0].tolist() == [1]
 
 
-def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """Malformed lines are counted and refused before anything runs, with file, line and fault.
-
-    With on_malformed=skip they are reported at each start.
-    """
-    path = Path(sft.data.domains["pairs"].path)
-    lines = path.read_bytes().splitlines()
-    lines[2:2] = [b"{", b"", b'{"messages": [{"content": "a"}]}', b'{"text": "\xff"}']
-    path.write_bytes(b"\n".join(lines))
-    for _ in range(2):  # the second time the index comes from the cache
-        with pytest.raises(UserError) as error:
-            open_domains(sft.data, 64)
-        text = str(error.value)
-        assert "data.domains.pairs.path=" in text
-        assert f"3 of {len(lines) - 1} lines are not examples" in text
-        assert "pairs.jsonl, line 3: not JSON" in text
-        assert "pairs.jsonl, line 5: a message has no role" in text
-        assert "pairs.jsonl, line 6: not valid UTF-8" in text
-        assert "data.on_malformed=skip" in text
-        assert "\n" not in text
-    sft.data.on_malformed = "skip"
-    open_domains(sft.data, 64)
-    assert "3 of" in capsys.readouterr().out
-
-
-def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """With on_malformed=skip malformed lines are left out, reported and listed in a file."""
-    whole = opened(sft, {"text": "ab"}, {"text": "cd"}, name="whole")
-    path = Path(sft.output).parent / "mine.jsonl"
-    path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
-    sft.data.on_malformed = "skip"
-    domain = open_sft_domain(
-        "mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
-    )
-    assert domain.documents == whole.documents == 2
-    assert domain.index.line(1) == "mine.jsonl, line 14"
-    said = capsys.readouterr().out
-    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON (12 lines); " in said
-    listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
-    assert listed[-1] == "mine.jsonl, line 13: not JSON"
-    assert str(domain.index.folder / indices.SKIPPED) in said
-
-
-def test_unknown_keys_and_the_way_out(sft: Config) -> None:
-    """The error about unknown keys has the setting that leaves them out, and the setting works."""
-    lines: list[dict[str, Any]] = [
-        {"text": "ab", "title": "A"},
-        {"text": "cd"},
-        {"text": "ef", "mood": 1, "title": "B"},
-    ]
-    sft.data.ignored_keys = ["rest"]
-    with pytest.raises(UserError) as error:
-        opened(sft, *lines)
-    text = str(error.value)
-    assert "2 of 3 lines are not examples: mine.jsonl, line 1: the key 'title' of a line" in text
-    assert "set 'data.ignored_keys=[rest, title, mood]' to read the lines without" in text
-    with pytest.raises(UserError, match=r"no example in 1 line.*ignored_keys=\[rest, title\]' to"):
-        opened(sft, lines[0], name="alone")
-    sft.data.ignored_keys = ["rest", "title", "mood"]
-    assert opened(sft, *lines).documents == 3
-    rules = ExampleTokenizer(sft.data).rules
-    sft.data.ignored_keys = sft.data.ignored_keys[::-1]
-    assert ExampleTokenizer(sft.data).rules == rules
-
-
 def test_ignored_keys_decide_the_index_and_not_the_fingerprint(sft: Config) -> None:
     """An index is made anew for other ignored keys; equal tokens have equal fingerprints."""
     domain = opened(sft, {"text": "ab"})
@@ -386,23 +309,6 @@ def test_fingerprints_of_earlier_versions(sft: Config) -> None:
         tokens = reader.tokenizer.encode(text, add_special_tokens=False).ids
         hashed.update(np.array(tokens, dtype=np.int64).tobytes())
     assert domain.fingerprint == hashed.hexdigest()[:32]
-
-
-def test_reasoning_that_the_template_leaves_out(
-    sft: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The warning has a count and the first line; an index from the cache says it again."""
-    asked = {"role": "user", "content": "2+2"}
-    thinks = {"role": "assistant", "content": "4", "reasoning_content": "two and two"}
-    lines: list[dict[str, Any]] = [{"text": "a b"}, *[{"messages": [asked, thinks]}] * 2]
-    for _ in range(2):
-        opened(sft, *lines)
-        assert (
-            "leaves reasoning out of the answers of 2 of 3 examples (first: mine.jsonl, line 2, "
-            "reasoning_content)"
-        ) in capsys.readouterr().out
-    opened(sft, {"text": "a b"}, name="other")
-    assert "reasoning" not in capsys.readouterr().out
 
 
 def test_a_mixture_file_says_how_lines_were_read(sft: Config) -> None:
@@ -578,14 +484,6 @@ def test_a_folder_of_files(sft: Config) -> None:
         "deep/c.json, record 1",
         "deep/c.json, record 2",
     ]
-
-
-def test_an_index_of_an_earlier_version(sft: Config) -> None:
-    """An index that does not record the names and formats of its files names lines of JSONL."""
-    domain = opened(sft, {"text": "ab"}, {"text": "cd"})
-    facts = {key: value for key, value in domain.index.facts.items() if key != "names"}
-    del facts["formats"]
-    assert indices.Index(domain.index.folder, facts).line(1) == "mine.jsonl, line 2"
 
 
 def test_the_end_of_a_text(sft: Config, corpus: Path) -> None:

@@ -100,6 +100,15 @@ def test_templates_that_rewrite_earlier_turns() -> None:
         (b'{"text": "\\ud800"}', "not valid Unicode"),
         (b'{"texts": "a"}', "unknown form"),
         (b'{"prompt": "a"}', "unknown form"),
+        (b'{"prompt": "a", "completion": "b", "completion": "c"}', "duplicate key 'completion'"),
+        (
+            b'{"messages": [{"role": "user", "role": "tool", "content": "a"}]}',
+            "duplicate key 'role",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": ""}], "tools": "{\\"a\\": 1, \\"a\\": 2}"}',
+            "duplicate key 'a'",
+        ),
         (b'{"text": 3}', "text is not text"),
         (b'{"text": " "}', "an answer is empty"),
         (b'{"prompt": "a", "completion": ""}', "an answer is empty"),

@@ -137,6 +137,40 @@ def test_malformed_lines_are_shown(
     assert "leaves the line out, because of data.on_malformed=skip" in said
 
 
+def test_the_command_line(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file may be CONFIG or --config FILE, and overrides may stand anywhere."""
+    path = written(config, {"prompt": "2+2=", "completion": "4"})
+    file = path.with_name("sft.yaml")
+    settings = yaml.safe_load(file.read_text())
+    del settings["output"]  # nothing is written
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    one, two = "data.on_too_long=skip", "model.seq_length=3"
+    for given in (
+        [str(file), "--domain", "pairs", one, two],
+        [str(file), one, "--domain", "pairs", two],
+        [one, "--domain", "pairs", str(file), two],
+        ["--domain", "pairs", one, two, str(file)],
+        ["--config", str(file), "--domain", "pairs", one, two],
+        [one, "--domain", "pairs", two, "--config", str(file)],
+    ):
+        monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])
+        cli.main()
+        said = " ".join(capsys.readouterr().out.split())
+        assert "longer than model.seq_length=3: the run leaves it out, because" in said
+    for given, says in (
+        ([str(file), one, "--domains", "pairs"], "unrecognized arguments: --domains"),
+        ([str(file), "other.yaml"], "'other.yaml'"),
+        (["--config", str(file), "other.yaml"], "'other.yaml'"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+
+
 LONG = {"prompt": "".join(chr(97 + i % 23) for i in range(40)), "completion": "mnop"}
 TURNS = [
     {"role": role, "content": f"{role[0]}{turn} " * 3}
@@ -205,6 +239,24 @@ def test_lines_fit_into_80_columns(config: Config) -> None:
     body = write_line(shown[0], PIPED).split("\n\n")[1]
     joined = "".join(line[4:] for line in body.splitlines())
     assert joined.replace("⟦", "") == "word " * 60 + "<|endoftext|>⟧"
+
+
+def test_control_characters(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal gets no control character of a name or of a line, whatever is said of it."""
+    folder = Path(config.output).parent / "esc"
+    folder.mkdir()
+    odd = {"role": "\033[2Ja\n", "content": "x"}
+    lines = [{"messages": turns} for turns in ([odd], [*CHAT[1:3], odd | {"\033c": "x\r"}])]
+    write_jsonl(folder / "mine\033[31m\n.jsonl", [{"text": "once"}, *lines, {"\033]0;": 1}])
+    said = run(
+        monkeypatch, capsys, config, f"data.domains.pairs.path={folder}", "--domain", "pairs"
+    )
+    assert "mine\\x1b[31m\\n.jsonl, line 1: " in said
+    assert said.count("This line is malformed") == 3
+    assert "the roles are '\\x1b[2Ja\\n'" in " ".join(said.split())
+    assert all(character.isprintable() or character == "\n" for character in said)
 
 
 def test_colour(config: Config) -> None:

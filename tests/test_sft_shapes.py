@@ -42,6 +42,13 @@ def shown(example: Example) -> str:
     return text
 
 
+ALPACA = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
+    "{}\n\n### Input:\n{}\n\n### Response:\n{}"
+)
+
+
 def messages(*turns: dict[str, Any]) -> dict[str, Any]:
     """Return a line of messages."""
     return {"messages": list(turns)}
@@ -86,6 +93,25 @@ EARLIER = "<user>1+1?</><assistant>[2</>]"
             "</>]",
         ),
         (
+            messages(
+                {"role": "User", "content": "a"},
+                {"role": "function_call", "content": {"name": "f", "arguments": {}}},
+                {"role": "observation", "content": "b"},
+                {"role": "gpt", "content": "c"},
+            ),
+            '<user>a</><assistant>[{"type": "function", "function": {"name": "f", "arguments": {}}}'
+            "</>]<tool>b</><assistant>[c</>]",
+        ),
+        (messages(ASKED, {**SAID, "role": "gpt"}, ASKED, SAID), CHAT + CHAT),
+        (
+            messages({**ASKED, "role": "human"}, {**SAID, "role": "Assistant"}, ASKED, SAID),
+            2 * CHAT,
+        ),
+        (
+            messages(ASKED, SAID, {"role": "function", "content": "b"}, SAID),
+            f"{CHAT}<function>b</><assistant>[4</>]",
+        ),
+        (
             shared(("human", "a"), ("observation", "b"), ("gpt", "c")),
             "<user>a</><tool>b</><assistant>[c</>]",
         ),
@@ -93,6 +119,25 @@ EARLIER = "<user>1+1?</><assistant>[2</>]"
         ({"instruction": "2+2?", "input": "", "output": "4"}, CHAT),
         ({"instruction": "Add.", "input": "2+2", "output": "4"}, CHAT.replace("2+2?", "Add.\n2+2")),
         ({"instruction": "2+2?", "output": "4", "text": "Below: 2+2? ### 4"}, CHAT),
+        *(
+            (
+                {"instruction": "Add.", "input": "2+2", "output": "4", "text": text},
+                CHAT.replace("2+2?", "Add.\n2+2"),
+            )
+            for text in (ALPACA.format("Add.", "2+2", "4"), "Add.\n2+2\n4")
+        ),
+        *(
+            (
+                {"instruction": "a", "output": "tell\n\nme", "text": text},
+                "<user>a</><assistant>[tell\n\nme</>]",
+            )
+            for text in (
+                "### Human: a### Assistant: tell\n\nme",
+                "<s>[INST] a [/INST] tell\nme </s>",
+                "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\ntell\n\nme<|im_end|>\n",
+                "### Anweisung:\na\n\n### Antwort:\ntell\n\nme",
+            )
+        ),
         ({"instruction": "2+2?", "output": "4", "history": HISTORY}, EARLIER + CHAT),
         (PAIR, "2+2?[4]"),
         (PAIR | {"system": "", "history": [], "tools": "[]", "id": 3}, "2+2?[4]"),
@@ -126,6 +171,18 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         ({"id": 3}, "it has only metadata"),
         (PAIR | {"label": False}, "the key 'label' of a line is not understood"),
         (PAIR | {"weight": 0.5, "reward": 1}, "the keys 'weight', 'reward' of a line"),
+        *(
+            (line | {"text": text}, "the key 'text' of a line")
+            for line in (PAIR, {"instruction": "2+2?", "output": "4"}, messages(ASKED, SAID))
+            for text in (
+                "2+2? 4 and a long essay that nobody trains on",
+                "An essay. 2+2? 4",
+                "2+2? in short: 4",
+                "4 2+2?",
+                "2+2? 4" + "!" * 900,
+                ALPACA.format("2+2?", "with an input", "4"),
+            )
+        ),
         ({"text": "a", "system": "b"}, "the key 'system' of a line"),
         (PAIR | {"instruction": "Add."}, "the key 'instruction' of a line"),
         (messages(ASKED, SAID) | {"images": ["a.png"]}, "the key 'images' of a line"),
@@ -135,6 +192,12 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         (messages({**ASKED, "from": "human"}, SAID), "both from and role"),
         (shared(("alien", "a"), ("gpt", "b")), "the role 'alien' of a message is not one of"),
         (shared(("human", "a"), ("function_call", "f(x)")), "function_call cannot be read as JSON"),
+        (
+            messages(
+                ASKED, {"role": "function_call", "content": '{"name": "f"}', "tool_calls": [{}]}
+            ),
+            "both a content and tool_calls",
+        ),
         (messages({**ASKED, "content": [{"type": "image_url"}]}, SAID), "the type 'image_url'"),
         (messages({**ASKED, "content": ["a"]}, SAID), "a part of a content is not a JSON"),
         (messages({**ASKED, "content": {"a": "b"}}, SAID), "content is not text"),
@@ -145,7 +208,7 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         ({"prompt": [ASKED], "completion": "4"}, "both be texts or both be lists"),
         ({"prompt": [{**SAID, "train": True}, ASKED], "completion": [SAID]}, "prompt asks for"),
         ({"instruction": "a", "output": " "}, "an answer is empty"),
-        (messages({"role": "human", "content": "a"}), r"assistant \(the roles are user\)"),
+        (messages({"role": "human", "content": "a"}), r"assistant \(the roles are 'user'\)"),
         (messages(ASKED, SAID) | {"tools": "a hammer"}, "tools cannot be read as JSON"),
         (messages(ASKED, SAID) | {"tools": {"name": "f"}}, "tools is not a list"),
         (messages(ASKED, SAID) | {"tools": [{"name": "f"}]}, "does not write the line's tools"),
@@ -216,10 +279,94 @@ def test_ignored_keys() -> None:
     assert yaml.safe_load(setting.partition("=")[2]) == odd
 
 
-def test_keys_that_the_template_reads() -> None:
-    """A key of a message that the template reads is understood."""
-    template = CHATML.replace("{{ m.role }}", "{{ m.role }}{{ m['mood'] or '' }}")
-    assert shown(read(messages({**ASKED, "mood": "!"}, SAID), template)).startswith("<user!>")
+# As Qwen's templates do, it names keys of tool calls, and roles, that are no keys of a message.
+QWEN = (
+    "{% for m in messages %}<{{ 'tool' if m.role == 'tool' else m.role }}>{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}{% if call.function %}{% set call = call.function %}"
+    "{% endif %}{{ call.name }}{{ call.arguments | tojson }}{% endfor %}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def with_part(part: str) -> str:
+    """Return a template that writes something more of each message."""
+    return CHATML.replace("{{ m.role }}", "{{ m.role }}" + part)
+
+
+@pytest.mark.parametrize(
+    ("part", "beside", "text"),
+    [
+        ("{{ m['mood'] or '' }}", {"mood": "!"}, "<user!>"),
+        ("{{ m.mood }}", {"mood": "very good"}, "<uservery good>"),
+        ("{{ m.mood | tojson if m.mood }}", {"mood": 'a "good"\nmood'}, '<user"a \\"good'),
+        ("{{ '~' if m.quiet }}", {"quiet": True}, "<user~>"),
+        ("{{ '~' if m.quiet }}", {"quiet": False}, "<user>"),
+        (
+            "{{ m.mood.name ~ m.mood.of[0] if m.mood }}",
+            {"mood": {"name": "a", "of": [3]}},
+            "<usera3>",
+        ),
+        ("{{ m.mood + '!' if 'mood' in m }}", {"mood": "?"}, "<user?!>"),
+    ],
+)
+def test_keys_that_the_template_reads(part: str, beside: dict[str, Any], text: str) -> None:
+    """A key of a message is understood if the template writes another text without it."""
+    line = messages({**ASKED, **beside}, SAID)
+    assert shown(read(line, with_part(part))).startswith(text)
+    after = messages(ASKED, SAID, {**ASKED, **beside})
+    assert shown(read(after, with_part(part))).endswith("[4</>]")
+    with pytest.raises(UnknownKeysError, match=f"the key {next(iter(beside))!r} of a message is"):
+        read(after, CHATML)
+
+
+@pytest.mark.parametrize(
+    ("template", "beside", "says"),
+    [
+        (QWEN, {"function": {"name": "SECRET"}}, "the key 'function' of a message"),
+        (QWEN, {"tool": "SECRET"}, "the key 'tool' of a message"),
+        (QWEN, {"arguments": "SECRET", "call": 3}, "the keys 'arguments', 'call' of a message"),
+        (QWEN + "{# m.mood #}", {"mood": "SECRET"}, "the key 'mood' of a message"),
+        (with_part("{{ '' if m.mood }}"), {"mood": "SECRET"}, "the key 'mood' of a message"),
+        (with_part("{{ '!' if m.mood }}"), {"mood": "a SECRET"}, "the key 'mood' of a message"),
+        (
+            with_part("{{ m.mood[:3] if m.mood }}"),
+            {"mood": "so good"},
+            "the key 'mood' of a message",
+        ),
+        (
+            with_part("{{ m.mood.a if m.mood }}"),
+            {"mood": {"a": 1, "b": "SECRET"}},
+            "the key 'mood' of a",
+        ),
+        (
+            with_part("{{ m.mood[0] if m.mood }}"),
+            {"mood": ["a", "SECRET"]},
+            "the key 'mood' of a message",
+        ),
+    ],
+)
+def test_keys_that_the_template_does_not_read(
+    template: str, beside: dict[str, Any], says: str
+) -> None:
+    """A name that the template has for something else does not make a key understood."""
+    assert read(messages(ASKED, SAID), template).answers
+    spoken = {**(SAID if template.startswith(QWEN) else ASKED), **beside}
+    for line in (messages(ASKED, spoken, SAID), messages(ASKED, SAID, {**ASKED, **beside})):
+        with pytest.raises(UnknownKeysError, match=says) as error:
+            read(line, template)
+        assert error.value.keys == tuple(beside)
+        assert read(line, template, *beside).answers
+
+
+def test_keys_of_tool_calls() -> None:
+    """What a tool call says beside its name and arguments is read, or refused by its name."""
+    function = {"name": "f", "arguments": {"x": "y"}}
+    for calls in ({"function": {**function, "note": "a"}}, {**function, "note": "a"}):
+        line = messages(ASKED, {"role": "assistant", "tool_calls": [{"id": "c", **calls}]})
+        assert '"note": "a"' in read(line).text
+        with pytest.raises(UnknownKeysError, match="the key 'note' of a tool call"):
+            read(line, QWEN)
+        assert shown(read(line, QWEN, "note")) == '<user>2+2?</><assistant>[f{"x": "y"}</>]'
 
 
 CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": OBJECT}}
@@ -309,6 +456,28 @@ def test_what_a_template_leaves_out(template: str, says: str) -> None:
     line = messages({"role": "system", "content": "Add."}, ASKED, {**SAID, "content": "It is 4"})
     with pytest.raises(MalformedError, match=says):
         read(line, template)
+
+
+NO_SYSTEM = CHATML.replace("in messages %}", "in messages if m.role != 'system' %}")
+
+
+@pytest.mark.parametrize("text", ["?!", "🙂", "2+2?", "2", "It is", "a 4", "Add."])
+def test_a_template_that_drops_a_turn(text: str) -> None:
+    """A turn is dropped even if other turns have its text, or it has no letter."""
+    line = messages({"role": "system", "content": text}, ASKED, {**SAID, "content": "It is a 4?!"})
+    assert read(line).answers
+    assert read(line, CHATML.replace("m.content or ''", "m.content | tojson")).answers
+    with pytest.raises(MalformedError, match="does not write a message of the role 'system'"):
+        read(line, NO_SYSTEM)
+
+
+@pytest.mark.parametrize("text", ["?!", "🙂"])
+def test_a_template_that_drops_what_has_no_letter(text: str) -> None:
+    """A tool call and a tool are compared as they are if they have no word."""
+    names = CHATML.replace("call |", "call.function.name |")
+    with pytest.raises(MalformedError, match="does not write a tool call"):
+        read(call({"x": text}), names.replace("{{ call", "x{{ call"))
+    assert read(call({"x": text}), names.replace("call.function.name", "call")).answers
 
 
 def test_the_assistant_begins() -> None:

@@ -15,7 +15,7 @@ import argparse
 
 from nemo_chameleon.cli.data import add_data_commands
 from nemo_chameleon.cli.mixtures import add_mixture_commands
-from nemo_chameleon.cli.parsing import epilog
+from nemo_chameleon.cli.parsing import epilog, parse
 from nemo_chameleon.cli.runs import add_check, add_report_and_doctor
 from nemo_chameleon.cli.sft import add_sft_commands
 from nemo_chameleon.utils.console import program
@@ -25,7 +25,7 @@ from nemo_chameleon.utils.provenance import package_version
 @program
 def main() -> None:
     """Run the command that the arguments name."""
-    arguments = _parser().parse_args()
+    arguments = parse(_parser())
     arguments.command(arguments)
 
 

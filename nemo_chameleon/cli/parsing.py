@@ -49,6 +49,26 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
 
 
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; overrides may stand before, between and after options.
+
+    Args:
+        parser: of all commands.
+
+    Returns:
+        The parsed arguments.
+    """
+    # parse_intermixed_args does not know subcommands.
+    parsed, rest = parser.parse_known_args()
+    takes_more = "overrides" in parsed
+    unknown = [given for given in rest if given.startswith("-") or not takes_more]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if takes_more:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
+
+
 def show(text: str) -> None:
     """Print what a command has to say, without control characters from names in files.
 

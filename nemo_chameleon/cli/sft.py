@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from nemo_chameleon.cli.parsing import OVERRIDES, Parsers, add_command, show
+from nemo_chameleon.cli.parsing import Parsers, add_command, add_configuration, show
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -18,8 +18,9 @@ def add_sft_commands(commands: Parsers) -> None:
     actions = sft.add_subparsers(required=True, metavar="ACTION")
     text = "show the first examples of each domain, their tokens, and which of them carry loss"
     preview = add_command(actions, "preview", _preview, text, "sft preview sft.yaml -n 1")
-    preview.add_argument("config", metavar="CONFIG", help="YAML file of the configuration")
-    preview.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    text = "YAML file of the configuration, which may also be given as --config FILE"
+    preview.add_argument("file", nargs="?", metavar="CONFIG", help=text)
+    add_configuration(preview)
     text = "domain, or set of data.validation, to show (default: all domains)"
     preview.add_argument("--domain", metavar="NAME", help=text)
     text = "examples to show of each domain (default: %(default)s)"
@@ -37,8 +38,9 @@ def _preview(arguments: argparse.Namespace) -> None:
 
     if arguments.n < 1:
         raise UserError(f"-n {arguments.n} must be at least 1")
-    defaults = (f"data.dataset={SFT}",)
-    config = load_mixture_config(arguments.config, arguments.overrides, defaults)
+    file, overrides = _configuration(arguments)
+    # Nothing is written, so a configuration without a place for output is good enough.
+    config = load_mixture_config(file, overrides, (f"data.dataset={SFT}", "output=."))
     data, length = config.data, config.model.seq_length
     require_valid(data, "data.", data.dataset)
     if data.dataset != SFT:
@@ -58,3 +60,10 @@ def _preview(arguments: argparse.Namespace) -> None:
         show(f"\n{where}={shown(path)}")
         for line in preview(path, data, reader, length, arguments.n, where):
             print(f"\n{write_line(line, style)}", flush=True)
+
+
+def _configuration(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Tell the file of the configuration from overrides, which have a "="."""
+    given = [arguments.file, *arguments.overrides] if arguments.file else arguments.overrides
+    files = [] if arguments.config else [text for text in given if "=" not in text][:1]
+    return files[0] if files else arguments.config, [text for text in given if text not in files]

@@ -33,20 +33,48 @@ class Line(NamedTuple):
     text: bytes
 
 
-def parse_object(line: bytes) -> dict[str, Any]:
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of a JSON object, for `object_pairs_hook` of `json`.
+
+    Args:
+        pairs: the keys and values of the object.
+
+    Returns:
+        The dictionary.
+
+    Raises:
+        MalformedError: a key stands twice, so that one of its values would be lost.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise MalformedError(f"duplicate key {twice!r}")
+    return found
+
+
+_DISTINCT = json.JSONDecoder(object_pairs_hook=distinct_keys)
+
+
+def parse_object(line: bytes, distinct: bool = False) -> dict[str, Any]:
     """Parse a line as a JSON object.
 
     Args:
         line: the bytes of the line.
+        distinct: whether a key that stands twice in an object is refused; else its last value
+            counts.
 
     Returns:
         The object.
 
     Raises:
-        MalformedError: the line is not UTF-8, not JSON, or not an object.
+        MalformedError: the line is not UTF-8, not JSON, not an object, or has a duplicate key.
     """
     try:
-        value = json.loads(line.decode())
+        text = line.decode()
+        value = _DISTINCT.decode(text) if distinct else json.loads(text)
+    except MalformedError:
+        raise
     except UnicodeDecodeError as error:
         raise MalformedError("not valid UTF-8") from error
     except RecursionError as error:

@@ -1,8 +1,15 @@
 """Finetuning data: domains of JSONL with chats, with prompts and completions, or with text.
 
 templates.py    writes chats with a chat template and finds the assistant's turns
+shapes.py       reads a line as turns, as a pair or as a text
+turns.py        reads the messages of a chat
+keys.py         tells the keys that say nothing to train on from all others
+repeated.py     tells whether a text beside the turns only repeats them
+written.py      checks that the chat template writes what the messages say
+unread.py       finds the keys of messages that the chat template does not read
 examples.py     parses a line of JSONL into a text and its answers
 tokenize.py     tokenises examples and marks the answer tokens
+reports.py      what an index says about lines that are not examples
 index.py        stores tokenised JSONL files in a cache
 packing.py      sorts pieces of examples into samples of one length
 samples.py      stores the samples of an index beside it

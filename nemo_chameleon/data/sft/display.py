@@ -79,9 +79,10 @@ def write_line(line: PreviewedLine, style: Style) -> str:
     Returns:
         Lines of at most 80 columns, without a line break at the end.
     """
-    notes = [_wrapped(note) for note in line.notes]
+    where = printable(line.where, kept="")
+    notes = [_wrapped(printable(note, kept="")) for note in line.notes]
     if not line.stretches:
-        return _encodable("\n".join([line.where, *notes]), style)
+        return _encodable("\n".join([where, *notes]), style)
     tokens = sum(turn.tokens for turn in line.turns)
     loss = sum(turn.loss_tokens for turn in line.turns)
     rows = [
@@ -89,7 +90,7 @@ def write_line(line: PreviewedLine, style: Style) -> str:
         for number, turn in enumerate(line.turns, 1)
     ]
     counts = textwrap.indent(table(["turn", "tokens", "with loss"], rows), "  ")
-    head = f"{line.where}: {tokens:,} tokens, {loss:,} with loss"
+    head = f"{where}: {tokens:,} tokens, {loss:,} with loss"
     text = "\n".join(_lines(line.stretches, style))
     return _encodable("\n".join([head, counts, "", text, "", *notes, _specials(line)]), style)
 

@@ -1,16 +1,18 @@
 """Parses a line of JSONL into a text and the answers in it.
 
-`shapes.py` reads what the line says, the chat template writes it, and `written.py` checks that the
-template has left nothing out.
+`shapes.py` reads what the line says, the chat template writes it, and `written.py` and `unread.py`
+check that the template has left nothing out.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, parse_object
 from nemo_chameleon.data.sft.shapes import Chat, Pair, read_shape
 from nemo_chameleon.data.sft.templates import ChatTemplate, Example
 from nemo_chameleon.data.sft.turns import called_functions
+from nemo_chameleon.data.sft.unread import require_read
 from nemo_chameleon.data.sft.written import require_written
 from nemo_chameleon.utils.errors import UserError
 
@@ -31,7 +33,7 @@ def parse(line: bytes, template: ChatTemplate | None, ignored: Collection[str] =
             the template does not write, or an answer is missing or empty.
         UserError: the line is a chat, and there is no template.
     """
-    said = read_shape(parse_object(line), ignored, template.reads if template else _nothing)
+    said = read_shape(parse_object(line, distinct=True), ignored)
     if isinstance(said, Chat):
         return _chat(said, template)
     if isinstance(said, Pair):
@@ -45,11 +47,6 @@ def parse(line: bytes, template: ChatTemplate | None, ignored: Collection[str] =
     return example
 
 
-def _nothing(key: str) -> bool:
-    del key
-    return False
-
-
 def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
     if template is None:
         raise UserError(
@@ -58,28 +55,38 @@ def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
         )
     trained = [i for i, turn in enumerate(chat.turns) if turn.carries_loss]
     if not any(turn.message["role"] == "assistant" for turn in chat.turns):
-        roles = ", ".join(dict.fromkeys(turn.message["role"] for turn in chat.turns))
+        roles = ", ".join(dict.fromkeys(repr(turn.message["role"]) for turn in chat.turns))
         raise MalformedError(f"no message has the role assistant (the roles are {roles})")
     if not trained:
         raise MalformedError("no message carries loss")
-    turns = chat.turns[: trained[-1] + 1]  # what follows the last answer has no answer
-    messages = [turn.message for turn in turns]
-    if all(turn.with_texts is None for turn in turns):
-        return require_written(template.render(messages, chat.tools, trained), turns)
+    decoded = [turn.message for turn in chat.turns]
+    if all(turn.with_texts is None for turn in chat.turns):
+        return _written(chat, template, trained, decoded)
+    refused: MalformedError | None = None
     try:
-        example = template.render(messages, chat.tools, trained)
+        example = _written(chat, template, trained, decoded)
         if not _has_python(example):
-            return require_written(example, turns)
+            return example
     except MalformedError as error:
-        refused: MalformedError | None = error
-    else:
-        refused = None
+        refused = error
     # The template writes arguments as they are, without tojson: this is right for JSON text alone.
-    messages = [turn.with_texts or turn.message for turn in turns]
+    as_texts = [turn.with_texts or turn.message for turn in chat.turns]
     try:
-        return require_written(template.render(messages, chat.tools, trained), turns)
+        return _written(chat, template, trained, as_texts)
     except MalformedError as error:
         raise refused or error from error
+
+
+def _written(
+    chat: Chat, template: ChatTemplate, trained: Sequence[int], messages: Sequence[dict[str, Any]]
+) -> Example:
+    """Write a chat up to its last answer, and check that all it says is written."""
+    last = trained[-1] + 1
+    example = template.render(messages[:last], chat.tools, trained)
+    example = require_written(example, chat.turns[:last])
+    unknown = [turn.unknown for turn in chat.turns]
+    require_read(template, messages, chat.tools, unknown, last)
+    return example
 
 
 def _has_python(example: Example) -> bool:

@@ -32,7 +32,6 @@ from nemo_chameleon.data.readers import (
     find_files,
     read_lines,
 )
-from nemo_chameleon.data.readers.formats import LINES
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.tokenizer import vocabulary_size
@@ -199,10 +198,8 @@ class Index:
             For instance "chats.jsonl, line 3".
         """
         file, number = map(int, self._lines[example])
-        # An index of an earlier version has neither: its files are JSONL in one folder.
-        names = self.facts.get("names") or [Path(path).name for path in self.facts["files"]]
-        formats = self.facts.get("formats") or [LINES] * len(names)
-        return DataFile(Path(names[file]), formats[file]).place(number)
+        named = DataFile(Path(self.facts["names"][file]), self.facts["formats"][file])
+        return named.place(number)
 
 
 def find_example_files(path: str | Sequence[str], key: str) -> list[Source]:

@@ -5,7 +5,7 @@ a part of the text.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -98,30 +98,48 @@ def present(value: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
     return {key: said for key, said in value.items() if said is not None and key not in ignored}
 
 
-def require_known(
-    said: Mapping[str, Any],
-    known: Iterable[str],
-    of: str,
-    template_reads: Callable[[str], bool] = lambda key: False,
-) -> None:
+def says_nothing(value: Any) -> bool:
+    """Return whether a value is empty: null, an empty text, an empty list or an empty object.
+
+    Args:
+        value: the value.
+
+    Returns:
+        Whether it is.
+    """
+    return value is None or value in ("", [], {})
+
+
+def unknown_keys(said: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    """Return the keys that are neither understood nor metadata, and whose values say something.
+
+    Args:
+        said: the keys with their values.
+        known: the keys that are understood.
+
+    Returns:
+        The keys.
+    """
+    known = frozenset(known)
+    return [
+        key
+        for key, value in said.items()
+        if not (key in known or _is_metadata(key) or says_nothing(value))
+    ]
+
+
+def require_known(said: Mapping[str, Any], known: Iterable[str], of: str) -> None:
     """Check that every key is understood, is metadata, or has an empty value.
 
     Args:
         said: the keys with their values.
         known: the keys that are understood.
         of: what has the keys; the error names it.
-        template_reads: returns whether the chat template reads a key.
 
     Raises:
         UnknownKeysError: a key is not understood.
     """
-    known = frozenset(known)
-    unknown = [
-        key
-        for key, value in said.items()
-        if not (key in known or _is_metadata(key) or value in ("", [], {}) or template_reads(key))
-    ]
-    if unknown:
+    if unknown := unknown_keys(said, known):
         raise UnknownKeysError(unknown, of)
 
 

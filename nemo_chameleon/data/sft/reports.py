@@ -1,5 +1,6 @@
 """What an index says about its lines: those that are malformed, and reasoning that is left out."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any, TextIO
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
 
-_SHOWN = 10  # faults that a message lists
+_SHOWN = 10  # kinds of faults that a message lists
+_KINDS = 100  # that are counted one by one
+_LONGEST = 300  # characters of a fault, and of all unknown keys that a message lists
+_OTHERS = "other faults"
+# What a fault quotes of a line, and its numbers.
+_VALUE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
 
 
 class Reports:
-    """Counts what is wrong with lines while an index is made."""
+    """Counts what is wrong with lines while an index is made, in little memory."""
 
     def __init__(self, listing: TextIO, ignored: Sequence[str]) -> None:
         """Start without any fault.
@@ -22,7 +28,7 @@ class Reports:
             ignored: the keys of lines that are left out already.
         """
         self._listing, self._ignored = listing, list(ignored)
-        self._faults: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()
         self._first: dict[str, str] = {}
         self._unknown: dict[str, None] = {}
         self._left_out: list[str] = []
@@ -35,11 +41,16 @@ class Reports:
             where: the file and the line.
             error: what is wrong with it.
         """
-        fault = str(error)
-        self._faults[fault] += 1
-        self._first.setdefault(fault, where)
+        fault = _shortened(str(error))
+        kind = _kind(error)
+        if kind not in self._kinds and len(self._kinds) >= _KINDS:
+            kind = _OTHERS
+        self._kinds[kind] += 1
+        self._first.setdefault(kind, f"{where}: {fault}")
         if isinstance(error, UnknownKeysError):
-            self._unknown.update(dict.fromkeys(error.keys))
+            for key in error.keys:
+                if sum(map(len, self._unknown)) + len(key) <= _LONGEST:
+                    self._unknown[key] = None
         self._listing.write(f"{where}: {fault}\n")
 
     def left_out(self, where: str, what: Sequence[str]) -> None:
@@ -57,18 +68,30 @@ class Reports:
         """Return what there is to say.
 
         Returns:
-            malformed, the number of malformed lines by fault; first, the first line of each of the
-            first faults; unknown_keys; ignored_keys; left_out, the number of examples without their
-            reasoning; and first_left_out, the first of them.
+            malformed, the number of malformed lines by kind of fault, the first kinds first; first,
+            the first line of each of the first kinds with its fault; unknown_keys; ignored_keys;
+            left_out, the number of examples without their reasoning; and first_left_out, the first
+            of them.
         """
         return {
-            "malformed": dict(self._faults),
+            "malformed": dict(self._kinds),
             "first": dict(list(self._first.items())[:_SHOWN]),
             "unknown_keys": list(self._unknown),
             "ignored_keys": self._ignored,
             "left_out": self._examples,
             "first_left_out": self._left_out,
         }
+
+
+def _kind(error: MalformedError) -> str:
+    """Return a fault without what it quotes of the line; the names of unknown keys are kinds."""
+    if isinstance(error, UnknownKeysError):
+        return _shortened(str(error))
+    return _shortened(_VALUE.sub("...", str(error)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def describe_malformed(facts: Mapping[str, Any], listing: Path | None) -> str:
@@ -79,14 +102,14 @@ def describe_malformed(facts: Mapping[str, Any], listing: Path | None) -> str:
         listing: the file that lists all malformed lines, or None if it is not kept.
 
     Returns:
-        The faults, each with its first line and the number of its lines; empty if there are none.
+        The first line of each kind of fault, and the number of such lines; empty if there are none.
     """
     counts = facts["malformed"]
     if not counts:
         return ""
     shown = [
-        f"{where}: {fault}" + (f" ({counts[fault]:,} lines)" if counts[fault] > 1 else "")
-        for fault, where in facts["first"].items()
+        first + (f" ({counts[kind]:,} lines)" if counts[kind] > 1 else "")
+        for kind, first in facts["first"].items()
     ]
     text = "; ".join(shown)
     if listing is not None and sum(counts.values()) > len(shown):

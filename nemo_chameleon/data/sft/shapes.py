@@ -3,12 +3,13 @@
 docs/finetuning.md has a table of the shapes.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.data.sft.keys import complaint, present, require_known
+from nemo_chameleon.data.sft.repeated import repeats
 from nemo_chameleon.data.sft.turns import (
     Turn,
     contents,
@@ -62,15 +63,12 @@ class Text:
     text: str
 
 
-def read_shape(
-    line: Mapping[str, Any], ignored: Collection[str], template_reads: Callable[[str], bool]
-) -> Chat | Pair | Text:
+def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair | Text:
     """Read everything that a line says.
 
     Args:
         line: the JSON object.
         ignored: keys of lines and of messages to leave out.
-        template_reads: returns whether the chat template reads a key of messages.
 
     Returns:
         The turns, the pair or the text.
@@ -81,7 +79,7 @@ def read_shape(
     said = present(line, ignored)
 
     def turns(key: str) -> list[Turn]:
-        return read_turns(said[key], key, ignored, template_reads)
+        return read_turns(said[key], key, ignored)
 
     def text(key: str) -> str:
         return require_text(said[key], key)
@@ -141,7 +139,7 @@ def _context(turns: list[Turn]) -> list[Turn]:
     """Return turns without loss."""
     if any(turn.marked and turn.carries_loss for turn in turns):
         raise MalformedError("a message of the prompt asks for loss; the completion alone has it")
-    return [Turn(turn.message, False, True, turn.with_texts) for turn in turns]
+    return [replace(turn, carries_loss=False, marked=True) for turn in turns]
 
 
 def _mask(said: Mapping[str, Any]) -> tuple[str, ...]:
@@ -157,13 +155,14 @@ def _require_read(said: Mapping[str, Any], own: Collection[str], texts: list[str
     """Check that what stands beside the shape is understood, or repeats what the shape says."""
 
     # Many datasets have the first question a second time as `prompt`, or the whole as `text`.
-    def repeats(key: str, value: Any) -> bool:
+    def is_repeated(key: str, value: Any) -> bool:
         if not isinstance(value, str):
             return False
-        whole = key == "text" and all(text.strip() in value for text in texts)
-        return whole or value.strip() in {text.strip() for text in texts}
+        return value.strip() in {text.strip() for text in texts} or (
+            key == "text" and repeats(value, texts)
+        )
 
-    known = [key for key, value in said.items() if key in own or repeats(key, value)]
+    known = [key for key, value in said.items() if key in own or is_repeated(key, value)]
     if "chosen" in said or "rejected" in said:
         raise MalformedError(complaint(said))
     require_known(said, known, "line")

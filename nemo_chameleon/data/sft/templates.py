@@ -74,18 +74,6 @@ class ChatTemplate:
         self.source, self.special_tokens = source, dict(special_tokens)
         self._marks = _GENERATION.search(source) is not None
 
-    def reads(self, key: str) -> bool:
-        """Return whether the template names a key, for instance as message.key or message['key'].
-
-        Args:
-            key: a key of messages.
-
-        Returns:
-            Whether it does.
-        """
-        name = re.escape(key)
-        return re.search(rf"\.{name}\b|(['\"]){name}\1", self.source) is not None
-
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -125,6 +113,24 @@ class ChatTemplate:
             tools=tools,
             spans=spans,
         )
+
+    def write(
+        self, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> str:
+        """Write a chat as a text.
+
+        Args:
+            messages: the messages.
+            tools: the tools that the assistant may call, or None.
+
+        Returns:
+            The text.
+
+        Raises:
+            MalformedError: the template refuses the chat.
+            UserError: the template is not valid.
+        """
+        return self._write(messages, tools)[0]
 
     def _turn(self, messages: Sequence[Mapping[str, Any]], i: int, tools: Any, text: str) -> Span:
         """Find a turn by writing the chat up to it, and up to its end."""

@@ -5,17 +5,18 @@ value.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_chameleon.data.readers import MalformedError, require_text
-from nemo_chameleon.data.sft.keys import present, require_known
+from nemo_chameleon.data.readers import MalformedError, distinct_keys, require_text
+from nemo_chameleon.data.sft.keys import present, require_known, says_nothing, unknown_keys
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The keys under which models' reasoning stands beside the content of a message."""
 _MARKS = ("train", "training", "trainable", "loss", "loss_mask", "weight")
 _KNOWN = ("role", "content", "tool_calls", "tool_call_id", "name", *REASONING, *_MARKS)
+_FUNCTION = ("name", "arguments")
 _ROLES = {
     name: role
     for role, names in {
@@ -26,6 +27,8 @@ _ROLES = {
     }.items()
     for name in names.split()
 }
+# What OpenAI and templates call them; a template may know several names of tools.
+_NAMES = ("system", "user", "assistant", *(name for name in _ROLES if _ROLES[name] == "tool"))
 _CALL = "function_call"  # ShareGPT's role of a turn that calls a tool, with the call as its value
 
 
@@ -40,12 +43,15 @@ class Turn:
         marked: whether the message itself says so.
         with_texts: the same message with the arguments of its tool calls as JSON texts, if the line
             has them as texts; the template sees objects instead.
+        unknown: the keys and positions that lead to values of the message that only the chat
+            template may understand.
     """
 
     message: dict[str, Any]
     carries_loss: bool
     marked: bool = False
     with_texts: dict[str, Any] | None = None
+    unknown: tuple[tuple[str | int, ...], ...] = ()
 
     @property
     def content(self) -> str:
@@ -71,19 +77,13 @@ def written_turn(role: str, content: str) -> Turn:
     return Turn({"role": role, "content": content}, role == "assistant")
 
 
-def read_turns(
-    messages: Any,
-    key: str,
-    ignored: Collection[str],
-    template_reads: Callable[[str], bool],
-) -> list[Turn]:
+def read_turns(messages: Any, key: str, ignored: Collection[str]) -> list[Turn]:
     """Read a list of messages.
 
     Args:
         messages: the value of the line.
         key: its key in the line; errors name it.
         ignored: keys of messages to leave out.
-        template_reads: returns whether the chat template reads a key of messages.
 
     Returns:
         The turns.
@@ -96,20 +96,16 @@ def read_turns(
     if not all(isinstance(message, dict) for message in messages):
         raise MalformedError("a message is not a JSON object")
     said = [present(message, ignored) for message in messages]
-    if all(message.get("role") != "assistant" for message in said):
-        said = [_with_usual_role(message) for message in said]
-    return [_turn(_renamed(message), template_reads) for message in said]
+    other_names = any(_has_other_name(message.get("role")) for message in said)
+    return [_turn(_renamed(message, other_names), ignored) for message in said]
 
 
-def _with_usual_role(message: dict[str, Any]) -> dict[str, Any]:
-    """Give a message of the roles human, gpt and so on the role that templates know."""
-    role = message.get("role")
-    usual = _ROLES.get(role.lower()) if isinstance(role, str) and role != _CALL else None
-    return message if usual is None else {**message, "role": usual}
+def _has_other_name(role: Any) -> bool:
+    """Return whether a role is human, gpt, User and so on, which templates do not know."""
+    return isinstance(role, str) and role not in _NAMES and role.lower() in _ROLES
 
 
-def _turn(message: dict[str, Any], template_reads: Callable[[str], bool]) -> Turn:
-    require_known(message, _KNOWN, "message", template_reads)
+def _turn(message: dict[str, Any], ignored: Collection[str]) -> Turn:
     if "role" not in message:
         raise MalformedError("a message has no role")
     role = require_text(message["role"], "role")
@@ -128,34 +124,75 @@ def _turn(message: dict[str, Any], template_reads: Callable[[str], bool]) -> Tur
     mark = _mark(message)
     if mark and role != "assistant":
         raise MalformedError(f"a message of the role {role!r} asks for loss")
+    if calls:
+        message["tool_calls"] = _without(ignored, calls)
     decoded = _decoded(message)
-    with_texts = None if decoded == message else message
     return Turn(
-        decoded, role == "assistant" if mark is None else mark, mark is not None, with_texts
+        decoded,
+        carries_loss=role == "assistant" if mark is None else mark,
+        marked=mark is not None,
+        with_texts=None if decoded == message else message,
+        unknown=tuple(_unknown(message)),
     )
 
 
-def _renamed(message: dict[str, Any]) -> dict[str, Any]:
-    """Rename ShareGPT's keys and roles to OpenAI's."""
+def _unknown(message: dict[str, Any]) -> Iterator[tuple[str | int, ...]]:
+    """Yield where a message has values that are not understood here."""
+    yield from ((key,) for key in unknown_keys(message, _KNOWN))
+    for i, call in enumerate(message.get("tool_calls") or []):
+        known = ("function",) if "function" in call else _FUNCTION
+        yield from (("tool_calls", i, key) for key in unknown_keys(call, known))
+        if "function" in call:
+            keys = unknown_keys(call["function"], _FUNCTION)
+            yield from (("tool_calls", i, "function", key) for key in keys)
+
+
+def _without(ignored: Collection[str], calls: Any) -> Any:
+    """Leave ignored keys out of tool calls and of their functions."""
+    if isinstance(calls, list):
+        return [_without(ignored, call) for call in calls]
+    if not isinstance(calls, dict):
+        return calls
+    kept = {key: said for key, said in calls.items() if key not in ignored}
+    return kept | {"function": _without(ignored, kept["function"])} if "function" in kept else kept
+
+
+def _renamed(message: dict[str, Any], other_names: bool) -> dict[str, Any]:
+    """Rename ShareGPT's keys to OpenAI's, and roles too if the chat has other names for them."""
     for given, name in (("from", "role"), ("value", "content")):
         if given in message and name in message:
             raise MalformedError(f"a message has both {given} and {name}")
-    if "from" not in message:
-        return {"content" if key == "value" else key: said for key, said in message.items()}
-    given = require_text(message["from"], "from")
-    role = _ROLES.get(given.lower())
-    if role is None:
-        raise MalformedError(f"the role {given!r} of a message is not one of {', '.join(_ROLES)}")
-    others = {key: said for key, said in message.items() if key not in ("from", "value")}
-    renamed = {"role": role, **others}
-    if "value" in message:
-        renamed["content"] = message["value"]
-    if given.lower() == _CALL and "value" in message:
-        del renamed["content"]
-        calls = _json(message["value"], f"the value of a {_CALL}")
-        calls = calls if isinstance(calls, list) else [calls]
-        renamed["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    if "from" in message:
+        role = require_text(message["from"], "from")
+        if role.lower() not in _ROLES:
+            known = ", ".join(_ROLES)
+            raise MalformedError(f"the role {role!r} of a message is not one of {known}")
+        others = {key: said for key, said in message.items() if key not in ("from", "value")}
+        renamed = {"role": role, **others}
+        if "value" in message:
+            renamed["content"] = message["value"]
+    else:
+        renamed = {"content" if key == "value" else key: said for key, said in message.items()}
+        role = renamed.get("role")
+    if isinstance(role, str) and ("from" in message or other_names):
+        renamed["role"] = _ROLES.get(role.lower(), role)
+        if role.lower() == _CALL:
+            return _calling(renamed)
     return renamed
+
+
+def _calling(message: dict[str, Any]) -> dict[str, Any]:
+    """Make a tool call of the content of a message."""
+    if says_nothing(message.get("content")):
+        return message
+    if "tool_calls" in message:
+        raise MalformedError(f"a message of the role {_CALL} has both a content and tool_calls")
+    content = message["content"]
+    if isinstance(content, str):
+        content = _json(content, f"the value of a {_CALL}")
+    calls = content if isinstance(content, list) else [content]
+    others = {key: said for key, said in message.items() if key != "content"}
+    return {**others, "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
 def _text(content: Any) -> str:
@@ -250,10 +287,10 @@ def read_tools(tools: Any) -> list[dict[str, Any]] | None:
 
 def _json(text: Any, what: str) -> Any:
     try:
-        return json.loads(require_text(text, what))
+        return json.loads(require_text(text, what), object_pairs_hook=distinct_keys)
+    except MalformedError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, MalformedError):
-            raise
         raise MalformedError(f"{what} cannot be read as JSON") from error
 
 

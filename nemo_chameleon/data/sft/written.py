@@ -34,7 +34,7 @@ def require_written(example: Example, turns: Sequence[Turn]) -> Example:
     dropped: dict[str, None] = {}
     for i, turn in enumerate(turns):
         if (spans := example.spans.get(i)) is None:
-            _require_context(example.text, turn)
+            _require_calls(example.text, turn)
             continue
         own = "".join(example.text[start:stop] for start, stop in spans)
         if not own.strip():
@@ -47,6 +47,7 @@ def require_written(example: Example, turns: Sequence[Turn]) -> Example:
                 f"the chat template does not write the reasoning of an answer that is nothing "
                 f"else; {_REMEDY}"
             )
+    _require_contents(example, turns)
     _require_tools(example)
     return replace(example, left_out=tuple(dropped))
 
@@ -80,16 +81,30 @@ def _require_answer(own: str, turn: Turn) -> None:
             raise MalformedError(f"the chat template does not write a tool call; {_REMEDY}")
 
 
-def _require_context(text: str, turn: Turn) -> None:
-    """Check that what carries no loss is written; reasoning is often left out of earlier turns."""
-    calls = called_functions(turn.message)
-    names = [function.get("name") for function in calls]
-    for said in (_answer(turn), *names):
-        if isinstance(said, str) and not (_contains(text, said) or _has_words(text, said)):
-            role = turn.message["role"]
-            raise MalformedError(
-                f"the chat template does not write a message of the role {role!r}; {_REMEDY}"
-            )
+def _require_calls(text: str, turn: Turn) -> None:
+    """Check that the calls of a turn without loss are written."""
+    names = [function.get("name") for function in called_functions(turn.message)]
+    if not all(_has_words(text, name) for name in names if isinstance(name, str)):
+        raise MalformedError(_dropped(turn))
+
+
+def _require_contents(example: Example, turns: Sequence[Turn]) -> None:
+    """Check that turns without loss are written; reasoning is often left out of earlier turns."""
+    # A short text may stand in other turns too, so the chat must have it as often as all turns.
+    text = _squeezed(example.text)
+    said = [_squeezed(_answer(turn)) for turn in turns]
+    for i, turn in enumerate(turns):
+        if i in example.spans or not said[i]:
+            continue
+        missing = text.count(said[i]) < sum(other.count(said[i]) for other in said)
+        escaped = any(_contains(example.text, form) for form in _as_json(_answer(turn)))
+        if missing and not escaped:
+            raise MalformedError(_dropped(turn))
+
+
+def _dropped(turn: Turn) -> str:
+    role = turn.message["role"]
+    return f"the chat template does not write a message of the role {role!r}; {_REMEDY}"
 
 
 def _require_tools(example: Example) -> None:
@@ -100,14 +115,37 @@ def _require_tools(example: Example) -> None:
             raise MalformedError(f"the chat template does not write the line's tools; {_REMEDY}")
 
 
+def is_written(text: str, part: str) -> bool:
+    """Return whether a text has a part, as it is or as JSON writes it, whatever the white space.
+
+    Args:
+        text: the text of a chat.
+        part: what it should have.
+
+    Returns:
+        Whether it does.
+    """
+    return any(_contains(text, form) for form in (part, *_as_json(part)))
+
+
+def _as_json(part: str) -> Iterator[str]:
+    for ascii_alone in (False, True):
+        if (form := json.dumps(part, ensure_ascii=ascii_alone)[1:-1]) != part:
+            yield form
+
+
 def _contains(text: str, part: str) -> bool:
     """Return whether a text has a part, whatever white space a template removed or added."""
-    return part.strip() in text or "".join(part.split()) in "".join(text.split())
+    return part.strip() in text or _squeezed(part) in _squeezed(text)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _has_words(text: str, part: str) -> bool:
     """Return whether a text has every word of a part, however a template escapes what it writes."""
-    words = re.findall(r"\w+", part)
+    words = re.findall(r"\w+", part) or part.split()  # there are texts without a letter, as "?!"
     return all(word in text or json.dumps(word)[1:-1] in text for word in words)
 
 

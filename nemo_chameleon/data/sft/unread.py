@@ -1,0 +1,99 @@
+"""Finds the values of messages that the chat template does not read.
+
+Templates read keys of their own. A value under a key that only the template can understand is read
+if the text would be another one without it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.keys import UnknownKeysError, says_nothing
+from nemo_chameleon.data.sft.templates import ChatTemplate
+from nemo_chameleon.data.sft.written import is_written
+
+Place: TypeAlias = tuple[str | int, ...]
+"""The keys and positions that lead into a message to one of its values."""
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+
+
+def require_read(
+    template: ChatTemplate,
+    messages: Messages,
+    tools: list[dict[str, Any]] | None,
+    unknown: Sequence[Sequence[Place]],
+    written: int,
+) -> None:
+    """Check that a chat template reads the values that nothing else understands.
+
+    Args:
+        template: the chat template.
+        messages: all messages of the chat.
+        tools: the tools of the chat, or None.
+        unknown: for each message the places of those values.
+        written: so many messages are written; the others follow the last answer.
+
+    Raises:
+        UnknownKeysError: the template does not read a value.
+        MalformedError: the template refuses the chat.
+    """
+    unread: dict[str, dict[str, None]] = {}
+    for i, places in enumerate(unknown):
+        shown = messages[:written] if i < written else messages
+        text = template.write(shown, tools) if places else ""
+        for place in places:
+            if not all(
+                _is_read(template, shown, tools, text, i, leaf) for leaf in _leaves(shown[i], place)
+            ):
+                of = "message" if len(place) == 1 else "tool call"
+                unread.setdefault(of, {})[str(place[-1])] = None
+    for of, keys in unread.items():
+        raise UnknownKeysError(list(keys), of)
+
+
+def _is_read(
+    template: ChatTemplate, messages: Messages, tools: Any, text: str, i: int, place: Place
+) -> bool:
+    value = _at(messages[i], place)
+    # Some words can be a setting of the template, but a sentence is a part of the text.
+    if isinstance(value, str) and len(value.split()) > 1 and not is_written(text, value):
+        return False
+    others = [_without(messages[i], place)]
+    if isinstance(value, bool | int | float):
+        others.append(_without(messages[i], place, [not value]))  # a key may be false by default
+    for other in others:
+        try:
+            changed = template.write([*messages[:i], other, *messages[i + 1 :]], tools) != text
+        except MalformedError:
+            return True
+        if changed:
+            return True
+    return False
+
+
+def _leaves(message: Any, place: Place) -> Iterator[Place]:
+    """Yield the places of the texts, numbers and so on in a value."""
+    value = _at(message, place)
+    if isinstance(value, dict | list) and value:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from _leaves(message, (*place, key))
+    elif not says_nothing(value):
+        yield place
+
+
+def _at(message: Any, place: Place) -> Any:
+    for key in place:
+        message = message[key]
+    return message
+
+
+def _without(value: Any, place: Place, instead: Sequence[Any] = ()) -> Any:
+    """Return a copy without the value at a place, or with another one."""
+    first, *rest = place
+    new = [_without(value[first], tuple(rest), instead)] if rest else list(instead)
+    if isinstance(value, list):
+        assert isinstance(first, int), "a list has positions"
+        return [*value[:first], *new, *value[first + 1 :]]
+    return {
+        key: new[0] if key == first else said for key, said in value.items() if key != first or new
+    }

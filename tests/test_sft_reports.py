@@ -1,0 +1,147 @@
+"""data/sft/reports.py: what a run says about lines that are not examples."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_chameleon.config import load_config
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.kinds import kind_of
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft import index as indices
+from nemo_chameleon.data.sft.domain import open_sft_domain
+from nemo_chameleon.data.sft.keys import UnknownKeysError
+from nemo_chameleon.data.sft.reports import Reports, describe_malformed
+from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.utils.errors import UserError
+from sft_data import opened, write_sft_config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture
+def sft(corpus: Path, tmp_path: Path) -> Config:
+    """Return a configuration with the domains `pairs`, `chats` and `text`."""
+    return load_config(write_sft_config(corpus, tmp_path))
+
+
+def test_malformed_lines_are_refused(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Malformed lines are counted and refused before anything runs, with file, line and fault.
+
+    With on_malformed=skip they are reported at each start.
+    """
+    path = Path(sft.data.domains["pairs"].path)
+    lines = path.read_bytes().splitlines()
+    lines[2:2] = [b"{", b"", b'{"messages": [{"content": "a"}]}', b'{"text": "\xff"}']
+    path.write_bytes(b"\n".join(lines))
+    for _ in range(2):  # the second time the index comes from the cache
+        with pytest.raises(UserError) as error:
+            kind_of(sft.data).open_domains(sft.data, 64)
+        text = str(error.value)
+        assert "data.domains.pairs.path=" in text
+        assert f"3 of {len(lines) - 1} lines are not examples" in text
+        assert "pairs.jsonl, line 3: not JSON" in text
+        assert "pairs.jsonl, line 5: a message has no role" in text
+        assert "pairs.jsonl, line 6: not valid UTF-8" in text
+        assert "data.on_malformed=skip" in text
+        assert "\n" not in text
+    sft.data.on_malformed = "skip"
+    kind_of(sft.data).open_domains(sft.data, 64)
+    assert "3 of" in capsys.readouterr().out
+
+
+def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """With on_malformed=skip malformed lines are left out, reported and listed in a file."""
+    whole = opened(sft, {"text": "ab"}, {"text": "cd"}, name="whole")
+    path = Path(sft.output).parent / "mine.jsonl"
+    path.write_text('{"text": "ab"}\n' + "{\n" * 12 + '{"text": "cd"}\n')
+    sft.data.on_malformed = "skip"
+    domain = open_sft_domain(
+        "mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
+    )
+    assert domain.documents == whole.documents == 2
+    assert domain.index.line(1) == "mine.jsonl, line 14"
+    said = capsys.readouterr().out
+    assert "12 of 14 lines are not examples: mine.jsonl, line 2: not JSON (12 lines); " in said
+    listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
+    assert listed[-1] == "mine.jsonl, line 13: not JSON"
+    assert str(domain.index.folder / indices.SKIPPED) in said
+
+
+def test_unknown_keys_and_the_way_out(sft: Config) -> None:
+    """The error about unknown keys has the setting that leaves them out, and the setting works."""
+    lines: list[dict[str, Any]] = [
+        {"text": "ab", "title": "A"},
+        {"text": "cd"},
+        {"text": "ef", "mood": 1, "title": "B"},
+    ]
+    sft.data.ignored_keys = ["rest"]
+    with pytest.raises(UserError) as error:
+        opened(sft, *lines)
+    text = str(error.value)
+    assert "2 of 3 lines are not examples: mine.jsonl, line 1: the key 'title' of a line" in text
+    assert "set 'data.ignored_keys=[rest, title, mood]' to read the lines without" in text
+    with pytest.raises(UserError, match=r"no example in 1 line.*ignored_keys=\[rest, title\]' to"):
+        opened(sft, lines[0], name="alone")
+    sft.data.ignored_keys = ["rest", "title", "mood"]
+    assert opened(sft, *lines).documents == 3
+    rules = ExampleTokenizer(sft.data).rules
+    sft.data.ignored_keys = sft.data.ignored_keys[::-1]
+    assert ExampleTokenizer(sft.data).rules == rules
+
+
+def test_reasoning_that_the_template_leaves_out(
+    sft: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warning has a count and the first line; an index from the cache says it again."""
+    asked = {"role": "user", "content": "2+2"}
+    thinks = {"role": "assistant", "content": "4", "reasoning_content": "two and two"}
+    lines: list[dict[str, Any]] = [{"text": "a b"}, *[{"messages": [asked, thinks]}] * 2]
+    for _ in range(2):
+        opened(sft, *lines)
+        assert (
+            "leaves reasoning out of the answers of 2 of 3 examples (first: mine.jsonl, line 2, "
+            "reasoning_content)"
+        ) in capsys.readouterr().out
+    opened(sft, {"text": "a b"}, name="other")
+    assert "reasoning" not in capsys.readouterr().out
+
+
+def faults(*errors: MalformedError) -> dict[str, Any]:
+    """Return the facts of lines with these faults."""
+    reports = Reports(io.StringIO(), [])
+    for number, error in enumerate(errors, 1):
+        reports.malformed(f"mine.jsonl, line {number}", error)
+    return reports.facts()
+
+
+def test_faults_are_counted_by_kind(sft: Config) -> None:
+    """Faults that differ in a value of the line are of one kind; its first line is the example."""
+    turns = [{"from": f"it's {i}", "value": "a"} for i in range(300)]
+    with pytest.raises(UserError) as error:
+        opened(sft, *[{"conversations": [turn]} for turn in turns], {"text": 3})
+    text = str(error.value)
+    assert """mine.jsonl, line 1: the role "it's 0" of a message is not one of""" in text
+    assert "(300 lines); mine.jsonl, line 301: text is not text" in text
+    assert "it's 1" not in text
+
+
+def test_reports_stay_small() -> None:
+    """However many faults there are, and however long, an index keeps a few of each."""
+    facts = faults(
+        *(
+            MalformedError(f"the chat template refuses the chat: {chr(0x4E00 + i)}")
+            for i in range(999)
+        ),
+        MalformedError("x" * 10**6),
+        *(UnknownKeysError([f"key {i}", "k" * 10**6], "line") for i in range(999)),
+    )
+    assert sum(facts["malformed"].values()) == 1999
+    assert facts["malformed"]["other faults"] == 1899
+    assert len(json.dumps(facts)) < 20_000
+    said = describe_malformed(facts, Path("listed"))
+    assert len(said) < 4_000
+    assert "'key 0'" in describe_malformed(faults(UnknownKeysError(["key 0"], "line")), None)
