@@ -44,7 +44,7 @@ def read_blend(value: Any, unweighted: str) -> Blend:
     names = _names([first[same] for same in kept])
     return Blend(
         {name: weights[same] for name, same in zip(names, kept, strict=True)},
-        {name: first[same] for name, same in zip(names, kept, strict=True)},
+        {name: {"path": first[same]} for name, same in zip(names, kept, strict=True)},
         list(dict.fromkeys(notes)),
     )
 
