@@ -182,8 +182,13 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_prefixes_that_yaml_would_change() -> None:
     """Unquoted words that YAML takes for numbers, false or dates stay the text of a prefix."""
-    text = "paths: [1, 2019_30, 1, no, 1, 2024-05-01, 1, 0o7]"
-    assert list(import_mixture(text, "nemo").weights) == ["2019_30", "no", "2024-05-01", "0o7"]
+    names = ["2019_30", "no", "2024-05-01", "0o7", "nan", "inf", "0x1f", "1_0"]
+    for text in (
+        ", ".join(f"1, {name}" for name in names),
+        ", ".join(f"[{name}, 0.5]" for name in names),
+        f"[{', '.join(names)}], [{', '.join('1' * len(names))}]",
+    ):
+        assert import_mixture(f"paths: [{text}]", "nemo").weights == dict.fromkeys(names, 1 / 8)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,12 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("megatron", "/a /b", "weights are missing: entry 1 is '/a'.*the mixture 'proportional'"),
         ("megatron", "0.3 /a x /b", "entry 3 must be the weight of the prefix after it, not 'x'"),
         ("megatron", "-1 /a 2 /b", "entry 1: the weight is -1, but must be positive"),
-        ("megatron", "nan /a 2 /b", "entry 1: the weight is nan, but must be positive"),
+        ("megatron", "nan /a 2 /b", "entry 1 must be the weight of the prefix after it, not 'nan'"),
+        ("megatron", "1_0 /a 2 /b", "entry 1 must be the weight of the prefix after it, not '1_0'"),
+        ("megatron", "1e999 /a 2 /b", "entry 1: the weight is 1e999, but must be positive"),
+        ("megatron", "2019 2020 2021 2022", "prefixes cannot be told from weights.* ./2024"),
+        ("nemo", "data_prefix: [2019_30, 2020_05, 2021_04, 2021_10]", "the weights are missing"),
+        ("nemo", "paths: [[0.5, 2019], [0.5, 2020]]", "prefixes cannot be told from weights"),
         ("megatron", "0 /a 0 /b", "no domain with a weight above 0"),
         ("megatron-per-split", '{"valid": []}', "must have the splits train, validation and test"),
         ("megatron-per-split", "[", "it is not JSON at line 1, column 2"),
@@ -225,6 +235,8 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("csv", "domain,weight\n,1\nb,1\n", "line 2: a domain must have a name, not ''"),
         ("csv", "domain,weight\na,1\na,2\n", "line 3: duplicate domain 'a'"),
         ("csv", "domain,weight\na,many\n", "line 2, 'a': the weight must be a number, not 'many'"),
+        ("csv", "domain,weight\na,1_0\n", "line 2, 'a': the weight must be a number, not '1_0'"),
+        ("json", '{"a": NaN}', "entry 1, 'a': the weight must be a number, not 'NaN'"),
         ("csv", "domain,weight\na,1,2\n", "line 2: it has 3 cells, but the header has 2"),
         ("csv", "domain,weight,weight\na,1,2\n", "the column 'weight' twice"),
         ("csv", "name,share\na,1\n", "it has no column 'domain', but name, share"),

@@ -1,6 +1,7 @@
 """What all formats share: a format, what is read from it, and the entries that are written."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from nemo_chameleon.mixture.datasets import recorded_datasets
 from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import listed
+
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,17 @@ def number(value: Any, where: str) -> float:
 def as_number(value: Any) -> float | None:
     """Return the number that a value or its text stands for.
 
+    Prefixes such as 2019_30, nan and 0x1f are text, though Python takes the first two for numbers.
+
     Args:
         value: any value.
 
     Returns:
-        The number; None if it is none.
+        The number; None if it is no decimal number.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
-    except OverflowError:
-        return math.inf
+    if isinstance(value, float):
+        return value
+    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()) else None
 
 
 def short(value: Any) -> str:

@@ -93,12 +93,18 @@ def _is_columns(value: Sequence[Any]) -> bool:
     paths, weights = value
     if not all(as_number(weight) is not None for weight in weights or []):
         return False
-    if weights and all(as_number(path) is not None for path in paths):
+    if weights:
+        _require_text(value, paths)
+    return all(as_number(path) is None for path in paths)
+
+
+def _require_text(value: Any, items: Sequence[Any]) -> None:
+    """Refuse numbers alone: any of them may be the name of a dataset, such as a year."""
+    if all(as_number(item) is not None for item in items):
         raise UserError(
             f"{short(value)} has numbers alone, so prefixes cannot be told from weights: write the "
-            "prefixes with their folders"
+            "prefixes with their folders, as in ./2024"
         )
-    return all(as_number(path) is None for path in paths)
 
 
 def _pair(item: Any, i: int) -> tuple[str, float]:
@@ -107,6 +113,7 @@ def _pair(item: Any, i: int) -> tuple[str, float]:
         return _path(item["path"], i), number(item["weight"], f"entry {i}")
     if not (isinstance(item, list) and len(item) == 2):
         raise UserError(f"entry {i} must be a weight and a prefix, not {short(item)}")
+    _require_text(item, item)
     weight, path = item if as_number(item[0]) is not None else item[::-1]
     return _path(path, i), number(weight, f"entry {i}, {short(item)}")
 
@@ -128,6 +135,7 @@ def _flat(value: Sequence[Any], unweighted: str) -> list[tuple[str, float]]:
             f"entry {len(value)}, {short(value[-1])}, has no prefix after it: weights and prefixes "
             "must come in pairs"
         )
+    _require_text(value, value)
     return [
         (_path(path, i + 1), number(weight, f"entry {i}"))
         for (i, weight), path in zip(numbered[::2], value[1::2], strict=True)

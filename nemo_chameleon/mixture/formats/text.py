@@ -1,7 +1,7 @@
 """Parse JSON, YAML and CSV; an error says in words where the text is wrong.
 
 YAML's unquoted words stay text, so that a path such as 2019_30 or no is not taken for a number or
-for false. `blend.number` reads numbers from text.
+for false. `blend.as_number` says which texts are numbers.
 """
 
 import csv
