@@ -139,6 +139,7 @@ TWO = {"wiki": 0.25, "code": 0.75}
         ("nemo", "[{path: /d/wiki, weight: 1}, {path: /d/code, weight: 3}]"),
         ("nemo", "model: {data: {data_prefix: [.25, /d/wiki, .75, /d/code], seed: 1}}"),
         ("nemo", "model: {data: {data_prefix: {train: [1, /d/wiki, 3, /d/code], test: [/d/t]}}}"),
+        ("nemo", "base: &base {paths: null}\ndata: {<<: *base, paths: [1, /d/wiki, 3, /d/code]}"),
         ("nemo", "data: !fdl.Config\n  paths: !!python/tuple [1, /d/wiki, 3, /d/code]"),
         (
             "nemo",
@@ -218,7 +219,13 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("nemo", "paths: [1, {}, 2, /b]", "entry 2 must be a prefix, which is text, not {}"),
         ("nemo", "paths: [[1, 2], [3, 4]]", "prefixes cannot be told from weights"),
         ("nemo", "paths: " + "[" * 50000, "nested too deeply|not YAML"),
-        ("nemo", "paths: &a [1, *a]", "not YAML|nested|must be a prefix"),
+        ("nemo", "paths: &a [1, *a]", "line 1: an anchor contains itself"),
+        (
+            "nemo",
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 4)}]\n" for i in range(1, 13)),
+            "aliases stand for more than 1,000,000 values",
+        ),
         ("nemo", "seed: 1", "under the key paths or data_prefix"),
         ("bridge", "dataset: {blend: [[/a, /b], [1]]}", "there are 2 prefixes, but 1 weights"),
         ("bridge", "dataset: {blend: [[/a, /b], null]}", "the weights are missing"),

@@ -18,6 +18,7 @@ from omegaconf.errors import (
     GrammarParseError,
     InterpolationResolutionError,
     OmegaConfBaseException,
+    ValidationError,
 )
 from yaml import YAMLError
 
@@ -71,7 +72,7 @@ def load_config(
     except OmegaConfBaseException as error:
         key = _unresolved(merged, [layer for _, layer in layers]) or error.full_key or source
         raise UserError(f"{key}: {_reason(error)}") from error
-    except (TypeError, OverflowError, RecursionError) as error:  # a list where a mapping belongs
+    except (TypeError, OverflowError, RecursionError) as error:  # where a "${" leads
         raise UserError(f"{source}: {_one_line(error)}") from error
     assert isinstance(config, Config)
     require_paths(config.data)
@@ -268,14 +269,20 @@ def _keys(node: Any, above: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
 
 
 def _reason(error: OmegaConfBaseException) -> str:
-    """Say in one line what OmegaConf refused, and what to do about it."""
+    """Say in one line what OmegaConf refused, which is what a '${' leads to, and what to do."""
     if isinstance(error, GrammarParseError):
         return "a '${' has no end that can be read: close its brace, or write \\${ for the text"
     text = _one_line(error)
     if isinstance(error, InterpolationResolutionError):
         text = text.rpartition("resolving interpolation: ")[2].strip('"')
         if "Environment variable" in text:
-            text += "; set it, or write ${oc.env:NAME,DEFAULT}"
+            return text + "; set it, or write ${oc.env:NAME,DEFAULT}"
+        if "not found" in text:
+            return text + "; correct the key in '${...}'"
+    if "Recursive" in text:
+        return "its '${...}' leads back to itself: write a value in its place"
+    if isinstance(error, ValidationError):
+        return "what its '${...}' stands for is of another type: write a value in its place"
     return text
 
 
