@@ -158,6 +158,7 @@ TWO = {"wiki": 0.25, "code": 0.75}
         ("csv", "weight,domain\r\n1,wiki\r\n\r\n3,code\r\n"),
         ("ratios", "run_id,name,wiki,code,law\n7,best,0.25,0.75,0\n"),
         ("ratios", ",wiki,code\n0,0.25,0.75\n"),
+        ("ratios", "Unnamed: 0,wiki,code\n3,0.25,0.75\n"),
         ("json", '{"wiki": 1, "code": 3, "law": 0}'),
         ("json", '[{"domain": "wiki", "weight": 0.25}, {"domain": "code", "weight": 0.75}]'),
     ],
@@ -174,6 +175,7 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
         ("megatron", "1 /d/a 2 /d/b 0 /d/c", "left out /d/c"),
         ("megatron", "1 /d/a 2 /d/b 4 /d/a", "the prefix /d/a stands more than once"),
         ("ratios", "run_id,a,b\nx,1,0\n", "left out b"),
+        ("csv", "domain,weight,Path,tokens\na,1,/x,5\n", "columns that are not read: Path"),
         ("hf", "names: [a, b]\ntokens_per_document: [1, 1]", "drawn equally often"),
     ):
         caplog.clear()
@@ -254,6 +256,12 @@ def test_prefixes_that_yaml_would_change() -> None:
         ),
         ("csv", "domain,weight,path\na,1,[5]\n", "line 2: 'path' of domain 'a' must be text"),
         ("csv", "", "the first line must be a header"),
+        ("megatron", '0.3 "/d/a" 0.7 "/d/b"', "entry 2, .* has quotes .* take them away"),
+        ("megatron", '["0.3", "/d/a"]', "has quotes"),
+        ("megatron", '["0.3","/d/a"]', "has quotes"),
+        ("megatron", "0.3 $DATA/a 0.7 /d/b", "entry 2, .* refers to a variable"),
+        ("nemo", "paths: [0.3, /d/a, 0.7, '${oc.env:D}/b']", "entry 4, .* refers to a variable"),
+        ("ratios", "iteration,loss,a,b\n0,2.31,.5,.5\n", "add up to 3.31, not to 1.*loss, a, b"),
         ("ratios", "run_id,a,b\n1,.5,.5\n2,.5,.5\n", "it has 2 rows"),
         ("ratios", "run_id,a,b\n1,.5,\n", "column 'b': the weight must be a number, not ''"),
         ("json", '{"a": "x"}', "entry 1, 'a': the weight must be a number, not 'x'"),

@@ -181,6 +181,8 @@ def test_a_value_of_another_type(given: str, says: str, tmp_path: Path) -> None:
         ("output=", "output must be text, but has no value"),
         ("output=[a]", "output must be text, not a list"),
         ("output=${oc.env:NOT_SET_HERE}", "output: Environment variable 'NOT_SET_HERE' not found"),
+        ("output=${nothing:x}", "Unsupported interpolation type nothing; write ${KEY} or"),
+        ("data.ignored_keys=[${output}]", "as in 'data.ignored_keys=[\"...\"]'"),
         ("output=x${", "output: a '${' has no end"),
         ("output=${data.mixtur}", "output: Interpolation key"),
         ("data.domains.c=/x y", "write 'data.domains.c.path=/x y'"),

@@ -7,11 +7,10 @@ an error that names the most similar known one. validation.py checks the result.
 import argparse
 import inspect
 import math
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -128,9 +127,10 @@ def _typed_value(text: str, wanted: Any, parts: tuple[str, ...]) -> Any:
     try:
         return read_override(text, wanted, parts)
     except (YAMLError, RecursionError) as error:
+        example = '["..."]' if get_origin(wanted) is list else '"..."'
         raise UserError(
             f"{f'{dotted(parts)}={text}'[:80]!r} is not a value in YAML: put it into quotes, as in "
-            f"""{shlex.quote(f'{dotted(parts)}="..."')}"""
+            f"{typed(parts, example)}"
         ) from error
 
 
@@ -273,17 +273,18 @@ def _reason(error: OmegaConfBaseException) -> str:
     if isinstance(error, GrammarParseError):
         return "a '${' has no end that can be read: close its brace, or write \\${ for the text"
     text = _one_line(error)
-    if isinstance(error, InterpolationResolutionError):
-        text = text.rpartition("resolving interpolation: ")[2].strip('"')
-        if "Environment variable" in text:
-            return text + "; set it, or write ${oc.env:NAME,DEFAULT}"
-        if "not found" in text:
-            return text + "; correct the key in '${...}'"
     if "Recursive" in text:
         return "its '${...}' leads back to itself: write a value in its place"
     if isinstance(error, ValidationError):
         return "what its '${...}' stands for is of another type: write a value in its place"
-    return text
+    if not isinstance(error, InterpolationResolutionError):
+        return text
+    text = text.rpartition("resolving interpolation: ")[2].strip('"')
+    if "Environment variable" in text:
+        return f"{text}; set it, or write ${{oc.env:NAME,DEFAULT}}"
+    if "not found" in text:
+        return f"{text}; correct the key in '${{...}}'"
+    return f"{text}; write ${{KEY}} or ${{oc.env:NAME}}"
 
 
 def _one_line(error: Exception) -> str:

@@ -6,12 +6,15 @@ these by split.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from nemo_chameleon.mixture.formats.blend import Blend, as_number, left_out, number, short
 from nemo_chameleon.utils.errors import UserError
 
+_OF_A_SHELL = re.compile(r"[\[({]*[\"']")
+_REFERENCE = re.compile(r"^\$|\$\{.*\}")
 _TRAINING = ("train", "training")
 _OTHERS = ("validation", "valid", "val", "dev", "eval", "test")
 
@@ -157,6 +160,15 @@ def _without_weights(
 def _path(path: Any, i: int) -> str:
     if not (isinstance(path, str) and path.strip()):
         raise UserError(f"entry {i} must be a prefix, which is text, not {short(path)}")
+    if _OF_A_SHELL.match(path.strip()):
+        raise UserError(
+            f"entry {i}, {short(path)}, has quotes that are no part of the prefix: take them away"
+        )
+    if _REFERENCE.search(path):
+        raise UserError(
+            f"entry {i}, {short(path)}, refers to a variable, whose value is not in this file: "
+            "write the prefix itself"
+        )
     return path.strip()
 
 

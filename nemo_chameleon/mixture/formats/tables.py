@@ -11,16 +11,24 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemo_chameleon.mixture.formats.blend import Blend, MixtureFormat, named_blend, number
+from nemo_chameleon.mixture.formats.blend import (
+    Blend,
+    MixtureFormat,
+    named_blend,
+    number,
+    total_of,
+)
 from nemo_chameleon.mixture.formats.text import parse_table
 from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.mixture.parsing import require_datasets
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.tables import listed
 
 _DATASETS = ("path", "part_tokens")
 _FACTS = ("tokens", "documents", "score", "low", "high")
 # The columns of ratios.csv that are about the run; the one without a name is an index of pandas.
-_OF_RUN = ("", "run", "run_id", "name", "index")
+_OF_RUN = ("", "Unnamed: 0", "run", "run_id", "name", "index")
+_ROUNDING = 0.01  # ratios are often written with few digits
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
@@ -69,8 +77,12 @@ def _read(text: str) -> Blend:
     if missing:
         raise UserError(
             f"it has no column {missing[0]!r}, but {', '.join(header[:8])}: the header must have "
-            "domain and weight; for a table with a column for each domain use --format ratios"
+            "domain and weight, separated by commas; for a table with a column for each domain use "
+            "--format ratios"
         )
+    known = ("domain", "weight", *_DATASETS, *_FACTS, "")
+    unknown = [column for column in header if column not in known]
+    notes = [f"columns that are not read: {listed(unknown)}"] if unknown else []
 
     def entries() -> Iterator[tuple[str, str, float, dict[str, Any]]]:
         for line, cells in rows:
@@ -83,7 +95,8 @@ def _read(text: str) -> Blend:
                 raise UserError(f"line {line}: {error}") from error
             yield f"line {line}", name, number(row["weight"], f"line {line}, {name!r}"), facts
 
-    return named_blend(entries())
+    blend = named_blend(entries())
+    return Blend(blend.weights, blend.domains, [*notes, *blend.notes])
 
 
 def _write_ratios(mixture: Mixture) -> str:
@@ -106,11 +119,17 @@ def _read_ratios(text: str) -> Blend:
             "the mixture"
         )
     ((line, cells),) = rows
-    return named_blend(
+    blend = named_blend(
         (f"column {name!r}", _text(name), number(cell, f"line {line}, column {name!r}"), {})
         for name, cell in zip(header, cells, strict=True)
         if name not in _OF_RUN
     )
+    if abs(total_of(blend.weights) - 1) > _ROUNDING:
+        raise UserError(
+            f"line {line}: the ratios add up to {total_of(blend.weights):.4g}, not to 1: remove "
+            f"the columns that are not domains; it has {listed(list(blend.weights))}"
+        )
+    return blend
 
 
 CSV = MixtureFormat(
