@@ -16,6 +16,7 @@ from megatron.core.datasets.utils import get_blend_from_list
 
 from nemo_chameleon import Mixture, cli
 from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixture
+from nemo_chameleon.mixture.formats.blend import entries_of
 from nemo_chameleon.utils.errors import UserError
 
 MIXTURE = Mixture(
@@ -30,16 +31,26 @@ NAME = st.text(
     st.characters(exclude_categories=("C", "Z"), exclude_characters="/."), min_size=1, max_size=9
 ).filter(lambda name: name not in ("run", "run_id", "name", "index"))
 AMOUNT = st.floats(1e-6, 1e6)
+
+
+def _facts(name: str, tokens: int, documents: int, several: bool) -> dict[str, Any]:
+    datasets = [f"/data/{name}/{part}" for part in "ab"]
+    parts = {"path": datasets, "part_tokens": [tokens / 3, 2 * tokens]}
+    path = parts if several else {"path": f"/data/{name}"}
+    return {"tokens": tokens, "documents": documents, **path}
+
+
 MIXTURES = st.builds(
     lambda weights, sizes: Mixture(
         Mixture.static(weights).weights,
-        domains={
-            name: {"path": f"/data/{name}", "tokens": tokens, "documents": documents}
-            for name, (tokens, documents) in zip(weights, sizes, strict=False)
-        },
+        domains={name: _facts(name, *facts) for name, facts in zip(weights, sizes, strict=False)},
     ),
     st.dictionaries(NAME, AMOUNT, min_size=2, max_size=12),
-    st.lists(st.tuples(st.integers(1, 10**14), st.integers(1, 10**9)), min_size=12, max_size=12),
+    st.lists(
+        st.tuples(st.integers(1, 10**14), st.integers(1, 10**9), st.booleans()),
+        min_size=12,
+        max_size=12,
+    ),
 )
 
 
@@ -48,13 +59,16 @@ MIXTURES = st.builds(
 def test_round_trip(form: str, mixture: Mixture) -> None:
     """A mixture that is exported and imported is the same, to the last bit where possible."""
     back = import_mixture(export_mixture(mixture, form), form)
-    assert back.weights.keys() == mixture.weights.keys()
     if form in ("hf", "ratios", "json"):
         assert back.weights == pytest.approx(mixture.weights, rel=1e-12)
     else:
+        # These formats know datasets: a domain of several may come back as a domain for each.
+        assert dict(entries_of(back)) == pytest.approx(dict(entries_of(mixture)), rel=1e-12)
+    if form == "csv":
         assert back.weights == mixture.weights
-        assert {n: f["path"] for n, f in back.domains.items()} == {
-            name: facts["path"] for name, facts in mixture.domains.items()
+        assert back.domains == {
+            name: {key: facts[key] for key in ("path", "part_tokens") if key in facts}
+            for name, facts in mixture.domains.items()
         }
     assert back.name == "static"
 
@@ -86,10 +100,17 @@ def test_documents_of_other_lengths_are_drawn_at_other_rates() -> None:
 def test_csv() -> None:
     """The table has one row per domain, with what is known of the domain."""
     assert export_mixture(MIXTURE, "csv").splitlines() == [
-        "domain,weight,path,tokens,documents,score,low,high",
-        "wiki,0.25,/data/wiki,1000,10,,0.2,0.3",
-        "code,0.75,/data/code,6000,20,,,",
+        "domain,weight,path,part_tokens,tokens,documents,score,low,high",
+        "wiki,0.25,/data/wiki,,1000,10,,0.2,0.3",
+        "code,0.75,/data/code,,6000,20,,,",
     ]
+
+
+@pytest.mark.parametrize("path", ['["a"]', '"a"', "[a]/*", "[", ["/d/a"], ["/d/a, b", "=c"]])
+def test_paths_that_look_like_lists(path: str | list[str]) -> None:
+    """A path that is written like a list stays text, and a list stays a list."""
+    mixture = Mixture({"a": 0.5, "b": 0.5}, domains={"a": {"path": path}, "b": {"path": "/b"}})
+    assert import_mixture(export_mixture(mixture, "csv"), "csv").domains == mixture.domains
 
 
 def test_percentages_are_taken_for_shares() -> None:
@@ -118,6 +139,7 @@ TWO = {"wiki": 0.25, "code": 0.75}
         ("nemo", "[{path: /d/wiki, weight: 1}, {path: /d/code, weight: 3}]"),
         ("nemo", "model: {data: {data_prefix: [.25, /d/wiki, .75, /d/code], seed: 1}}"),
         ("nemo", "model: {data: {data_prefix: {train: [1, /d/wiki, 3, /d/code], test: [/d/t]}}}"),
+        ("nemo", "base: &base {paths: null}\ndata: {<<: *base, paths: [1, /d/wiki, 3, /d/code]}"),
         ("nemo", "data: !fdl.Config\n  paths: !!python/tuple [1, /d/wiki, 3, /d/code]"),
         (
             "nemo",
@@ -136,6 +158,7 @@ TWO = {"wiki": 0.25, "code": 0.75}
         ("csv", "weight,domain\r\n1,wiki\r\n\r\n3,code\r\n"),
         ("ratios", "run_id,name,wiki,code,law\n7,best,0.25,0.75,0\n"),
         ("ratios", ",wiki,code\n0,0.25,0.75\n"),
+        ("ratios", "Unnamed: 0,wiki,code\n3,0.25,0.75\n"),
         ("json", '{"wiki": 1, "code": 3, "law": 0}'),
         ("json", '[{"domain": "wiki", "weight": 0.25}, {"domain": "code", "weight": 0.75}]'),
     ],
@@ -152,6 +175,7 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
         ("megatron", "1 /d/a 2 /d/b 0 /d/c", "left out /d/c"),
         ("megatron", "1 /d/a 2 /d/b 4 /d/a", "the prefix /d/a stands more than once"),
         ("ratios", "run_id,a,b\nx,1,0\n", "left out b"),
+        ("csv", "domain,weight,Path,tokens\na,1,/x,5\n", "columns that are not read: Path"),
         ("hf", "names: [a, b]\ntokens_per_document: [1, 1]", "drawn equally often"),
     ):
         caplog.clear()
@@ -161,8 +185,13 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_prefixes_that_yaml_would_change() -> None:
     """Unquoted words that YAML takes for numbers, false or dates stay the text of a prefix."""
-    text = "paths: [1, 2019_30, 1, no, 1, 2024-05-01, 1, 0o7]"
-    assert list(import_mixture(text, "nemo").weights) == ["2019_30", "no", "2024-05-01", "0o7"]
+    names = ["2019_30", "no", "2024-05-01", "0o7", "nan", "inf", "0x1f", "1_0"]
+    for text in (
+        ", ".join(f"1, {name}" for name in names),
+        ", ".join(f"[{name}, 0.5]" for name in names),
+        f"[{', '.join(names)}], [{', '.join('1' * len(names))}]",
+    ):
+        assert import_mixture(f"paths: [{text}]", "nemo").weights == dict.fromkeys(names, 1 / 8)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +202,12 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("megatron", "/a /b", "weights are missing: entry 1 is '/a'.*the mixture 'proportional'"),
         ("megatron", "0.3 /a x /b", "entry 3 must be the weight of the prefix after it, not 'x'"),
         ("megatron", "-1 /a 2 /b", "entry 1: the weight is -1, but must be positive"),
-        ("megatron", "nan /a 2 /b", "entry 1: the weight is nan, but must be positive"),
+        ("megatron", "nan /a 2 /b", "entry 1 must be the weight of the prefix after it, not 'nan'"),
+        ("megatron", "1_0 /a 2 /b", "entry 1 must be the weight of the prefix after it, not '1_0'"),
+        ("megatron", "1e999 /a 2 /b", "entry 1: the weight is 1e999, but must be positive"),
+        ("megatron", "2019 2020 2021 2022", "prefixes cannot be told from weights.* ./2024"),
+        ("nemo", "data_prefix: [2019_30, 2020_05, 2021_04, 2021_10]", "the weights are missing"),
+        ("nemo", "paths: [[0.5, 2019], [0.5, 2020]]", "prefixes cannot be told from weights"),
         ("megatron", "0 /a 0 /b", "no domain with a weight above 0"),
         ("megatron-per-split", '{"valid": []}', "must have the splits train, validation and test"),
         ("megatron-per-split", "[", "it is not JSON at line 1, column 2"),
@@ -187,7 +221,13 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("nemo", "paths: [1, {}, 2, /b]", "entry 2 must be a prefix, which is text, not {}"),
         ("nemo", "paths: [[1, 2], [3, 4]]", "prefixes cannot be told from weights"),
         ("nemo", "paths: " + "[" * 50000, "nested too deeply|not YAML"),
-        ("nemo", "paths: &a [1, *a]", "not YAML|nested|must be a prefix"),
+        ("nemo", "paths: &a [1, *a]", "line 1: an anchor contains itself"),
+        (
+            "nemo",
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 4)}]\n" for i in range(1, 13)),
+            "aliases stand for more than 1,000,000 values",
+        ),
         ("nemo", "seed: 1", "under the key paths or data_prefix"),
         ("bridge", "dataset: {blend: [[/a, /b], [1]]}", "there are 2 prefixes, but 1 weights"),
         ("bridge", "dataset: {blend: [[/a, /b], null]}", "the weights are missing"),
@@ -204,10 +244,24 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("csv", "domain,weight\n,1\nb,1\n", "line 2: a domain must have a name, not ''"),
         ("csv", "domain,weight\na,1\na,2\n", "line 3: duplicate domain 'a'"),
         ("csv", "domain,weight\na,many\n", "line 2, 'a': the weight must be a number, not 'many'"),
+        ("csv", "domain,weight\na,1_0\n", "line 2, 'a': the weight must be a number, not '1_0'"),
+        ("json", '{"a": NaN}', "entry 1, 'a': the weight must be a number, not 'NaN'"),
         ("csv", "domain,weight\na,1,2\n", "line 2: it has 3 cells, but the header has 2"),
         ("csv", "domain,weight,weight\na,1,2\n", "the column 'weight' twice"),
         ("csv", "name,share\na,1\n", "it has no column 'domain', but name, share"),
+        (
+            "csv",
+            'domain,weight,path,part_tokens\na,1,"[""/x"", ""/y""]",[5]\n',
+            "line 2: 'part_tokens' of domain 'a' must have a number of at least 0 for each path",
+        ),
+        ("csv", "domain,weight,path\na,1,[5]\n", "line 2: 'path' of domain 'a' must be text"),
         ("csv", "", "the first line must be a header"),
+        ("megatron", '0.3 "/d/a" 0.7 "/d/b"', "entry 2, .* has quotes .* take them away"),
+        ("megatron", '["0.3", "/d/a"]', "has quotes"),
+        ("megatron", '["0.3","/d/a"]', "has quotes"),
+        ("megatron", "0.3 $DATA/a 0.7 /d/b", "entry 2, .* refers to a variable"),
+        ("nemo", "paths: [0.3, /d/a, 0.7, '${oc.env:D}/b']", "entry 4, .* refers to a variable"),
+        ("ratios", "iteration,loss,a,b\n0,2.31,.5,.5\n", "add up to 3.31, not to 1.*loss, a, b"),
         ("ratios", "run_id,a,b\n1,.5,.5\n2,.5,.5\n", "it has 2 rows"),
         ("ratios", "run_id,a,b\n1,.5,\n", "column 'b': the weight must be a number, not ''"),
         ("json", '{"a": "x"}', "entry 1, 'a': the weight must be a number, not 'x'"),
@@ -262,6 +316,11 @@ def test_blanks_and_several_datasets() -> None:
     assert columns == [blend[1::2], list(map(float, blend[::2]))]
     with pytest.raises(UserError, match="blanks"):
         export_mixture(mixture, "megatron")
+    domains["b"]["path"][1] = "/my disk/./a"
+    with pytest.raises(UserError, match="is there twice, for domain 'a' and for 'b'"):
+        export_mixture(mixture, "nemo")
+    domains["b"] = {"path": ["/d/b1", "/d/b2"], "part_tokens": [0, 300]}
+    assert yaml.safe_load(export_mixture(mixture, "nemo"))["paths"][3:] == ["/d/b2"]
 
 
 @pytest.mark.parametrize(

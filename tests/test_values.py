@@ -20,6 +20,18 @@ COMPLETE = (
     "train.global_batch_size=32",
 )
 
+# Twelve levels, each of which stands for the one above it four times.
+LEVELS = range(1, 13)
+REPEATED = "".join(
+    ["a0: &a0 {x: 1}\n", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 4)}]\n" for i in LEVELS)]
+).encode()
+MERGED = "".join(
+    [
+        "a0: &a0 {x: 1}\n",
+        *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 4)}], y{i}: 1}}\n" for i in LEVELS),
+    ]
+).encode()
+
 
 def loaded(*overrides: str, text: str | bytes = "", folder: Path) -> Config:
     """Return the configuration of a file with this text and of overrides."""
@@ -63,8 +75,9 @@ def test_text_of_a_command_line_stays(text: str, tmp_path: Path) -> None:
 
 
 def test_numbers_and_words_are_read_as_before(tmp_path: Path) -> None:
-    """Where the schema wants no text, YAML decides."""
+    """Where the schema wants no text, YAML decides; numbers may be in quotes or have exponents."""
     config = loaded(
+        *("optimizer.min_lr='1.5e-5'", "data.max_epochs=1.5e1", "data.packing=0"),
         *("train.seed=0x10", "optimizer.lr=1e-3", "logging.progress=no", "chameleon.layer=all"),
         *(
             "chameleon.samples=1_000",
@@ -76,6 +89,11 @@ def test_numbers_and_words_are_read_as_before(tmp_path: Path) -> None:
         folder=tmp_path,
     )
     assert (config.train.seed, config.optimizer.lr, config.logging.progress) == (16, 1e-3, False)
+    assert (config.optimizer.min_lr, config.data.max_epochs, config.data.packing) == (
+        1.5e-5,
+        15.0,
+        False,
+    )
     assert (config.chameleon.layer, config.chameleon.samples) == ("all", 1000)
     assert (config.data.tokenizer, config.data.pin, config.model.num_layers) == (
         None,
@@ -118,15 +136,53 @@ def test_a_remedy_can_be_typed(name: str) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ("data.ignored_keys=title", "a list, not 'title': write 'data.ignored_keys=[\"title\"]'"),
+        ("data.ignored_keys=", "must be a list, but has no value: write it as in"),
+        ("compare.seeds=5", "compare.seeds must be a list, not '5': write 'compare.seeds=[5]'"),
+        ("compare.seeds=[a]", "an item of compare.seeds must be a whole number, not 'a'"),
+        ("data.domains=x", "data.domains must be a mapping of keys, not 'x'"),
+        ("data.pin=0.5", "data.pin must be a mapping of keys, not '0.5': write data.pin.NAME=0.5"),
+        ("data.domains.c=", "data.domains.c must be a mapping of keys, but has no value"),
+        ("train=null", "train must be a mapping of keys, but null stands for nothing"),
+        ("train.seed=[1]", "train.seed must be a whole number, not a list"),
+        ("train.seed=1e3", "train.seed must be a whole number, not '1e3': write train.seed=1000"),
+        ("train.seed=", "train.seed must be a whole number, but has no value"),
+        ("train.seed=yes", "train.seed must be a whole number, not 'yes'"),
+        ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
+        ("logging.progress=maybe", "logging.progress must be true or false, not 'maybe'"),
+        ("chameleon.layer=[1]", "chameleon.layer must be a whole number or a word, not a list"),
+        ("data.domains.a.path=", "must be text, or a list of texts, but has no value"),
+        ("data.domains.a.path=[x,~]", "an item of data.domains.a.path must be text"),
+    ],
+)
+def test_a_value_of_another_type(given: str, says: str, tmp_path: Path) -> None:
+    """The error names the key and what it takes; what it says to type has the right type."""
+    with pytest.raises(UserError) as error:
+        loaded(given, folder=tmp_path)
+    assert says in str(error.value)
+    (typed,) = shlex.split(re.split(r": write (?:it as in )?", str(error.value))[1])
+    if typed.startswith("train.train_iters"):
+        typed = typed.replace("...", "10")
+    loaded(typed, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("train.seed=${output}", "train.seed: what its '${...}' stands for is of another type"),
+        ("train=${output}", "train: what its '${...}' stands for is of another type"),
+        ("output=${output}", "output: its '${...}' leads back to itself"),
         ("train.seed=010", "train.seed=010 is another number in YAML"),
         ("train.seed=1:30", "train.seed=1:30 is another number in YAML"),
         ("train.seed=" + "9" * 5000, "train.seed: a number of 5,000 characters is too long"),
         ("optimizer.lr=" + "9" * 400, "optimizer.lr: a number of 400 characters is too long"),
         ("train.seed=[1", "is not a value in YAML: put it into quotes, as in 'train.seed=\"...\"'"),
-        ("output=null", "output must be text, but null stands for nothing"),
+        ("output=null", "output must be text, but null stands for nothing: write it as in"),
         ("output=", "output must be text, but has no value"),
         ("output=[a]", "output must be text, not a list"),
         ("output=${oc.env:NOT_SET_HERE}", "output: Environment variable 'NOT_SET_HERE' not found"),
+        ("output=${nothing:x}", "Unsupported interpolation type nothing; write ${KEY} or"),
+        ("data.ignored_keys=[${output}]", "as in 'data.ignored_keys=[\"...\"]'"),
         ("output=x${", "output: a '${' has no end"),
         ("output=${data.mixtur}", "output: Interpolation key"),
         ("data.domains.c=/x y", "write 'data.domains.c.path=/x y'"),
@@ -138,6 +194,9 @@ def test_a_remedy_can_be_typed(name: str) -> None:
         (b"a:\n- [1", "it is not YAML at line 3, column 1"),
         (b"train:\n  seed: 1\n  seed: 2", "line 3: duplicate key 'seed'"),
         (b"? [a]\n: 1", "line 1: a key must be text, not a list"),
+        (REPEATED, "line 2: aliases stand for more than 1,000,000 values"),
+        (MERGED, "aliases stand for more than 1,000,000 values"),
+        (b"a: 1\n<<: 3", "line 2: only mappings can be merged with '<<'"),
         (b"[" * 100_000, "it is not YAML|nested too deeply"),
     ],
 )

@@ -223,7 +223,11 @@ def _export(arguments: argparse.Namespace) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     try:
         text = Path(arguments.file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read {arguments.file}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
+    except OSError as error:
         raise UserError(f"cannot read {arguments.file}: {error}") from error
     mixture = import_mixture(text, arguments.format, arguments.file)
     mixture.save(arguments.output)

@@ -7,17 +7,17 @@ an error that names the most similar known one. validation.py checks the result.
 import argparse
 import inspect
 import math
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationResolutionError,
     OmegaConfBaseException,
+    ValidationError,
 )
 from yaml import YAMLError
 
@@ -71,7 +71,7 @@ def load_config(
     except OmegaConfBaseException as error:
         key = _unresolved(merged, [layer for _, layer in layers]) or error.full_key or source
         raise UserError(f"{key}: {_reason(error)}") from error
-    except (TypeError, OverflowError, RecursionError) as error:  # a list where a mapping belongs
+    except (TypeError, OverflowError, RecursionError) as error:  # where a "${" leads
         raise UserError(f"{source}: {_one_line(error)}") from error
     assert isinstance(config, Config)
     require_paths(config.data)
@@ -127,9 +127,10 @@ def _typed_value(text: str, wanted: Any, parts: tuple[str, ...]) -> Any:
     try:
         return read_override(text, wanted, parts)
     except (YAMLError, RecursionError) as error:
+        example = '["..."]' if get_origin(wanted) is list else '"..."'
         raise UserError(
             f"{f'{dotted(parts)}={text}'[:80]!r} is not a value in YAML: put it into quotes, as in "
-            f"""{shlex.quote(f'{dotted(parts)}="..."')}"""
+            f"{typed(parts, example)}"
         ) from error
 
 
@@ -268,15 +269,22 @@ def _keys(node: Any, above: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
 
 
 def _reason(error: OmegaConfBaseException) -> str:
-    """Say in one line what OmegaConf refused, and what to do about it."""
+    """Say in one line what OmegaConf refused, which is what a '${' leads to, and what to do."""
     if isinstance(error, GrammarParseError):
         return "a '${' has no end that can be read: close its brace, or write \\${ for the text"
     text = _one_line(error)
-    if isinstance(error, InterpolationResolutionError):
-        text = text.rpartition("resolving interpolation: ")[2].strip('"')
-        if "Environment variable" in text:
-            text += "; set it, or write ${oc.env:NAME,DEFAULT}"
-    return text
+    if "Recursive" in text:
+        return "its '${...}' leads back to itself: write a value in its place"
+    if isinstance(error, ValidationError):
+        return "what its '${...}' stands for is of another type: write a value in its place"
+    if not isinstance(error, InterpolationResolutionError):
+        return text
+    text = text.rpartition("resolving interpolation: ")[2].strip('"')
+    if "Environment variable" in text:
+        return f"{text}; set it, or write ${{oc.env:NAME,DEFAULT}}"
+    if "not found" in text:
+        return f"{text}; correct the key in '${{...}}'"
+    return f"{text}; write ${{KEY}} or ${{oc.env:NAME}}"
 
 
 def _one_line(error: Exception) -> str:

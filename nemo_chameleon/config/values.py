@@ -2,37 +2,32 @@
 
 YAML takes unquoted words such as no, null, 2024_05_01 and 1:30 for other things than text. Here a
 name, and a value that the schema wants as text, keep the text that was written. A number that YAML
-and people read differently is refused.
+and people read differently is refused, and so is every value of another type than the schema's.
 """
 
+import json
 import re
 import types
 import typing
-from dataclasses import is_dataclass
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
 from nemo_chameleon.config.keys import dotted, named_keys, typed
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.yaml_text import SafeLoader
+from nemo_chameleon.utils.yaml_text import TAG, YamlReader, is_null, kind_of
 
-_MOST_NODES = 10_000_000  # an alias that stands for aliases can expand without end
-_TAG = "tag:yaml.org,2002:"
 _MISREAD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_.]+)+")
-_CONTAINERS: dict[type[yaml.Node], str] = {
-    yaml.MappingNode: "a mapping",
-    yaml.SequenceNode: "a list",
-}
+_WORDS = {"1": True, "0": False, "y": True, "n": False}  # in addition to YAML's own
 
 
-class _Loader(SafeLoader):
-    """Reads numbers such as 1e-3, which YAML 1.1 takes for text."""
+class _Place(NamedTuple):
+    """Where a value belongs: the schema's type, the key, and whether it is an item of a list."""
 
-
-_Loader.add_implicit_resolver(
-    f"{_TAG}float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+    wanted: Any
+    key: tuple[str, ...]
+    item: bool = False
 
 
 def read_yaml(text: str, wanted: Any, key: tuple[str, ...] = ()) -> Any:
@@ -44,20 +39,13 @@ def read_yaml(text: str, wanted: Any, key: tuple[str, ...] = ()) -> Any:
         key: the parts of the key there.
 
     Returns:
-        Dicts with text as keys, lists and values; None for an empty document.
+        Dicts with text as keys, lists and values; None for null or an empty document.
 
     Raises:
         UserError: a value is not what the schema wants; the error names the key.
         yaml.YAMLError: it is not YAML.
     """
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None and wanted is str:
-            raise UserError(f"{dotted(key)} must be text, but has no value: set it")
-        return None if node is None else _Reader(loader).read(node, wanted, key)
-    finally:
-        loader.dispose()
+    return _Reader(text).document(_Place(wanted, key))
 
 
 def read_override(text: str, wanted: Any, key: tuple[str, ...]) -> Any:
@@ -122,101 +110,114 @@ def _inside(wanted: Any, part: str) -> Any:
     return Any if wanted is Any else None
 
 
-class _Reader:
-    """Makes values of YAML's nodes."""
+def _is_mapping(wanted: Any) -> bool:
+    return (isinstance(wanted, type) and is_dataclass(wanted)) or typing.get_origin(wanted) is dict
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-        self._above: set[int] = set()
-        self._nodes = 0
 
-    def read(self, node: yaml.Node, wanted: Any, key: tuple[str, ...]) -> Any:
-        """Read a node for a place in the schema."""
-        self._nodes += 1
-        if self._nodes > _MOST_NODES:
-            raise UserError("its anchors stand for more than 10,000,000 values")
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, wanted, key)
-        if id(node) in self._above:
-            raise UserError(f"line {node.start_mark.line + 1}: an anchor contains itself")
-        self._above.add(id(node))
-        try:
-            self._require_kind(node, wanted, key)
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, wanted, key)
-            own = typing.get_args(wanted) if typing.get_origin(wanted) is list else (wanted,)
-            return [self.read(item, own[0], key) for item in node.value]
-        finally:
-            self._above.discard(id(node))
+class _Reader(YamlReader):
+    """Makes what the schema wants."""
 
-    @staticmethod
-    def _require_kind(node: yaml.Node, wanted: Any, key: tuple[str, ...]) -> None:
-        kind = _CONTAINERS[type(node)]
-        if wants_text(wanted) and wanted is not Any:
-            raise UserError(f"{dotted(key)} must be text, not {kind}: put it into quotes")
-        mapping = isinstance(wanted, type) and is_dataclass(wanted)
-        mapping = mapping or typing.get_origin(wanted) is dict
-        if mapping and kind != "a mapping":
-            raise UserError(f"{_place(key)} must be a mapping of keys, not {kind}")
-        if typing.get_origin(wanted) is list and kind != "a list":
-            raise UserError(f"{_place(key)} must be a list, not {kind}")
+    def inside(self, place: _Place, name: str | None) -> _Place:
+        """Return the place of a mapping's entry or of a list's item."""
+        if name is not None:
+            return _Place(_inside(place.wanted, name), (*place.key, name))
+        own = typing.get_args(place.wanted) if typing.get_origin(place.wanted) is list else ()
+        return _Place(own[0] if own else place.wanted, place.key, item=True)
 
-    def _mapping(self, node: yaml.MappingNode, wanted: Any, key: tuple[str, ...]) -> dict[str, Any]:
-        seen: set[str] = set()
-        for name, _ in node.value:
-            line = name.start_mark.line + 1
-            if not isinstance(name, yaml.ScalarNode):
-                raise UserError(f"line {line}: a key must be text, not {_CONTAINERS[type(name)]}")
-            if name.value in seen and name.tag != f"{_TAG}merge":
-                raise UserError(f"line {line}: duplicate key {name.value!r}")
-            seen.add(name.value)
-        self._loader.flatten_mapping(node)
-        return {
-            name.value: self.read(value, _inside(wanted, name.value), (*key, name.value))
-            for name, value in node.value
-        }
+    def require_kind(self, node: yaml.CollectionNode, place: _Place) -> None:
+        """Check that the schema wants this list or mapping."""
+        kind, wanted = kind_of(node), place.wanted
+        allowed = "a mapping" if _is_mapping(wanted) else "a list"
+        if wanted is None or wanted is Any:  # an unknown key, or a path, which data.py checks
+            return
+        if kind != allowed or not (_is_mapping(wanted) or typing.get_origin(wanted) is list):
+            _refuse(place, f"not {kind}")
 
-    def _scalar(self, node: yaml.ScalarNode, wanted: Any, key: tuple[str, ...]) -> Any:
-        text = str(node.value)
-        plain = not node.style and node.tag.startswith(_TAG)
-        null = plain and node.tag == f"{_TAG}null"
+    def scalar(self, node: yaml.ScalarNode, place: _Place) -> Any:
+        """Make text, a number, true, false or null of a node."""
+        text, wanted = str(node.value), place.wanted
         choices = _choices(wanted)
-        if null and wanted is str:
-            what = f"{text} stands for nothing" if text else "has no value"
-            raise UserError(
-                f"{dotted(key)} must be text, but {what}: put it into quotes, or set it"
-            )
-        if null:
-            return None
-        if not plain or wants_text(wanted) or "${" in text:
+        if is_null(node):
+            if wanted is None or not place.key or type(None) in choices:
+                return None
+            _refuse(place, f"but {text} stands for nothing" if text else "but has no value")
+        if wanted is None or wants_text(wanted) or "${" in text:
             return text
-        if isinstance(wanted, type) and is_dataclass(wanted):
-            settings = named_keys(key[1]) if len(key) == 3 and key[0] == "data" else []
-            hint = f"; write {typed((*key, settings[0]), text)}" if settings else ""
-            raise UserError(
-                f"{_place(key)} must be a mapping of keys to values, not {text!r}{hint}"
-            )
+        if bool in choices:
+            return self._truth(text, place)
         if int in choices or float in choices:
-            if _MISREAD.fullmatch(text) and node.tag in (f"{_TAG}int", f"{_TAG}float"):
+            return self._number(text, place)
+        return _refuse(place, f"not {text!r}", text)
+
+    def _resolved(self, text: str) -> tuple[str, yaml.ScalarNode]:
+        """Return what YAML takes unquoted text for, and its node."""
+        tag = self._loader.resolve(yaml.ScalarNode, text, (True, False))
+        return tag.removeprefix(TAG), yaml.ScalarNode(tag, text)
+
+    def _truth(self, text: str, place: _Place) -> bool:
+        kind, node = self._resolved(text)
+        if kind == "bool":
+            return bool(self._loader.construct_object(node))
+        if text.lower() not in _WORDS:
+            _refuse(place, f"not {text!r}")
+        return _WORDS[text.lower()]
+
+    def _number(self, text: str, place: _Place) -> int | float | str:
+        kind, node = self._resolved(text.strip())
+        choices = _choices(place.wanted)
+        if kind in ("int", "float"):
+            if _MISREAD.fullmatch(text):
                 raise UserError(
-                    f"{dotted(key)}={text} is another number in YAML than it looks like: write it "
-                    "without zeros in front and without colons"
+                    f"{dotted(place.key)}={text} is another number in YAML than it looks like: "
+                    "write it without zeros in front and without colons"
                 )
-            return self._number(node, choices, key)
-        return self._loader.construct_object(node)
+            try:
+                value = self._loader.construct_object(node)
+                if float in choices:
+                    return float(value)
+            except (ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{dotted(place.key)}: a number of {len(text):,} characters is too long"
+                ) from error
+            if kind == "int":
+                return int(value)
+        if str in choices:
+            return text  # the schema wants an integer or a word
+        whole = kind == "float" and value.is_integer() and abs(value) < 1e15
+        return _refuse(place, f"not {text!r}", str(int(value)) if whole else None)
 
-    def _number(self, node: yaml.ScalarNode, choices: tuple[Any, ...], key: tuple[str, ...]) -> Any:
-        try:
-            value = self._loader.construct_object(node)
-            float(value) if float in choices and isinstance(value, int) else None
-        except (ValueError, OverflowError) as error:
-            raise UserError(
-                f"{dotted(key)}: a number of {len(node.value):,} characters is too long"
-            ) from error
-        if str in choices and not (isinstance(value, int) and not isinstance(value, bool)):
-            return node.value  # the schema wants an integer or a word
-        return value
+
+def _refuse(place: _Place, given: str, text: str | None = None) -> NoReturn:
+    """Say what the schema wants in place of what was given, and how to type it."""
+    if not place.key:
+        raise UserError(f"the configuration must be a mapping of keys, {given}")
+    what, parts, example = _remedy(place, text)
+    subject, how = dotted(place.key), "write it as in" if text is None else "write"
+    if place.item:
+        subject, example = f"an item of {subject}", f"[{example}]"
+    raise UserError(f"{subject} must be {what}, {given}: {how} {typed(parts, example)}")
 
 
-def _place(key: tuple[str, ...]) -> str:
-    return dotted(key) if key else "the configuration"
+def _remedy(place: _Place, text: str | None) -> tuple[str, tuple[str, ...], str]:
+    """Return what the schema wants, in words, and the key and the value to type."""
+    wanted, key = place.wanted, place.key
+    choices = _choices(wanted)
+    if _is_mapping(wanted):
+        if key[0] == "data" and len(key) > 1:  # names that the user chooses
+            named = key if len(key) == 3 else (*key, "NAME")
+            key = (*named, *named_keys(key[1])[:1])
+        else:
+            key = (*key, fields(wanted)[0].name)
+        return "a mapping of keys", key, text or "..."
+    if typing.get_origin(wanted) is list:
+        (own,) = typing.get_args(wanted)
+        return "a list", key, f"[{json.dumps(text or '...') if own is str else text or 10}]"
+    for kind, what, example in (
+        (bool, "true or false", "true"),
+        (int, "a whole number or a word" if str in choices else "a whole number", "10"),
+        (float, "a number", "0.1"),
+        (str, "text", '"..."'),
+    ):
+        if kind in choices:
+            return what, key, text or example
+    return "text, or a list of texts", key, '"..."'

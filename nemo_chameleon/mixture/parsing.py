@@ -60,7 +60,7 @@ def _require_types(body: Mapping[str, Any]) -> None:
         for key in ("fingerprint", "embedding", "heaviest_token"):
             if not isinstance(facts.get(key, ""), str):
                 raise UserError(f"{key!r} of domain {name!r} must be text")
-        _require_paths(name, facts)
+        require_datasets(name, facts)
     for name, ends in body.get("uncertainty", {}).items():
         if not (
             isinstance(ends, list)
@@ -85,7 +85,16 @@ def _require_types(body: Mapping[str, Any]) -> None:
         raise UserError("'layers' must have a weight for each domain in each layer")
 
 
-def _require_paths(name: str, facts: Mapping[str, Any]) -> None:
+def require_datasets(name: str, facts: Mapping[str, Any]) -> None:
+    """Check the paths of a domain, and the tokens of each.
+
+    Args:
+        name: of the domain.
+        facts: what a mixture records about it.
+
+    Raises:
+        UserError: they are not text, or there is not a number of tokens for each.
+    """
     path = facts.get("path", "")
     paths = path if isinstance(path, list) else [path]
     if not (paths and all(isinstance(part, str) for part in paths)):
@@ -111,7 +120,12 @@ def _is_layers(value: Any, names: Iterable[str]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _no_number(constant: str) -> None:

@@ -83,7 +83,7 @@ def import_mixture(text: str, form: str, source: str = "text") -> Mixture:
             weights = Mixture.static(weights).weights
         mixture = Mixture(
             weights,
-            domains={name: {"path": path} for name, path in blend.paths.items() if path},
+            domains=blend.domains,
             method={"name": "static"},
         )
     except UserError as error:

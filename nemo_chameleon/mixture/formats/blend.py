@@ -1,6 +1,7 @@
 """What all formats share: a format, what is read from it, and the entries that are written."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import listed
 
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -17,12 +20,13 @@ class Blend:
 
     Attributes:
         weights: by domain name; positive and finite.
-        paths: by domain name; empty where the file has none.
+        domains: what the file says about each domain, as a mixture file records it: its path and,
+            for several datasets, the tokens of each.
         notes: what the mixture does not have of the file, or has otherwise, in sentences.
     """
 
     weights: dict[str, float]
-    paths: dict[str, str] = field(default_factory=dict)
+    domains: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -65,20 +69,17 @@ def number(value: Any, where: str) -> float:
 def as_number(value: Any) -> float | None:
     """Return the number that a value or its text stands for.
 
+    Prefixes such as 2019_30, nan and 0x1f are text, though Python takes the first two for numbers.
+
     Args:
         value: any value.
 
     Returns:
-        The number; None if it is none.
+        The number; None if it is no decimal number.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
-    except OverflowError:
-        return math.inf
+    if isinstance(value, float):
+        return value
+    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()) else None
 
 
 def short(value: Any) -> str:
@@ -114,11 +115,11 @@ def total_of(weights: Mapping[str, float]) -> float:
         raise UserError("the weights are too large to be added up: divide all of them") from error
 
 
-def named_blend(entries: Iterable[tuple[str, Any, float, str]]) -> Blend:
+def named_blend(entries: Iterable[tuple[str, Any, float, dict[str, Any]]]) -> Blend:
     """Make a blend of domains that have names.
 
     Args:
-        entries: where each entry is, its name, its weight and its path or "".
+        entries: where each entry is, its name, its weight, and what a mixture file records.
 
     Returns:
         The blend; domains of weight 0 are left out with a note.
@@ -127,16 +128,16 @@ def named_blend(entries: Iterable[tuple[str, Any, float, str]]) -> Blend:
         UserError: a name is missing or stands twice.
     """
     weights: dict[str, float] = {}
-    paths: dict[str, str] = {}
-    for where, name, weight, path in entries:
+    domains: dict[str, dict[str, Any]] = {}
+    for where, name, weight, facts in entries:
         if not (isinstance(name, str) and name):
             raise UserError(f"{where}: a domain must have a name, not {short(name)}")
         if name in weights:
             raise UserError(f"{where}: duplicate domain {name!r}")
-        weights[name], paths[name] = weight, path
+        weights[name], domains[name] = weight, facts
     drawn = {name: weight for name, weight in weights.items() if weight > 0}
     notes = left_out([name for name in weights if name not in drawn])
-    return Blend(drawn, {name: paths[name] for name in drawn}, notes)
+    return Blend(drawn, {name: domains[name] for name in drawn if domains[name]}, notes)
 
 
 def left_out(names: Sequence[str]) -> list[str]:
@@ -166,37 +167,20 @@ def entries_of(mixture: Mixture, blanks: bool = True) -> list[tuple[str, float]]
         Each prefix and its weight.
 
     Raises:
-        UserError: a domain has no path, or one with blanks where the format cannot hold it.
+        UserError: a domain has no path, or one with blanks where the format cannot hold it; or
+            Megatron cannot draw from these datasets, as `blend_of` says.
     """
-    entries = []
-    for name, weight in mixture.weights.items():
-        for path, share in shares_of(mixture, name):
+    datasets = {}
+    for name in mixture.weights:
+        fact(mixture, name, "path")
+        datasets[name] = recorded_datasets(name, mixture.domains[name])
+        for path in datasets[name]:
             if not blanks and path != "".join(path.split()):
                 raise UserError(
                     f"the path of domain {name!r}, {path!r}, has blanks, which this format cannot "
                     "hold: rename the files, or use --format megatron-per-split"
                 )
-            entries.append((path, weight * share))
-    return entries
-
-
-def shares_of(mixture: Mixture, name: str) -> list[tuple[str, float]]:
-    """Return the datasets of a domain, with each one's share of the domain.
-
-    Args:
-        mixture: the mixture.
-        name: of the domain.
-
-    Returns:
-        Each dataset's prefix and its share; the only one's share is 1.
-
-    Raises:
-        UserError: the mixture file has no path, or several without the tokens of each.
-    """
-    fact(mixture, name, "path")
-    tokens = recorded_datasets(name, mixture.domains[name])
-    total = sum(tokens.values())
-    return [(path, own / total) for path, own in tokens.items()]
+    return list(zip(*mixture.blend(datasets), strict=True))
 
 
 def fact(mixture: Mixture, name: str, key: str) -> Any:

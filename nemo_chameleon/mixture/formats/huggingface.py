@@ -61,7 +61,7 @@ def _read(text: str) -> Blend:
         share, length = (
             number(values[i - 1], f"entry {i} of {key}") for key, values in columns.items()
         )
-        entries.append((f"entry {i} of names", name, share * length, ""))
+        entries.append((f"entry {i} of names", name, share * length, {}))
     blend = named_blend(entries)
     return Blend(blend.weights, {}, [*notes, *blend.notes])
 

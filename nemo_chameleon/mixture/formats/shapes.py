@@ -6,12 +6,15 @@ these by split.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from nemo_chameleon.mixture.formats.blend import Blend, as_number, left_out, number, short
 from nemo_chameleon.utils.errors import UserError
 
+_OF_A_SHELL = re.compile(r"[\[({]*[\"']")
+_REFERENCE = re.compile(r"^\$|\$\{.*\}")
 _TRAINING = ("train", "training")
 _OTHERS = ("validation", "valid", "val", "dev", "eval", "test")
 
@@ -44,7 +47,7 @@ def read_blend(value: Any, unweighted: str) -> Blend:
     names = _names([first[same] for same in kept])
     return Blend(
         {name: weights[same] for name, same in zip(names, kept, strict=True)},
-        {name: first[same] for name, same in zip(names, kept, strict=True)},
+        {name: {"path": first[same]} for name, same in zip(names, kept, strict=True)},
         list(dict.fromkeys(notes)),
     )
 
@@ -93,12 +96,18 @@ def _is_columns(value: Sequence[Any]) -> bool:
     paths, weights = value
     if not all(as_number(weight) is not None for weight in weights or []):
         return False
-    if weights and all(as_number(path) is not None for path in paths):
+    if weights:
+        _require_text(value, paths)
+    return all(as_number(path) is None for path in paths)
+
+
+def _require_text(value: Any, items: Sequence[Any]) -> None:
+    """Refuse numbers alone: any of them may be the name of a dataset, such as a year."""
+    if all(as_number(item) is not None for item in items):
         raise UserError(
             f"{short(value)} has numbers alone, so prefixes cannot be told from weights: write the "
-            "prefixes with their folders"
+            "prefixes with their folders, as in ./2024"
         )
-    return all(as_number(path) is None for path in paths)
 
 
 def _pair(item: Any, i: int) -> tuple[str, float]:
@@ -107,6 +116,7 @@ def _pair(item: Any, i: int) -> tuple[str, float]:
         return _path(item["path"], i), number(item["weight"], f"entry {i}")
     if not (isinstance(item, list) and len(item) == 2):
         raise UserError(f"entry {i} must be a weight and a prefix, not {short(item)}")
+    _require_text(item, item)
     weight, path = item if as_number(item[0]) is not None else item[::-1]
     return _path(path, i), number(weight, f"entry {i}, {short(item)}")
 
@@ -128,6 +138,7 @@ def _flat(value: Sequence[Any], unweighted: str) -> list[tuple[str, float]]:
             f"entry {len(value)}, {short(value[-1])}, has no prefix after it: weights and prefixes "
             "must come in pairs"
         )
+    _require_text(value, value)
     return [
         (_path(path, i + 1), number(weight, f"entry {i}"))
         for (i, weight), path in zip(numbered[::2], value[1::2], strict=True)
@@ -149,6 +160,15 @@ def _without_weights(
 def _path(path: Any, i: int) -> str:
     if not (isinstance(path, str) and path.strip()):
         raise UserError(f"entry {i} must be a prefix, which is text, not {short(path)}")
+    if _OF_A_SHELL.match(path.strip()):
+        raise UserError(
+            f"entry {i}, {short(path)}, has quotes that are no part of the prefix: take them away"
+        )
+    if _REFERENCE.search(path):
+        raise UserError(
+            f"entry {i}, {short(path)}, refers to a variable, whose value is not in this file: "
+            "write the prefix itself"
+        )
     return path.strip()
 
 

@@ -1,7 +1,7 @@
 """Parse JSON, YAML and CSV; an error says in words where the text is wrong.
 
 YAML's unquoted words stay text, so that a path such as 2019_30 or no is not taken for a number or
-for false. `blend.number` reads numbers from text.
+for false. `blend.as_number` says which texts are numbers.
 """
 
 import csv
@@ -16,36 +16,7 @@ import yaml
 
 from nemo_chameleon.mixture.parsing import without_duplicates
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.yaml_text import SafeDumper, SafeLoader, not_yaml
-
-
-class _TextLoader(SafeLoader):
-    """Loads every scalar as text, except null; a tag that it does not know changes nothing."""
-
-
-def _construct(loader: Any, tag: str, node: yaml.Node) -> Any:
-    del tag
-    if isinstance(node, yaml.ScalarNode):
-        return node.value
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    loader.flatten_mapping(node)
-    body: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key, line = key_node.value, key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            raise UserError(f"line {line}: a key must be text")
-        if key in body:
-            raise UserError(f"line {line}: duplicate key {key!r}")
-        body[key] = loader.construct_object(value_node, deep=True)
-    return body
-
-
-for _tag in (*("bool", "int", "float", "timestamp", "binary", "str"), *("seq", "map", "omap")):
-    _TextLoader.add_constructor(
-        f"tag:yaml.org,2002:{_tag}", lambda loader, node: _construct(loader, "", node)
-    )
-_TextLoader.add_multi_constructor("", _construct)
+from nemo_chameleon.utils.yaml_text import SafeDumper, YamlReader, not_yaml
 
 
 def parse_yaml(text: str) -> Any:
@@ -61,7 +32,7 @@ def parse_yaml(text: str) -> Any:
         UserError: it is not YAML, or a key stands twice; the error names the line.
     """
     try:
-        return yaml.load(text, Loader=_TextLoader)  # a safe loader that makes text
+        return YamlReader(text).document()
     except yaml.YAMLError as error:
         raise UserError(not_yaml(error)) from error
 

@@ -26,7 +26,7 @@ def _read(text: str) -> Blend:
     else:
         body_items = list(body.items())
     return named_blend(
-        (f"entry {i}, {short(name)}", name, number(weight, f"entry {i}, {short(name)}"), "")
+        (f"entry {i}, {short(name)}", name, number(weight, f"entry {i}, {short(name)}"), {})
         for i, (name, weight) in enumerate(body_items, 1)
     )
 
