@@ -11,6 +11,7 @@ examples.py     parses a line of JSONL into a text and its answers
 tokenize.py     tokenises examples and marks the answer tokens
 reports.py      what an index says about lines that are not examples
 index.py        stores tokenised JSONL files in a cache
+layout.py       says where examples, prompts and answers lie in their tokens
 packing.py      sorts pieces of examples into samples of one length
 samples.py      stores the samples of an index beside it
 domain.py       a domain of examples

@@ -32,6 +32,7 @@ from nemo_chameleon.data.readers import (
     find_files,
     read_lines,
 )
+from nemo_chameleon.data.sft.layout import Layout
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.tokenizer import vocabulary_size
@@ -45,7 +46,7 @@ FACTS, SKIPPED = "index.json", "malformed.txt"
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class Index(Layout):
     """Tokenised examples, and which of their tokens are answers.
 
     Attributes:
@@ -83,54 +84,14 @@ class Index:
         return IndexedDataset(self.prefix)
 
     @cached_property
-    def _cuts(self) -> Ints:
-        """(sequences + 1,) where each sequence starts and the last one stops, in tokens."""
+    def cuts(self) -> Ints:
+        """See `Layout`."""
         return np.concatenate([[0], np.cumsum(self._dataset.sequence_lengths, dtype=np.int64)])
 
     @cached_property
-    def _firsts(self) -> Ints:
-        """(n + 1,) the first sequence of each example, and the number of sequences."""
+    def firsts(self) -> Ints:
+        """See `Layout`."""
         return np.asarray(self._dataset.document_indices, dtype=np.int64)
-
-    @cached_property
-    def starts(self) -> Ints:
-        """(n + 1,) where each example starts and the last one stops, in tokens of the index."""
-        return self._cuts[self._firsts]
-
-    @cached_property
-    def lengths(self) -> Ints:
-        """(n,) the number of tokens of each example."""
-        return np.diff(self.starts)
-
-    @cached_property
-    def prompts(self) -> Ints:
-        """(n,) the number of tokens before each example's first answer."""
-        return self._cuts[self._firsts[:-1] + 1] - self._cuts[self._firsts[:-1]]
-
-    @cached_property
-    def last_answers(self) -> Ints:
-        """(n,) the number of tokens of each example's last answer, with which it ends."""
-        return self._cuts[self._firsts[1:]] - self._cuts[self._firsts[1:] - 1]
-
-    def answers_before(self, positions: Ints) -> Ints:
-        """Return the number of answer tokens before each position.
-
-        Args:
-            positions: (m,) positions in tokens of the index.
-
-        Returns:
-            (m,) the numbers of answer tokens from the beginning of the index.
-        """
-        starts, stops = self._answers
-        before = np.concatenate([[0], np.cumsum(stops - starts)])
-        last = np.searchsorted(starts, positions, side="right")
-        into = np.minimum(positions, stops[last - 1]) - starts[last - 1]
-        return np.where(last, before[last - 1] + into, 0)
-
-    @cached_property
-    def _answers(self) -> tuple[Ints, Ints]:
-        # Every example has an even number of sequences, so every second sequence is an answer.
-        return self._cuts[1:-1:2], self._cuts[2::2]
 
     def tokens(self, example: int, start: int = 0, stop: int | None = None) -> Ints:
         """Return the token ids of an example, or of a piece of it.
@@ -163,7 +124,7 @@ class Index:
         Returns:
             (stop - start,) whether each token belongs to an answer.
         """
-        sequences = slice(self._firsts[example], self._firsts[example + 1])
+        sequences = slice(self.firsts[example], self.firsts[example + 1])
         lengths = self._dataset.sequence_lengths[sequences]
         return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[start:stop]
 
@@ -171,22 +132,6 @@ class Index:
     def _lines(self) -> Ints:
         lines: Ints = np.load(self.folder / "lines.npy")
         return lines
-
-    def prompt_from(self, example: int, start: int) -> int:
-        """Return the first token of an example, from `start` on, that belongs to no answer.
-
-        Args:
-            example: number of the example.
-            start: the token to search from.
-
-        Returns:
-            The position of that token in the example.
-        """
-        at = int(self.starts[example]) + start
-        sequence = int(np.searchsorted(self._cuts, at, side="right")) - 1
-        if (sequence - self._firsts[example]) % 2:
-            at = int(self._cuts[sequence + 1])
-        return at - int(self.starts[example])
 
     def line(self, example: int) -> str:
         """Return the file and the line that an example was read from.

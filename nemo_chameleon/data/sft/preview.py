@@ -10,7 +10,8 @@ from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.readers import Line, MalformedError, read_lines
 from nemo_chameleon.data.sft.index import files_of, find_example_files
 from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
-from nemo_chameleon.data.sft.packing import chunks
+from nemo_chameleon.data.sft.layout import OneExample
+from nemo_chameleon.data.sft.samples import Packing, packed
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
 from nemo_chameleon.utils.arrays import Bools
 from nemo_chameleon.utils.errors import UserError
@@ -134,7 +135,7 @@ def _previewed(
     if found.example.left_out:
         what = " and ".join(found.example.left_out)
         notes.append(f"The chat template leaves reasoning out of the answers ({what}).")
-    if (fate := fate_of_long(found, seq_length, data.on_too_long)) is not None:
+    if (fate := _fate_of_long(found, seq_length, data.on_too_long)) is not None:
         notes.append(fate)
     stretches = tuple(_stretches(found.tokens, loss.tolist(), reader))
     return PreviewedLine(where, stretches, tuple(_turns(found, loss, reader)), tuple(notes))
@@ -190,7 +191,7 @@ def _ends_of_turns(found: Encoded, reader: ExampleTokenizer) -> tuple[list[str],
     return roles, [*stops[:-1], len(found.tokens)]
 
 
-def fate_of_long(found: Encoded, seq_length: int, on_too_long: str) -> str | None:
+def _fate_of_long(found: Encoded, seq_length: int, on_too_long: str) -> str | None:
     """Say what a run does with an example that is longer than a sample; see `packs_of`.
 
     Args:
@@ -201,22 +202,18 @@ def fate_of_long(found: Encoded, seq_length: int, on_too_long: str) -> str | Non
     Returns:
         A sentence, or None if the example fits.
     """
-    tokens = len(found.tokens)
-    if tokens <= seq_length + 1:  # every token of a sample has a label
-        return None
+    samples = packed(OneExample(found.cuts), range(1), seq_length, Packing(False, on_too_long))
+    pieces = samples["pieces"]
     longer = f"The example is longer than model.seq_length={seq_length}"
-    if found.cuts[0] == 0:
-        pieces = len(chunks(np.array([tokens]), seq_length + 1, overlap=1))
-        return f"{longer}, and is cut into {pieces} samples, because it has no prompt."
+    if len(pieces) > 1:
+        return f"{longer}, and is cut into {len(pieces)} samples, because it has no prompt."
+    if not len(samples["too long"]):
+        return None
     because = f"because of data.on_too_long={on_too_long}"
     if on_too_long == "refuse":
         return f"{longer}: the run ends before it trains, {because}."
     if on_too_long == "skip":
         return f"{longer}: the run leaves it out, {because}."
-    if found.cuts[-1] > seq_length:
+    if len(samples["left out"]):
         return f"{longer}, and so is its last answer: the run leaves it out, {because}."
-    ends = np.cumsum(found.cuts)
-    start = tokens - (seq_length + 1)
-    part = int(np.searchsorted(ends, start, side="right"))
-    start = int(ends[part]) if part % 2 else start  # it begins with a prompt
-    return f"{longer}: the run leaves out its first {start:,} tokens, {because}."
+    return f"{longer}: the run leaves out its first {pieces[0, 1]:,} tokens, {because}."

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from nemo_chameleon.data.sft.index import Index
+from nemo_chameleon.data.sft.layout import Layout
 from nemo_chameleon.data.sft.packing import Packs, chunks, pack
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
@@ -57,7 +58,7 @@ def packs_of(
     file = index.folder / f"packs-{key}.safetensors"
     if not file.is_file():
         try:
-            write_atomically(file, save(_packed(index, part, seq_length, packing)))
+            write_atomically(file, save(packed(index, part, seq_length, packing)))
         except OSError as error:
             raise UserError(f"cannot write {file}: {error}; set another data.cache") from error
     found = load_file(file)
@@ -65,7 +66,18 @@ def packs_of(
     return packs, found
 
 
-def _packed(index: Index, part: range, length: int, packing: Packing) -> dict[str, Ints]:
+def packed(index: Layout, part: range, length: int, packing: Packing) -> dict[str, Ints]:
+    """Decide which pieces of examples go into samples; see `packs_of`.
+
+    Args:
+        index: the examples.
+        part: the numbers of the examples.
+        length: tokens per sample.
+        packing: how examples become samples.
+
+    Returns:
+        The attributes of `Packs`, and what `packs_of` returns beside them.
+    """
     examples = np.arange(part.start, part.stop, dtype=np.int64)
     lengths = index.lengths[examples]
     # Every token of a sample has a label, so a sample takes one token more than its length.
