@@ -93,7 +93,7 @@ class YamlReader:
         del name
         return place
 
-    def _value(self, node: yaml.Node, place: Any) -> Any:
+    def _value(self, node: Any, place: Any) -> Any:
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, place)
         self.require_kind(node, place)
