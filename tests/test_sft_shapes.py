@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.examples import parse
@@ -191,6 +192,7 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         (messages(ASKED, {**SAID, "audio": {"id": "x"}}), "the key 'audio' of a message"),
         (messages({**ASKED, "from": "human"}, SAID), "both from and role"),
         (shared(("alien", "a"), ("gpt", "b")), "the role 'alien' of a message is not one of"),
+        (messages(ASKED, {**SAID, "role": "assitant"}, SAID), "not known: write 'assistant'"),
         (shared(("human", "a"), ("function_call", "f(x)")), "function_call cannot be read as JSON"),
         (
             messages(
@@ -274,9 +276,57 @@ def test_ignored_keys() -> None:
         read(line, CHATML, "mood")
     assert error.value.keys == ("title",)
     assert ignored_keys_setting(["title"]) == "'data.ignored_keys=[title]'"
-    odd = ["no", "1", "a b", "a,b", 'a"b', "null", "it's"]
+    odd = ["no", "1", "a b", "a,b", 'a"b', "null", "it's", "${x}", "\\${x}", "😀", "a\u200d\x7f"]
     setting = ignored_keys_setting(odd)[1:-1].replace("'\\''", "'")
-    assert yaml.safe_load(setting.partition("=")[2]) == odd
+    loaded = OmegaConf.create(yaml.safe_load(setting.partition("=")[2]))
+    assert OmegaConf.to_container(loaded, resolve=True) == odd
+
+
+def test_ignored_keys_of_a_part_of_a_content() -> None:
+    """The setting that the error names leaves the key out; the form of a part stays."""
+    part = {"type": "text", "text": "2+2?", "cache_control": {"type": "ephemeral"}}
+    line = messages({**ASKED, "content": [part]}, SAID)
+    with pytest.raises(UnknownKeysError, match="'cache_control' of a part"):
+        read(line)
+    assert shown(read(line, CHATML, "cache_control", "type")) == CHAT
+
+
+TOOL = {"type": "function", "function": {"name": "Add", "description": "2+2?"}}
+
+
+def test_tools_that_the_template_does_not_write() -> None:
+    """The name of a tool in a turn is not the tool."""
+    line = messages({**ASKED, "content": "Add 2 and 2"}, SAID) | {"tools": [TOOL]}
+    with pytest.raises(MalformedError, match="does not write the line's tools"):
+        read(line)
+    assert "Add" in read(line, "{{ tools | tojson if tools }}" + CHATML).text
+
+
+def test_a_turn_whose_words_the_template_has_itself() -> None:
+    """A turn that the template drops is missed, although its words are in the text."""
+    template = (
+        "Be kind, and sum.{% for m in messages if m.role != 'developer' %}"
+        + CHATML[len("{% for m in messages %}") :]
+    )
+    assert read(messages(ASKED, SAID), template).answers
+    line = messages({"role": "developer", "content": "Be kind"}, ASKED, SAID)
+    with pytest.raises(MalformedError, match="does not write a message of the role 'developer'"):
+        read(line, template)
+    assert read(messages({"role": "system", "content": "Be kind"}, ASKED, SAID), template).answers
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ({"name": "f"}, "no arguments: write {} as 'arguments'"),
+        ({"name": "f", "parameters": {"a": 1}}, "rename 'parameters' to 'arguments'"),
+    ],
+)
+def test_calls_without_arguments(call: dict[str, Any], says: str) -> None:
+    """The key that a tool call lacks is named, instead of what the template says of it."""
+    line = messages(ASKED, {"role": "assistant", "tool_calls": [call]})
+    with pytest.raises(MalformedError, match=says):
+        read(line, QWEN)
 
 
 # As Qwen's templates do, it names keys of tool calls, and roles, that are no keys of a message.

@@ -60,6 +60,7 @@ def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
     if not trained:
         raise MalformedError("no message carries loss")
     decoded = [turn.message for turn in chat.turns]
+    _require_arguments(decoded, template)
     if all(turn.with_texts is None for turn in chat.turns):
         return _written(chat, template, trained, decoded)
     refused: MalformedError | None = None
@@ -75,6 +76,17 @@ def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
         return _written(chat, template, trained, as_texts)
     except MalformedError as error:
         raise refused or error from error
+
+
+def _require_arguments(messages: Sequence[dict[str, Any]], template: ChatTemplate) -> None:
+    """Check that calls have arguments, if the template writes them by this name."""
+    if "arguments" not in template.source:
+        return
+    for function in (each for message in messages for each in called_functions(message)):
+        if function.get("arguments") is None:
+            other = next((key for key in ("parameters", "args", "input") if key in function), None)
+            remedy = f"rename {other!r} to" if other else "write {} as"
+            raise MalformedError(f"a tool call has no arguments: {remedy} 'arguments'")
 
 
 def _written(

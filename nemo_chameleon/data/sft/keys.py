@@ -4,7 +4,7 @@ A key that is neither understood nor known as metadata is refused by its name, b
 a part of the text.
 """
 
-import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -188,4 +188,8 @@ def ignored_keys_setting(keys: Sequence[str]) -> str:
 
 def _typed(key: str) -> str:
     plain = key.replace("_", "").replace("-", "").isalnum() and yaml.safe_load(key) == key
-    return key if plain else json.dumps(key)
+    if plain:
+        return key
+    # A configuration takes ${...} for a reference to another key, unless a backslash precedes it.
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", key)
+    return yaml.dump(escaped, default_style='"', allow_unicode=True, width=float("inf")).strip()

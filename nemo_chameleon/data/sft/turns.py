@@ -7,6 +7,7 @@ value.
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, distinct_keys, require_text
@@ -17,6 +18,7 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 _MARKS = ("train", "training", "trainable", "loss", "loss_mask", "weight")
 _KNOWN = ("role", "content", "tool_calls", "tool_call_id", "name", *REASONING, *_MARKS)
 _FUNCTION = ("name", "arguments")
+_PART = ("type", "text")
 _ROLES = {
     name: role
     for role, names in {
@@ -29,6 +31,7 @@ _ROLES = {
 }
 # What OpenAI and templates call them; a template may know several names of tools.
 _NAMES = ("system", "user", "assistant", *(name for name in _ROLES if _ROLES[name] == "tool"))
+_ANSWERING = [name for name in _ROLES if _ROLES[name] == "assistant"]
 _CALL = "function_call"  # ShareGPT's role of a turn that calls a tool, with the call as its value
 
 
@@ -111,7 +114,7 @@ def _turn(message: dict[str, Any], ignored: Collection[str]) -> Turn:
     role = require_text(message["role"], "role")
     calls = message.get("tool_calls")
     if "content" in message:
-        message["content"] = _text(message["content"])
+        message["content"] = _text(message["content"], ignored)
     elif not calls:
         raise MalformedError("a message has no content")
     else:
@@ -121,6 +124,8 @@ def _turn(message: dict[str, Any], ignored: Collection[str]) -> Turn:
     for key in REASONING:
         if key in message:
             require_text(message[key], key)
+    if role not in _ROLES and (meant := get_close_matches(role.lower(), _ANSWERING, 1, 0.8)):
+        raise MalformedError(f"the role {role!r} of a message is not known: write {meant[0]!r}")
     mark = _mark(message)
     if mark and role != "assistant":
         raise MalformedError(f"a message of the role {role!r} asks for loss")
@@ -162,6 +167,7 @@ def _renamed(message: dict[str, Any], other_names: bool) -> dict[str, Any]:
     for given, name in (("from", "role"), ("value", "content")):
         if given in message and name in message:
             raise MalformedError(f"a message has both {given} and {name}")
+    role: Any
     if "from" in message:
         role: Any = require_text(message["from"], "from")
         if role.lower() not in _ROLES:
@@ -195,7 +201,7 @@ def _calling(message: dict[str, Any]) -> dict[str, Any]:
     return {**others, "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
-def _text(content: Any) -> str:
+def _text(content: Any, ignored: Collection[str]) -> str:
     """Return a content as a text; the texts of a list of parts follow each other directly."""
     if not isinstance(content, list):
         return require_text(content, "content")
@@ -203,10 +209,10 @@ def _text(content: Any) -> str:
     for part in content:
         if not isinstance(part, dict):
             raise MalformedError("a part of a content is not a JSON object")
-        said = present(part, ())
+        said = present(part, set(ignored) - set(_PART))
         if said.get("type") != "text":
             raise MalformedError(f"a part of a content has the type {said.get('type')!r}, not text")
-        require_known(said, ("type", "text"), "part of a content")
+        require_known(said, _PART, "part of a content")
         texts.append(require_text(said.get("text"), "a part of a content"))
     return "".join(texts)
 

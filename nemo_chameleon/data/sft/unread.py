@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.keys import UnknownKeysError, says_nothing
 from nemo_chameleon.data.sft.templates import ChatTemplate
-from nemo_chameleon.data.sft.written import is_written
+from nemo_chameleon.data.sft.written import REMEDY, is_written, not_written
 
 Place: TypeAlias = tuple[str | int, ...]
 """The keys and positions that lead into a message to one of its values."""
@@ -24,7 +24,7 @@ def require_read(
     unknown: Sequence[Sequence[Place]],
     written: int,
 ) -> None:
-    """Check that a chat template reads the values that nothing else understands.
+    """Check that a chat template reads the tools, and values that nothing else understands.
 
     Args:
         template: the chat template.
@@ -35,8 +35,10 @@ def require_read(
 
     Raises:
         UnknownKeysError: the template does not read a value.
-        MalformedError: the template refuses the chat.
+        MalformedError: the template does not write the tools, or refuses the chat.
     """
+    _require_tools(template, messages[:written], tools)
+    _require_contents(template, messages[:written], tools)
     unread: dict[str, dict[str, None]] = {}
     for i, places in enumerate(unknown):
         shown = messages[:written] if i < written else messages
@@ -49,6 +51,35 @@ def require_read(
                 unread.setdefault(of, {})[str(place[-1])] = None
     for of, keys in unread.items():
         raise UnknownKeysError(list(keys), of)
+
+
+def _require_tools(template: ChatTemplate, messages: Messages, tools: Any) -> None:
+    """Check that the tools make the text another one; their names may occur in it without them."""
+    if not tools:
+        return
+    text = template.write(messages, tools)
+    try:
+        without = template.write(messages, None)
+    except MalformedError:
+        return
+    if text == without:
+        raise MalformedError(f"the chat template does not write the line's tools; {REMEDY}")
+
+
+def _require_contents(template: ChatTemplate, messages: Messages, tools: Any) -> None:
+    """Check that turns are written whose words the template has of its own, such as a prompt."""
+    own = "".join(template.source.split())
+    for i, message in enumerate(messages):
+        said = message["content"]
+        if message["role"] == "assistant" or not said or "".join(said.split()) not in own:
+            continue
+        try:
+            others = [*messages[:i], {**message, "content": f"{said} {said}"}, *messages[i + 1 :]]
+            unchanged = template.write(others, tools) == template.write(messages, tools)
+        except MalformedError:
+            continue
+        if unchanged:
+            raise not_written(message["role"])
 
 
 def _is_read(

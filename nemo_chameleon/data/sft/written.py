@@ -15,7 +15,8 @@ from nemo_chameleon.data.sft.templates import Example
 from nemo_chameleon.data.sft.turns import REASONING, Turn, called_functions
 
 _END_OF_REASONING = "</think>"
-_REMEDY = "set data.chat_template to a template that does"
+REMEDY = "set data.chat_template to a template that does"
+"""What to do about a chat template that does not write something."""
 
 
 def require_written(example: Example, turns: Sequence[Turn]) -> Example:
@@ -45,7 +46,7 @@ def require_written(example: Example, turns: Sequence[Turn]) -> Example:
         if left_out and not _answer(turn).strip() and not turn.message.get("tool_calls"):
             raise MalformedError(
                 f"the chat template does not write the reasoning of an answer that is nothing "
-                f"else; {_REMEDY}"
+                f"else; {REMEDY}"
             )
     _require_contents(example, turns)
     _require_tools(example)
@@ -68,24 +69,24 @@ def _reasoning(turn: Turn) -> Iterator[tuple[str, str]]:
 def _require_answer(own: str, turn: Turn) -> None:
     if not _contains(own, _answer(turn)):
         raise MalformedError(
-            f"the chat template does not write an answer as the line has it; {_REMEDY}"
+            f"the chat template does not write an answer as the line has it; {REMEDY}"
         )
     if turn.message["content"] is None and own.lstrip().startswith("None"):
         raise MalformedError(
             "the chat template writes None for the content of a message that only calls tools; "
-            f"{_REMEDY} not"
+            f"{REMEDY} not"
         )
     for function in called_functions(turn.message):
         texts = [function.get("name"), *_texts(function.get("arguments"))]
         if not all(_has_words(own, text) for text in texts if isinstance(text, str)):
-            raise MalformedError(f"the chat template does not write a tool call; {_REMEDY}")
+            raise MalformedError(f"the chat template does not write a tool call; {REMEDY}")
 
 
 def _require_calls(text: str, turn: Turn) -> None:
     """Check that the calls of a turn without loss are written."""
     names = [function.get("name") for function in called_functions(turn.message)]
     if not all(_has_words(text, name) for name in names if isinstance(name, str)):
-        raise MalformedError(_dropped(turn))
+        raise not_written(turn.message["role"])
 
 
 def _require_contents(example: Example, turns: Sequence[Turn]) -> None:
@@ -99,12 +100,21 @@ def _require_contents(example: Example, turns: Sequence[Turn]) -> None:
         missing = text.count(said[i]) < sum(other.count(said[i]) for other in said)
         escaped = any(_contains(example.text, form) for form in _as_json(_answer(turn)))
         if missing and not escaped:
-            raise MalformedError(_dropped(turn))
+            raise not_written(turn.message["role"])
 
 
-def _dropped(turn: Turn) -> str:
-    role = turn.message["role"]
-    return f"the chat template does not write a message of the role {role!r}; {_REMEDY}"
+def not_written(role: str) -> MalformedError:
+    """Return the error about a message that a chat template leaves out.
+
+    Args:
+        role: the role of the message.
+
+    Returns:
+        The error.
+    """
+    return MalformedError(
+        f"the chat template does not write a message of the role {role!r}; {REMEDY}"
+    )
 
 
 def _require_tools(example: Example) -> None:
@@ -112,7 +122,7 @@ def _require_tools(example: Example) -> None:
         function = tool.get("function", tool)
         name = function.get("name") if isinstance(function, dict) else None
         if isinstance(name, str) and not _has_words(example.text, name):
-            raise MalformedError(f"the chat template does not write the line's tools; {_REMEDY}")
+            raise MalformedError(f"the chat template does not write the line's tools; {REMEDY}")
 
 
 def is_written(text: str, part: str) -> bool:
