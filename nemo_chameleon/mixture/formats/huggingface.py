@@ -56,7 +56,7 @@ def _read(text: str) -> Blend:
         "probabilities": _column("probabilities", shares, names),
         "tokens_per_document": _column("tokens_per_document", body["tokens_per_document"], names),
     }
-    entries = []
+    entries: list[tuple[str, Any, float, dict[str, Any]]] = []
     for i, name in enumerate(names, 1):
         share, length = (
             number(values[i - 1], f"entry {i} of {key}") for key, values in columns.items()
