@@ -96,11 +96,13 @@ class YamlReader:
     def _value(self, node: Any, place: Any) -> Any:
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, place)
+        assert isinstance(node, yaml.CollectionNode)  # no other nodes exist
         self.require_kind(node, place)
         self._enter(node)
         if isinstance(node, yaml.SequenceNode):
             value: Any = [self._value(item, self.inside(place, None)) for item in node.value]
         else:
+            assert isinstance(node, yaml.MappingNode)
             value = {
                 name: self._value(item, self.inside(place, name))
                 for name, item in self._entries(node).items()
