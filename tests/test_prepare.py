@@ -232,6 +232,38 @@ def test_a_name_that_is_nowhere(folder: Path) -> None:
         prepare([str(folder / "a.jsonl")], "some/other", folder / "d")
 
 
+@pytest.mark.parametrize("facts", ["[]", "null", "{", '{"tokens": "3"}', '{"position": 3}'])
+def test_a_damaged_journal_begins_again(facts: str, folder: Path) -> None:
+    """What an earlier start left is used only if it can be read."""
+    (folder / "d.unfinished.json").write_text(facts)
+    assert prepared(folder, "d") == prepared(folder, "whole")
+
+
+class Full:
+    """A file on a disk that is full, which says so once more when it is closed."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, *_: Any) -> None:
+        full_disk()
+
+    def close(self) -> None:
+        self._stream.close()
+        full_disk()
+
+
+def test_a_disk_that_is_full_is_one_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error that closing the files repeats does not hide the one that names the dataset."""
+    opened = unfinished._locked
+    monkeypatch.setattr(unfinished, "_locked", lambda *given: Full(opened(*given)))
+    with pytest.raises(UserError, match=r"^cannot write .*d: .*No space left"):
+        prepared(folder, "d")
+
+
 def test_two_at_once(folder: Path) -> None:
     """A second process on the same output is refused, and the first one is not disturbed."""
     with UnfinishedDataset(folder / "d", np.uint16) as first:

@@ -206,7 +206,7 @@ def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_all_of_a_folder_is_accounted_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files in subfolders and behind links are read; what is not read is said in one line."""
     (tmp_path / "all" / "sub" / ".cache").mkdir(parents=True)
@@ -215,6 +215,7 @@ def test_all_of_a_folder_is_accounted_for(
     (tmp_path / "all" / "sub" / "c.jsonl").write_text('{"text": "3"}')
     (tmp_path / "all" / "sub" / "up").symlink_to(tmp_path / "all")
     (tmp_path / "all" / "sub" / "empty.jsonl").touch()
+    os.mkfifo(tmp_path / "all" / "pipe")
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "d.jsonl").write_text('{"text": "4"}')
     (tmp_path / "all" / "z").symlink_to(tmp_path / "far")
@@ -226,10 +227,17 @@ def test_all_of_a_folder_is_accounted_for(
     said = capsys.readouterr().out
     assert said == (
         f"data.x={folder}: 5 file(s) are read; not read: 3 side files (LICENSE, README.md, "
-        "...), 1 hidden (sub/.cache/x), 2 Megatron datasets (x.bin, x.idx)\n"
+        "...), 1 pipes or devices (pipe), 1 hidden (sub/.cache/x), 2 Megatron datasets (x.bin, "
+        "x.idx)\n"
     )
     (tmp_path / "all" / "sub" / "photo.png").write_bytes(b"\x89PNG\0")
     with pytest.raises(UserError, match=r"photo\.png is not text.* move it out of the folder"):
+        find_files([folder])
+    (tmp_path / "all" / "sub" / "photo.png").unlink()
+    monkeypatch.chdir(tmp_path / "all")
+    assert texts_of(".") == list("1234")
+    (tmp_path / "all" / "gone.jsonl").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"gone\.jsonl is a link to a file that is not there"):
         find_files([folder])
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "README").touch()

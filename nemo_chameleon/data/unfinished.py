@@ -85,8 +85,11 @@ class UnfinishedDataset:
             self._journal.unlink(missing_ok=True)
             self._lengths_file.unlink(missing_ok=True)
             self._bin_file.unlink(missing_ok=True)
-        self._lengths.close()
-        self._bin.close()  # this ends the lock
+        for stream in (self._lengths, self._bin):  # the latter ends the lock
+            try:
+                stream.close()
+            except OSError as full:  # what was not yet written does not fit either
+                error = error or full
         if error is not None and keeps:
             logger.warning("%s: what is tokenised is kept for the same command", self.prefix)
         if isinstance(error, OSError):
@@ -203,7 +206,11 @@ def _facts(journal: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(journal.read_text())
     except ValueError:
         facts = {}
-    return {"identity": "", "position": (0, 0), "documents": 0, "tokens": 0, **facts}
+    begun = {"identity": "", "position": [0, 0], "documents": 0, "tokens": 0}
+    whole = isinstance(facts, dict) and all(
+        isinstance(facts.get(key), type(value)) for key, value in begun.items()
+    )
+    return facts if whole else begun
 
 
 def _locked(path: Path, prefix: Path) -> BinaryIO:

@@ -21,8 +21,9 @@ from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
 
-_HIDDEN, _BESIDE, _TOKENISED, _UNLISTED = (
+_HIDDEN, _NO_FILE, _BESIDE, _TOKENISED, _UNLISTED = (
     "hidden",
+    "pipes or devices",
     "side files",
     "Megatron datasets",
     "not listed in state.json",
@@ -171,11 +172,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         yield from (Path(place, name) for name in names)
-        inside = []
+        inside, known = [], above[str(Path(place))]  # os.walk writes ./sub, and Path sub
         for name in folders:
             path = Path(place, name)
-            if (resolved := path.resolve()) not in above[place]:
-                above[str(path)] = above[place] | {resolved}
+            if (resolved := path.resolve()) not in known:
+                above[str(path)] = known | {resolved}
                 inside.append(name)
         folders[:] = inside
 
@@ -186,10 +187,19 @@ def _left_out(
     """Return why a file is not read; None if it is.
 
     A glob such as *.md names an ending, so that files with this ending are no side files.
+
+    Raises:
+        UserError: it is a link to nothing.
     """
     parts = file.relative_to(root).parts
     if any(part.startswith(".") for part in parts):
         return _HIDDEN
+    if not file.exists():
+        raise UserError(
+            f"{file} is a link to a file that is not there: copy the file, or remove it"
+        )
+    if not file.is_file():
+        return _NO_FILE
     name = file.name.lower()
     ending = Path(named).suffix
     is_named = glob.has_magic(named) and ending and not glob.has_magic(ending)

@@ -169,7 +169,7 @@ def _renamed(message: dict[str, Any], other_names: bool) -> dict[str, Any]:
             raise MalformedError(f"a message has both {given} and {name}")
     role: Any
     if "from" in message:
-        role: Any = require_text(message["from"], "from")
+        role = require_text(message["from"], "from")
         if role.lower() not in _ROLES:
             known = ", ".join(_ROLES)
             raise MalformedError(f"the role {role!r} of a message is not one of {known}")
