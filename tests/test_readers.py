@@ -219,23 +219,29 @@ def test_all_of_a_folder_is_accounted_for(
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "d.jsonl").write_text('{"text": "4"}')
     (tmp_path / "all" / "z").symlink_to(tmp_path / "far")
-    for name in ("README.md", "notes.md", "LICENSE", "sub/.cache/x", "x.bin", "x.idx"):
+    hub = ("blobs/0", "refs/main", "snapshots/1/e.jsonl")
+    for name in (f"sub/hub/{one}" for one in hub):
+        (tmp_path / "all" / name).parent.mkdir(parents=True)
+        (tmp_path / "all" / name).write_text('{"text": "5"}')
+    for name in ("README.md", "notes.md", "LICENSE", "sub/.cache/x", "x.bin", "x.idx", "y.part"):
         (tmp_path / "all" / name).write_bytes(b"\0")
+    (tmp_path / "all" / "readmes.jsonl").write_text('{"text": "0"}')
     folder = str(tmp_path / "all")
     (found,) = find_files([folder], "data.x")
-    assert [text_at(line.text, "text") for line in read_lines(found.files)] == list("1234")
+    assert [text_at(line.text, "text") for line in read_lines(found.files)] == list("102354")
     said = capsys.readouterr().out
     assert said == (
-        f"data.x={folder}: 5 file(s) are read; not read: 3 side files (LICENSE, README.md, "
-        "...), 1 pipes or devices (pipe), 1 hidden (sub/.cache/x), 2 Megatron datasets (x.bin, "
-        "x.idx)\n"
+        f"data.x={folder}: 7 file(s) are read; not read: 3 side files (LICENSE, README.md, ...), "
+        "1 pipes or devices (pipe), 1 hidden (sub/.cache/x), 2 of a Hugging Face cache, beside its "
+        "snapshots (sub/hub/blobs/0, sub/hub/refs/main), 2 Megatron datasets (x.bin, x.idx), 1 "
+        "unfinished or backups (y.part)\n"
     )
     (tmp_path / "all" / "sub" / "photo.png").write_bytes(b"\x89PNG\0")
     with pytest.raises(UserError, match=r"photo\.png is not text.* move it out of the folder"):
         find_files([folder])
     (tmp_path / "all" / "sub" / "photo.png").unlink()
     monkeypatch.chdir(tmp_path / "all")
-    assert texts_of(".") == list("1234")
+    assert texts_of(".") == list("102354")
     (tmp_path / "all" / "gone.jsonl").symlink_to("nowhere")
     with pytest.raises(UserError, match=r"gone\.jsonl is a link to a file that is not there"):
         find_files([folder])
@@ -302,11 +308,16 @@ def test_tables_hold_what_lines_would(tmp_path: Path) -> None:
         "calls": arrow.array(calls),
         "meta": arrow.array([[("k", 1)], []], arrow.map_(arrow.string(), arrow.int64())),
         "day": arrow.array([datetime.date(2026, 1, 2), None]),
+        "time": arrow.array([1, None]).cast(arrow.timestamp("ns")),
+        "zone": arrow.array([3 * 10**17, None]).cast(arrow.timestamp("us", "No/Where")),
     }
     parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
     first, second = (json.loads(line.text) for line in read_lines(files_of(str(tmp_path))))
-    assert first == {"text": "é", "calls": calls[0], "meta": {"k": 1}, "day": "2026-01-02"}
-    assert second == {"text": "b", "calls": calls[1], "meta": {}, "day": None}
+    assert first.pop("zone") == "11476-08-15 05:20:00.000000Z"
+    times = {"day": "2026-01-02", "time": "1970-01-01 00:00:00.000000001"}
+    assert first == {"text": "é", "calls": calls[0], "meta": {"k": 1}} | times
+    nothing = {"day": None, "time": None, "zone": None}
+    assert second == {"text": "b", "calls": calls[1], "meta": {}} | nothing
     twice = arrow.table([["a"], ["b"]], names=["text", "text"])
     parquet.write_table(twice, tmp_path / "w.parquet")
     with pytest.raises(UserError, match=r"w\.parquet: two columns have the same name"):

@@ -21,18 +21,22 @@ from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
 
-_HIDDEN, _NO_FILE, _BESIDE, _TOKENISED, _UNLISTED = (
+_HIDDEN, _NO_FILE, _CACHED, _UNFINISHED, _BESIDE, _TOKENISED, _UNLISTED = (
     "hidden",
     "pipes or devices",
+    "of a Hugging Face cache, beside its snapshots",
+    "unfinished or backups",
     "side files",
     "Megatron datasets",
     "not listed in state.json",
 )
 _SIDE_FILES = (
-    "readme* license* licence* copying* notice* *.md dataset_info.json dataset_infos.json "
+    "readme readme.* license license[.-]* licence licence[.-]* copying copying.* notice notice.* "
+    "*.md dataset_info.json dataset_infos.json "
     "dataset_dict.json state.json _success *.crc *.lock *.sha256 *.md5 sha256sums md5sums "
     "cache-*.arrow"
 ).split()
+_UNFINISHED_FILES = "*.tmp *.bak *~ *.incomplete *.part *.partial *.crdownload *.swp".split()
 _TOKENISED_FILES = "*.bin *.idx *.info.json *.unfinished.*".split()
 _ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 _SHOWN = 2  # files of one kind that a message names
@@ -192,6 +196,7 @@ def _left_out(
         UserError: it is a link to nothing.
     """
     parts = file.relative_to(root).parts
+    above = file.parents[: len(parts) - 1]
     if any(part.startswith(".") for part in parts):
         return _HIDDEN
     if not file.exists():
@@ -200,11 +205,15 @@ def _left_out(
         )
     if not file.is_file():
         return _NO_FILE
+    if any(up.name in ("blobs", "refs") and (up.parent / "snapshots").is_dir() for up in above):
+        return _CACHED
     name = file.name.lower()
     ending = Path(named).suffix
     is_named = glob.has_magic(named) and ending and not glob.has_magic(ending)
     if _is_one_of(name, _SIDE_FILES) and not (is_named and file.suffix == ending):
         return _BESIDE
+    if _is_one_of(name, _UNFINISHED_FILES):
+        return _UNFINISHED
     if _is_one_of(name, _TOKENISED_FILES):
         return _TOKENISED
     if name.endswith(".arrow") and (names := listed(file.parent)) and file.name not in names:

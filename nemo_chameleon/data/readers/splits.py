@@ -15,6 +15,11 @@ _SPLITS = {
     "valid": "validation",
     "val": "validation",
     "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
+    "heldout": "validation",
+    "holdout": "validation",
+    "devtest": "test",
     "test": "test",
 }
 # What may follow the name of a split in the name of a file, apart from numbers.

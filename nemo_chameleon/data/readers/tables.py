@@ -43,6 +43,7 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
             if len(set(batch.schema.names)) < batch.num_columns:
                 raise UserError(f"{data.path}: two columns have the same name: rename one of them")
             nested = [f.name for f in batch.schema if arrow.types.is_nested(f.type)]
+            batch = _with_text_of_times(batch)
             for start in range(0, batch.num_rows, _ROWS):
                 rows = batch.slice(start, _ROWS).to_pylist(maps_as_pydicts="strict")
                 for row in rows:
@@ -54,6 +55,20 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
         raise UserError(f"{data.place(number)}: {error}") from error
     except (arrow.ArrowException, UnicodeDecodeError, KeyError) as error:
         raise OSError(f"the file is damaged: {' '.join(str(error).split())}") from error
+
+
+def _with_text_of_times(batch: Any) -> Any:
+    """Write the times of a batch as text; Python's own have no nanoseconds and end in year 9999."""
+    import pyarrow as arrow
+
+    for i, field in enumerate(batch.schema):
+        if not arrow.types.is_temporal(field.type):
+            continue
+        column = batch.column(i)
+        if arrow.types.is_timestamp(field.type) and field.type.tz is not None:
+            column = column.cast(arrow.timestamp(field.type.unit, "UTC"))
+        batch = batch.set_column(i, field.name, column.cast(arrow.string()))
+    return batch
 
 
 class _ValueError(ValueError):
