@@ -159,6 +159,9 @@ TWO = {"wiki": 0.25, "code": 0.75}
         ("ratios", "run_id,name,wiki,code,law\n7,best,0.25,0.75,0\n"),
         ("ratios", ",wiki,code\n0,0.25,0.75\n"),
         ("ratios", "Unnamed: 0,wiki,code\n3,0.25,0.75\n"),
+        ("nemo", "datasets:\n- paths: [1, /d/wiki, 3, /d/code]"),
+        ("megatron", "0.25 /d/wiki 0.5 /d/code.bin 0.25 //d/code.idx"),
+        ("json", '{"names": ["wiki", "code"], "probabilities": [0.25, 0.75]}'),
         ("json", '{"wiki": 1, "code": 3, "law": 0}'),
         ("json", '[{"domain": "wiki", "weight": 0.25}, {"domain": "code", "weight": 0.75}]'),
     ],
@@ -174,6 +177,9 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
         ("nemo", "{train: [1, /a, 3, /b], validation: [/v], test: null}", "left out validation"),
         ("megatron", "1 /d/a 2 /d/b 0 /d/c", "left out /d/c"),
         ("megatron", "1 /d/a 2 /d/b 4 /d/a", "the prefix /d/a stands more than once"),
+        ("megatron", "1 /d/a.bin 2 /d/b", "/d/a.bin is a file of the dataset /d/a"),
+        ("json", '{"a": 0.3, "b": 0.7, "total": 1}', "the weights add up to 2, "),
+        ("csv", "domain,weight\na,0.3\nTotal,0.3\n", "the weights add up to 0.6, "),
         ("ratios", "run_id,a,b\nx,1,0\n", "left out b"),
         ("csv", "domain,weight,Path,tokens\na,1,/x,5\n", "columns that are not read: Path"),
         ("hf", "names: [a, b]\ntokens_per_document: [1, 1]", "drawn equally often"),
@@ -181,6 +187,14 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
         caplog.clear()
         import_mixture(text, form, "weights.txt")
         assert [r for r in caplog.messages if r.startswith("weights.txt: ") and says in r]
+
+
+def test_a_list_in_json_keeps_paths() -> None:
+    """The path of an entry is recorded, also a list of paths with the tokens of each."""
+    facts = {"path": ["/d/b1", "/d/b2"], "part_tokens": [1.0, 3.0]}
+    entries = [{"domain": "a", "weight": 1, "path": "/d/a"}, {"domain": "b", "weight": 1, **facts}]
+    mixture = import_mixture(json.dumps(entries), "json")
+    assert mixture.domains == {"a": {"path": "/d/a"}, "b": facts}
 
 
 def test_prefixes_that_yaml_would_change() -> None:
@@ -257,8 +271,18 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("csv", "domain,weight,path\na,1,[5]\n", "line 2: 'path' of domain 'a' must be text"),
         ("csv", "", "the first line must be a header"),
         ("megatron", '0.3 "/d/a" 0.7 "/d/b"', "entry 2, .* has quotes .* take them away"),
-        ("megatron", '["0.3", "/d/a"]', "has quotes"),
-        ("megatron", '["0.3","/d/a"]', "has quotes"),
+        ("megatron", '["0.3","/d/a"]', "it is a list in JSON.*--format nemo"),
+        ("megatron", '{"format": 1}', "it is an object in JSON.*use a mixture file as it is"),
+        ("megatron", "0.3 /d/a, 0.7 /d/b", "entry 2, '/d/a,', has commas"),
+        ("megatron", "0.3,/d/a,0.7,/d/b", "entry 1, .* has commas"),
+        ("megatron", "30% /d/a 70% /d/b", "entry 1: the weight must be a number, not '30%'"),
+        ("megatron", "0,3 /d/a 0,7 /d/b", "entry 1: the weight must be a number, not '0,3'"),
+        ("bridge", 'blend: ["0.3 /d/a 0.7 /d/b"]', "several values in one text"),
+        ("bridge", "blend: [[/d/a, /d/b], [0.3, abc]]", "entry 2 of the weights.* not 'abc'"),
+        ("bridge", "blend: [[/d/a, /d/b], [30%, 70%]]", "entry 1 of the weights.* not '30%'"),
+        ("bridge", "blend: [[/a, /b, /c], [.3, .2, null]]", "entry 3 of the weights.* not null"),
+        ("bridge", "blend: [[/d/a, /d/b]]", "entry 1, .* has no weight"),
+        ("json", '[{"domain": "a", "weight": 1, "epochs": 2}]', "entry 1: unknown key 'epochs'"),
         ("megatron", "0.3 $DATA/a 0.7 /d/b", "entry 2, .* refers to a variable"),
         ("nemo", "paths: [0.3, /d/a, 0.7, '${oc.env:D}/b']", "entry 4, .* refers to a variable"),
         ("ratios", "iteration,loss,a,b\n0,2.31,.5,.5\n", "add up to 3.31, not to 1.*loss, a, b"),

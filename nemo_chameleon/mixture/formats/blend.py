@@ -11,6 +11,7 @@ from nemo_chameleon.mixture.mixture import Mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import listed
 
+ROUNDING = 0.01  # shares are often written with few digits
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -60,7 +61,10 @@ def number(value: Any, where: str) -> float:
     """
     weight = as_number(value)
     if weight is None:
-        raise UserError(f"{where}: the weight must be a number, not {short(value)}")
+        raise UserError(
+            f"{where}: the weight must be a number, not {short(value)}: write a decimal number, "
+            "as in 0.3"
+        )
     if not (math.isfinite(weight) and weight >= 0):
         raise UserError(f"{where}: the weight is {value}, but must be positive and finite")
     return weight
@@ -138,6 +142,22 @@ def named_blend(entries: Iterable[tuple[str, Any, float, dict[str, Any]]]) -> Bl
     drawn = {name: weight for name, weight in weights.items() if weight > 0}
     notes = left_out([name for name in weights if name not in drawn])
     return Blend(drawn, {name: domains[name] for name in drawn if domains[name]}, notes)
+
+
+def with_sum(blend: Blend) -> Blend:
+    """Say what weights add up to that are amounts and not shares.
+
+    Args:
+        blend: what was read.
+
+    Returns:
+        The blend, with a note if its weights add up to something far from 1.
+    """
+    total = total_of(blend.weights)
+    if abs(total - 1) <= ROUNDING:
+        return blend
+    note = f"the weights add up to {total:.6g}, and were divided by it; is each entry a domain?"
+    return Blend(blend.weights, blend.domains, [*blend.notes, note])
 
 
 def left_out(names: Sequence[str]) -> list[str]:

@@ -50,7 +50,7 @@ def _read(text: str) -> Blend:
         raise UserError(
             "it has no 'tokens_per_document': the probabilities are those of documents, and become "
             "shares of tokens only with the mean number of tokens of each domain's documents; if "
-            "they are shares of tokens already, use --format json"
+            "they are shares of tokens already, use --format json, which reads this file"
         )
     columns = {
         "probabilities": _column("probabilities", shares, names),

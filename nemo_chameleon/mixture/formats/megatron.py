@@ -31,6 +31,13 @@ def _write(mixture: Mixture) -> str:
 
 
 def _read(text: str) -> Blend:
+    if text.lstrip().startswith("["):
+        raise UserError("it is a list in JSON or YAML: use --format nemo")
+    if text.lstrip().startswith("{"):
+        raise UserError(
+            "it is an object in JSON: use a mixture file as it is, and --format megatron-per-split "
+            "for a file with splits or --format json for weights by name"
+        )
     return read_blend(text.split(), UNWEIGHTED)
 
 

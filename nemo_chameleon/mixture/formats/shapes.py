@@ -14,7 +14,10 @@ from nemo_chameleon.mixture.formats.blend import Blend, as_number, left_out, num
 from nemo_chameleon.utils.errors import UserError
 
 _OF_A_SHELL = re.compile(r"[\[({]*[\"']")
+_SEVERAL = re.compile(r"[0-9.]+([eE][-+]?[0-9]+)?[\s,]")
+_LIKE_A_WEIGHT = re.compile(r"[0-9.,]+ ?%|[0-9]+,[0-9]+")
 _REFERENCE = re.compile(r"^\$|\$\{.*\}")
+_SUFFIXES = (".bin", ".idx")  # of the two files of one dataset
 _TRAINING = ("train", "training")
 _OTHERS = ("validation", "valid", "val", "dev", "eval", "test")
 
@@ -37,7 +40,10 @@ def read_blend(value: Any, unweighted: str) -> Blend:
     weights: dict[str, float] = {}
     first: dict[str, str] = {}
     for path, weight in entries:
-        same = os.path.normpath(path)
+        same = _normal(path)
+        if path.endswith(_SUFFIXES):
+            notes.append(f"{path} is a file of the dataset {same}, which is recorded")
+            path = same
         if same in weights:
             notes.append(f"the prefix {path} stands more than once: its weights are added up")
         weights[same] = weights.get(same, 0.0) + weight
@@ -94,11 +100,28 @@ def _is_columns(value: Sequence[Any]) -> bool:
     if len(value) != 2 or not isinstance(value[0], list) or not isinstance(value[1], list | None):
         return False
     paths, weights = value
-    if not all(as_number(weight) is not None for weight in weights or []):
+    # Each of two pairs has a weight, so a first list without one is that of the prefixes.
+    numbers = [_like_a_weight(weight) for weight in weights or []]
+    if len(paths) == 2 and any(numbers) and not numbers[0]:
         return False
-    if weights:
+    if weights and all(numbers):
         _require_text(value, paths)
-    return all(as_number(path) is None for path in paths)
+    return not any(map(_like_a_weight, paths))
+
+
+def _like_a_weight(value: Any) -> bool:
+    """Return whether a value is a weight, or was meant as one, such as 30% and 0,3."""
+    return as_number(value) is not None or (
+        isinstance(value, str) and _LIKE_A_WEIGHT.fullmatch(value.strip()) is not None
+    )
+
+
+def _normal(path: str) -> str:
+    """Return the prefix of a dataset, the same for all ways to write it."""
+    path = os.path.normpath(path)
+    if path.startswith("//"):
+        path = path[1:]
+    return path[:-4] if path.endswith(_SUFFIXES) else path
 
 
 def _require_text(value: Any, items: Sequence[Any]) -> None:
@@ -117,7 +140,12 @@ def _pair(item: Any, i: int) -> tuple[str, float]:
     if not (isinstance(item, list) and len(item) == 2):
         raise UserError(f"entry {i} must be a weight and a prefix, not {short(item)}")
     _require_text(item, item)
-    weight, path = item if as_number(item[0]) is not None else item[::-1]
+    if not any(map(_like_a_weight, item)):
+        raise UserError(
+            f"entry {i}, {short(item)}, has no weight that is a decimal number: write "
+            "[WEIGHT, PREFIX], or all prefixes and all weights as [[PREFIX, ...], [WEIGHT, ...]]"
+        )
+    weight, path = item if _like_a_weight(item[0]) else item[::-1]
     return _path(path, i), number(weight, f"entry {i}, {short(item)}")
 
 
@@ -125,6 +153,9 @@ def _flat(value: Sequence[Any], unweighted: str) -> list[tuple[str, float]]:
     """Read weights and prefixes in turn."""
     numbered = list(enumerate(value, 1))
     weighted = [as_number(item) is not None for item in value]
+    for i, item in numbered[::2]:
+        if _like_a_weight(item):
+            number(item, f"entry {i}")
     if not any(weighted):
         return _without_weights(numbered, unweighted)
     for i, item in numbered[::2]:
@@ -163,6 +194,12 @@ def _path(path: Any, i: int) -> str:
     if _OF_A_SHELL.match(path.strip()):
         raise UserError(
             f"entry {i}, {short(path)}, has quotes that are no part of the prefix: take them away"
+        )
+    if _SEVERAL.match(path.strip()) or path.strip().endswith(","):
+        raise UserError(
+            f"entry {i}, {short(path)}, has commas or several values in one text: write each "
+            "weight and each prefix as an entry of its own, in a text with blanks between them "
+            "and without commas; a folder whose name begins so needs ./ in front"
         )
     if _REFERENCE.search(path):
         raise UserError(

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nemo_chameleon.mixture.formats.blend import (
+    ROUNDING,
     Blend,
     MixtureFormat,
     named_blend,
     number,
     total_of,
+    with_sum,
 )
 from nemo_chameleon.mixture.formats.text import parse_table
 from nemo_chameleon.mixture.mixture import Mixture
@@ -28,7 +30,6 @@ _DATASETS = ("path", "part_tokens")
 _FACTS = ("tokens", "documents", "score", "low", "high")
 # The columns of ratios.csv that are about the run; the one without a name is an index of pandas.
 _OF_RUN = ("", "Unnamed: 0", "run", "run_id", "name", "index")
-_ROUNDING = 0.01  # ratios are often written with few digits
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
@@ -96,7 +97,7 @@ def _read(text: str) -> Blend:
             yield f"line {line}", name, number(row["weight"], f"line {line}, {name!r}"), facts
 
     blend = named_blend(entries())
-    return Blend(blend.weights, blend.domains, [*notes, *blend.notes])
+    return with_sum(Blend(blend.weights, blend.domains, [*notes, *blend.notes]))
 
 
 def _write_ratios(mixture: Mixture) -> str:
@@ -124,7 +125,7 @@ def _read_ratios(text: str) -> Blend:
         for name, cell in zip(header, cells, strict=True)
         if name not in _OF_RUN
     )
-    if abs(total_of(blend.weights) - 1) > _ROUNDING:
+    if abs(total_of(blend.weights) - 1) > ROUNDING:
         raise UserError(
             f"line {line}: the ratios add up to {total_of(blend.weights):.4g}, not to 1: remove "
             f"the columns that are not domains; it has {listed(list(blend.weights))}"

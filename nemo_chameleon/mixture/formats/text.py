@@ -75,6 +75,9 @@ def found(body: Any, keys: Sequence[str], above: str = "") -> dict[str, Any]:
         What stands there, by dotted key; a key with null counts as absent.
     """
     there: dict[str, Any] = {}
+    if isinstance(body, list):
+        for i, item in enumerate(body):
+            there |= found(item, keys, f"{above}{i}.")
     for key, value in body.items() if isinstance(body, dict) else ():
         if key in keys and value is not None:
             there[above + key] = value
