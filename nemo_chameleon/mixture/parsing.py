@@ -1,11 +1,16 @@
 """Read the text of a mixture file into the fields of a Mixture, and check every entry."""
 
+import functools
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from nemo_chameleon.utils import json_objects
 from nemo_chameleon.utils.errors import UserError
+
+without_duplicates = functools.partial(json_objects.distinct_keys, UserError)
+"""Makes a dictionary of a JSON object, as `object_pairs_hook` of `json`."""
 
 
 def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, Any]:
@@ -130,23 +135,3 @@ def _is_number(value: Any) -> bool:
 
 def _no_number(constant: str) -> None:
     raise UserError(f"{constant} is not a finite number")
-
-
-def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of a JSON object, for `json.loads(object_pairs_hook=...)`.
-
-    Args:
-        pairs: the keys and values of the object.
-
-    Returns:
-        The dictionary.
-
-    Raises:
-        UserError: a key stands twice.
-    """
-    seen: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in seen:
-            raise UserError(f"duplicate key {name!r}")
-        seen[name] = value
-    return seen

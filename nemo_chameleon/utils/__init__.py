@@ -1,6 +1,8 @@
 """Tools that every other package uses: errors, files, logging and tables.
 
 errors.py       the exception for mistakes that a user can correct
+yaml_text.py    reads YAML as people type it
+json_objects.py objects without a key that stands twice
 files.py        atomic file writes, and digests
 console.py      how commands and recipes behave as programs
 logging.py      one logger per package

@@ -3,9 +3,11 @@
 Every format becomes lines, so that all that follows is the same for all formats.
 """
 
+import functools
 import json
 from typing import Any, NamedTuple
 
+from nemo_chameleon.utils import json_objects
 from nemo_chameleon.utils.errors import UserError
 
 _SHOWN = 8  # keys that a message lists
@@ -33,25 +35,8 @@ class Line(NamedTuple):
     text: bytes
 
 
-def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of a JSON object, for `object_pairs_hook` of `json`.
-
-    Args:
-        pairs: the keys and values of the object.
-
-    Returns:
-        The dictionary.
-
-    Raises:
-        MalformedError: a key stands twice, so that one of its values would be lost.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise MalformedError(f"duplicate key {twice!r}")
-    return found
-
+distinct_keys = functools.partial(json_objects.distinct_keys, MalformedError)
+"""Makes a dictionary of a JSON object, as `object_pairs_hook` of `json`."""
 
 _DISTINCT = json.JSONDecoder(object_pairs_hook=distinct_keys)
 
