@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from nemo_chameleon.utils import preemption
 
 
@@ -35,6 +37,18 @@ def test_the_signal_asks() -> None:
         assert asked()
     waiting.set()
     other.join()
+
+
+def test_what_was_asked_once_stays_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that was pending counts also while another thread takes it over.
+
+    Until that thread has called the handler, the signal is neither pending nor noted.
+    """
+    pending = iter([{signal.SIGUSR1}])
+    monkeypatch.setattr(signal, "sigpending", lambda: next(pending, set()))
+    with preemption.listening() as asked:
+        assert asked()
+        assert asked()
 
 
 def test_processes_that_are_started_within_live_on() -> None:

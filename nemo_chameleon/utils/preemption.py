@@ -32,14 +32,20 @@ def listening() -> Iterator[Callable[[], bool]]:
         del number, frame
         came.set()
 
+    def asked() -> bool:
+        # The signal is blocked in this thread only: it is pending, or another thread receives it.
+        # Between the two it is neither pending nor noted. So what was seen once is kept.
+        if SIGNAL in signal.sigpending():
+            came.set()
+        return came.is_set()
+
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set  # Python handles signals in the main thread only
         return
     handler = signal.signal(SIGNAL, note)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
     try:
-        # The signal is blocked in this thread only: another thread receives it, or it is pending.
-        yield lambda: came.is_set() or SIGNAL in signal.sigpending()
+        yield asked
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(SIGNAL, handler)
