@@ -18,6 +18,7 @@ from project import CONSOLE, RECIPE, ROOT, Console, Launch, texts_of_corpus, wri
 
 if TYPE_CHECKING:
     from nemo_chameleon.config.schema import Config
+    from nemo_chameleon.train.run import TrainingRun
 
 # Every run tries the same examples, and no example has a deadline.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
@@ -176,3 +177,19 @@ def config(config_file: Path) -> "Config":
     from nemo_chameleon.config import load_config
 
     return load_config(config_file)
+
+
+@pytest.fixture
+def job(config: "Config") -> "TrainingRun":
+    """Return a run of six iterations of eight samples, whose weights do not divide them evenly.
+
+    It saves a checkpoint after every second iteration.
+    """
+    from nemo_chameleon.data.indexed import open_indexed
+    from nemo_chameleon.mixture import Mixture
+    from nemo_chameleon.train.run import TrainingRun
+
+    domains = open_indexed(config.data.domains, config.data.split)
+    mixture = Mixture({"code": 0.5, "prose": 0.3, "legal": 0.2}, method={"name": "test"})
+    config.checkpoint.save_interval = 2
+    return TrainingRun("base", config, config, domains, mixture)

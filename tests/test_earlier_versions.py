@@ -12,7 +12,7 @@ from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config, ModelConfig
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.registry import proxy_from_record
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import tracker
 from nemo_chameleon.models.gpt import model_of_identity, model_record, weights_shape
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint
 from nemo_chameleon.provider import plan
@@ -117,18 +117,20 @@ def test_runs_resume_from_earlier_checkpoints(written: Path, setting: str) -> No
 
     The same holds the other way round: what has another value is refused.
     """
-    found = checkpoint.resumable(written, "auto", proxy_run(configured(), DOMAINS).identity())
-    assert found is not None
+    path = written / "iter_0000007"
+    assert tracker.saved(written) == [path]
+    own = proxy_run(configured(), DOMAINS).identity()
+    assert tracker.state_for(path, own)["iteration"] == 7
     other = proxy_run(configured(f"proxy.model.{setting}"), DOMAINS).identity()
     key = f"model.{setting.split('=')[0]}"
     default = getattr(ModelConfig(), setting.split("=")[0])
     with pytest.raises(UserError, match=f"was made with {key} = {default}, but the run has"):
-        checkpoint.resumable(written, "auto", other)
-    state = written / "iter_0000007" / "state.json"
+        tracker.state_for(path, other)
+    state = path / "state.json"
     state.write_text(json.dumps({"identity": other}))
     with pytest.raises(UserError, match=f"{key} = .*, but the run has {default}"):
-        checkpoint.resumable(written, "auto", proxy_run(configured(), DOMAINS).identity())
-    assert checkpoint.resumable(written, "auto", other) is not None
+        tracker.state_for(path, own)
+    assert tracker.state_for(path, other)
 
 
 def test_new_settings_are_recorded() -> None:

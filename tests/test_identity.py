@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from nemo_chameleon.models.checkpoint import content_digest
 from nemo_chameleon.models.identity import START, START_DIGEST, require_same
+from nemo_chameleon.models.tracker import content_digest
 from nemo_chameleon.utils.errors import UserError
 
 

@@ -22,7 +22,7 @@ from imported import (
 from nemo_chameleon import cli, provider
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.data import DataConfig
-from nemo_chameleon.models import checkpoint, layers
+from nemo_chameleon.models import layers, tracker
 from nemo_chameleon.models.import_hf import import_huggingface
 from nemo_chameleon.provider.runs import base_run
 from nemo_chameleon.train import trainer
@@ -105,7 +105,7 @@ def test_weights_keep_their_type(
 
     save_llama(tmp_path / "hf", corpus / "tokenizer.json", dtype=theirs)
     imported = import_huggingface(tmp_path / "hf", tmp_path / "imported")
-    path = checkpoint.newest(imported.path)
+    path = tracker.newest(imported.path)
     assert path is not None
     stored = dist_checkpointing.load_tensors_metadata(str(path))
     assert {part.dtype for part in stored.values()} == {ours}

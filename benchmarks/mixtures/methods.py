@@ -20,7 +20,7 @@ from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.method.weights import effective_domains
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
 from nemo_chameleon.mixture.mixture import UNRECORDED
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import tracker
 from nemo_chameleon.provider.new_domains import embed_new
 from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.train import trainer
@@ -117,9 +117,9 @@ def training_seconds(setting: Setting) -> float:
     if setting.size.start is not None:
         return 0.0
     run = proxy_run(setting.config, setting.domains)
-    path = checkpoint.newest(run.directory)
+    path = tracker.newest(run.directory)
     assert path is not None
-    return float(checkpoint.read_state(path)["seconds"])
+    return float(tracker.read_state(path)["seconds"])
 
 
 def paper(setting: Setting) -> Record:
@@ -221,7 +221,7 @@ def doremi(setting: Setting) -> Record:
     towards DoReMi's cost all the same.
     """
     folder = proxy_run(setting.config, setting.domains).directory
-    reference = checkpoint.newest(folder)
+    reference = tracker.newest(folder)
     assert reference is not None, "run.py starts DoReMi only when Chameleon's proxy is trained"
     started = time.monotonic()
     state = online.doremi(setting.run("doremi"), reference, setting.vocab_size)

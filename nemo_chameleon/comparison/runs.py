@@ -21,7 +21,7 @@ from nemo_chameleon.distributed.parts import part_of_job
 from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import tracker
 from nemo_chameleon.models.identity import require_same
 from nemo_chameleon.provider.preflight import Prepared, inspect
 from nemo_chameleon.provider.resolve import resolve_mixture
@@ -214,7 +214,7 @@ def _train(run: TrainingRun, validation: Mapping[str, str], candidate: Candidate
         facts = json.dumps(_facts(run, validation), indent=1)
         write_atomically(run.directory / FINISHED, facts + "\n")
         if not run.config.compare.keep_checkpoints:
-            checkpoint.remove_all(run.directory)
+            tracker.remove_all(run.directory)
     logger.info(
         "%s, seed %d: mean loss %.4f on the domains%s, %.0f s",
         candidate.name,

@@ -249,6 +249,9 @@ class CheckpointConfig:
     resume: str = setting("auto", choices=("auto", "never"))
     """auto: continue from the newest checkpoint, if there is one; never: refuse to start if there
     is one."""
+    on_optimizer_change: str = setting("refuse", choices=("refuse", "accept"))
+    """What a run does when it resumes with other settings of `optimizer` than it began with, such
+    as a lower learning rate after it diverged."""
     pretrained_checkpoint: str | None = None
     """The checkpoint whose weights the run starts from, with a new optimizer: a folder that
     dist_checkpointing wrote at any layout, or the folder above it. `model` must describe the

@@ -13,7 +13,7 @@ from nemo_chameleon.config.data import ON_MIXTURE_CHANGE
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.tables import diff_mixtures
-from nemo_chameleon.models.checkpoint import tracked
+from nemo_chameleon.models.tracker import tracked
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.ranks import is_first_rank
 

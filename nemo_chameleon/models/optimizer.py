@@ -75,4 +75,6 @@ def build_scheduler(run: RunConfig, optimizer: Any) -> OptimizerParamScheduler:
         end_wd=wanted.weight_decay,
         wd_incr_steps=0,
         wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,  # the run's own settings count
+        override_opt_param_scheduler=True,
     )

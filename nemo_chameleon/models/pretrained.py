@@ -23,8 +23,9 @@ from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.layout import union_over_stages
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import checkpoint, tracker
 from nemo_chameleon.models.gpt import model_of_identity, model_record, unwrap
+from nemo_chameleon.models.whole import fault_of, fault_of_contents
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, digest_of_files
 
@@ -63,8 +64,10 @@ class PretrainedCheckpoint:
             whole: whether the output layer counts too, which embedding does not need.
 
         Raises:
-            UserError: the weights are another model's.
+            UserError: the weights are another model's, or a file is damaged.
         """
+        if (fault := fault_of_contents(self.path)) is not None:
+            raise UserError(f"{self.path} is damaged: {fault}; copy the checkpoint again")
         try:
             self._require_the_same(gpt, whole)
             checkpoint.load(self.path, gpt)
@@ -107,9 +110,9 @@ def tokenizer_beside(place: str) -> str | None:
         The path of a tokenizer.json, or None if there is none.
     """
     folders = [Path(place)]
-    if (tracked := checkpoint.tracked(Path(place))[1]) is not None:
+    if (tracked := tracker.tracked(Path(place))[1]) is not None:
         folders.append(tracked)
-    elif checkpoint.tracked(Path(place).parent)[0] is not None:
+    elif tracker.tracked(Path(place).parent)[0] is not None:
         folders.append(Path(place).parent)
     for folder in folders:
         if (folder / "tokenizer.json").is_file():
@@ -133,20 +136,23 @@ def find_checkpoint(
         The checkpoint.
 
     Raises:
-        UserError: there is no such checkpoint, or it has another vocabulary.
+        UserError: there is no such checkpoint, it is damaged or would run code, or it has another
+            vocabulary.
     """
     folder = Path(place)
     # Another run may be writing checkpoints into the folder, so the first rank decides for all.
-    path = on_first_rank(lambda: checkpoint.tracked(folder)[1]) or folder
+    path = on_first_rank(lambda: tracker.tracked(folder)[1]) or folder
     if not path.is_dir():
         raise UserError(f"{key}={place}: there is no such checkpoint")
     if not dist_checkpointing.check_is_distributed_checkpoint(str(path)):
         raise UserError(
             f"{key}={path} does not hold a checkpoint of megatron-core's dist_checkpointing"
         )
+    if (fault := on_first_rank(lambda: fault_of(path))) is not None:
+        raise UserError(f"{key}={path} is damaged: {fault}; copy the checkpoint again")
     run, vocab_size = replace(run), Vocabulary.of(data).vocab_size
     if (path / "state.json").is_file():
-        identity = checkpoint.read_state(path)["identity"]
+        identity = tracker.read_state(path)["identity"]
         run.model = model_of_identity(identity) or run.model
         own: dict[str, Any] = {"vocabulary size": vocab_size}
         if data.tokenizer is not None:

@@ -25,7 +25,7 @@ from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.embeddings_file import embeddings_file
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import tracker
 from nemo_chameleon.provider.plan import EmbeddingPlan, plan_embedding
 from nemo_chameleon.provider.runs import base_run, proxy_run, proxy_runs, within_bounds
 from nemo_chameleon.provider.stored import stored_mixture
@@ -245,7 +245,7 @@ def _check_proxy(prepared: Prepared, processes: int) -> None:
 
 def _refuse_a_run_without_its_mixture(run: TrainingRun) -> None:
     folder, file = run.directory, run.config.chameleon.file
-    if checkpoint.newest(folder) is not None:
+    if tracker.newest(folder) is not None:
         copy = folder / "mixture.json"
         whole = copy.is_file() and "bound" not in Mixture.load(copy).method
         remedy = f"copy {copy} to {file}, " if whole else ""

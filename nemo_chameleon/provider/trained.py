@@ -10,7 +10,7 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.embedding.registry import Proxy
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import tracker
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint
 from nemo_chameleon.provider.drift import Drift
 from nemo_chameleon.provider.plan import EmbeddingPlan
@@ -77,7 +77,7 @@ def kept_draws(config: Config) -> Path:
 
 def _newest(run: TrainingRun, config: Config) -> Proxy:
     def find() -> MegatronProxy:
-        path = checkpoint.newest(run.directory)
+        path = tracker.newest(run.directory)
         assert path is not None, "trainer.train leaves a checkpoint"
         found = PretrainedCheckpoint(path, config.proxy, run.vocab_size)
         _ = found.identity  # the other ranks get it with the rest, and read no file for it

@@ -17,7 +17,7 @@ from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import tracker
 from nemo_chameleon.models.gpt import model_record, weights_shape
 from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
@@ -118,18 +118,45 @@ class TrainingRun:
     @functools.cached_property
     def _start_digest(self) -> str | None:
         place = self.config.checkpoint.pretrained_checkpoint
-        return None if place is None else checkpoint.content_digest(place)
+        return None if place is None else tracker.content_digest(place)
 
-    def resumable(self) -> tuple[Path, dict[str, Any]] | None:
-        """Find the checkpoint that the run continues from.
+    def resumable(self) -> Path | None:
+        """Find the checkpoint that the run continues from, as far as one sees by its files' sizes.
 
         Returns:
-            The folder of the checkpoint and its state; None where there is no checkpoint.
+            The folder of the checkpoint; None where there is none.
 
         Raises:
-            UserError: the checkpoint is another run's, or checkpoint.resume=never forbids its use.
+            UserError: the checkpoint is another run's, or checkpoint.resume=never forbids its use;
+                or there are checkpoints, but none is whole.
+        """
+        path = tracker.newest(self.directory)
+        if path is None:
+            return None
+        if self.config.checkpoint.resume == "never":
+            raise UserError(
+                f"checkpoint.resume=never, but {self.directory} holds checkpoints: remove them, or "
+                "set output to another folder"
+            )
+        self.state_at(path)
+        return path
+
+    def state_at(self, path: Path) -> dict[str, Any]:
+        """Read the state at a checkpoint of this run.
+
+        Args:
+            path: the folder of the checkpoint.
+
+        Returns:
+            The contents of its state.json.
+
+        Raises:
+            UserError: the checkpoint is another run's.
         """
         identity = self.identity()
         if self.config.data.on_mixture_change == "accept":
             del identity["weights"]
-        return checkpoint.resumable(self.directory, self.config.checkpoint.resume, identity)
+        if self.config.checkpoint.on_optimizer_change == "accept":
+            for key in dataclasses.asdict(self.settings.optimizer):
+                del identity[f"optimizer.{key}"]
+        return tracker.state_for(path, identity)

@@ -4,12 +4,10 @@ It logs losses and samples by domain, saves checkpoints, evaluates, and continue
 checkpoint. At the end it leaves a result.json, which train/report.py reads.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -24,24 +22,24 @@ from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.models import checkpoint
-from nemo_chameleon.models.gpt import build_gpt, parameter_count
+from nemo_chameleon.models.finite import NotFiniteError
+from nemo_chameleon.models.gpt import build_gpt
 from nemo_chameleon.models.identity import START_DIGEST
 from nemo_chameleon.models.optimizer import build_optimizer, build_scheduler
 from nemo_chameleon.train.evaluation import evaluate
+from nemo_chameleon.train.result import result_of, save_result
+from nemo_chameleon.train.resuming import resume
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.train.scalars import scalars_writer
 from nemo_chameleon.train.step import Batch, DomainLoss, forward_step, needs_data, schedule
 from nemo_chameleon.utils import preemption
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.logging import EVERY_RANK, package_logger
-from nemo_chameleon.utils.provenance import provenance
 from nemo_chameleon.utils.ranks import is_first_rank, rank
 
 logger = package_logger(__package__)
 
-RESULT = "result.json"
 Pauses = Mapping[int, Callable[[Any], None]]
 """What is done with the model after an iteration, by the iteration's number."""
 
@@ -99,7 +97,7 @@ class Trainer:
         self.optimizer = build_optimizer(settings, self.model)
         self.scheduler = build_scheduler(settings, self.optimizer)
         if resumed is not None:
-            self._resume(*resumed)
+            self._resume(resume(run, self.model, self.optimizer, self.scheduler))
         sizes = {"seq_length": settings.model.seq_length, "seed": settings.train.seed}
         samples = settings.train.samples
         self.dataset = training_dataset(
@@ -155,9 +153,18 @@ class Trainer:
                 if not last and self.validation and _due(self.iteration, train.eval_interval):
                     self._evaluate()
                     window = time.monotonic()
-        result = self._result(self._evaluate())
+        scores = self._evaluate()
+        result = result_of(
+            run,
+            iterations=self.iteration,
+            samples=self.drawn,
+            answer_tokens=self.answers,
+            loss=self.loss,
+            seconds=self.seconds,
+            scores=scores,
+        )
         if is_first_rank():
-            write_atomically(run.directory / RESULT, json.dumps(result, indent=2) + "\n")
+            save_result(run, result)
             if self.writer:
                 self.writer.close()
         dist.barrier()
@@ -203,12 +210,9 @@ class Trainer:
         self.loss, stop = _over_ranks(self.last_losses, asked)
         self.seconds += seconds
         tokens = sum(samples.values()) * run.settings.model.seq_length
-        if not math.isfinite(self.loss):
-            prefix = "" if run.settings is run.config else "proxy."
-            raise UserError(
-                f"{run.name}: the loss is {self.loss} at iteration {self.iteration}; lower "
-                f"{prefix}optimizer.lr, raise {prefix}optimizer.lr_warmup_iters, or check the data"
-            )
+        for what, value in (("loss", self.loss), ("norm of the gradients", grad_norm)):
+            if value is not None and not math.isfinite(value):
+                raise self._diverged(f"the {what} is {value}")
         bar.update(self.iteration - bar.n)
         bar.set_postfix_str(f"loss {self.loss:.3f}, {tokens / seconds:,.0f} tokens/s")
         if self.writer:
@@ -225,6 +229,14 @@ class Trainer:
             self._scalars("answer tokens by domain", self.answers)
         return stop
 
+    def _diverged(self, what: str) -> UserError:
+        prefix = "" if self.run.settings is self.run.config else "proxy."
+        return UserError(
+            f"{self.run.name}: {what} at iteration {self.iteration}; lower {prefix}optimizer.lr, "
+            f"raise {prefix}optimizer.lr_warmup_iters, or check the data. With "
+            "checkpoint.on_optimizer_change=accept the run goes on from its newest checkpoint."
+        )
+
     def _scalars(self, group: str, values: Mapping[str, float]) -> None:
         if self.writer:
             for name, value in values.items():
@@ -232,6 +244,9 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
         scores = evaluate(self.run.settings, self.model, self.validation, self.packed)
+        for name, score in scores.items():
+            if not math.isfinite(score["perplexity"]):
+                raise self._diverged(f"the validation loss of {name} is {score['loss']}")
         self._scalars("validation loss", {name: score["loss"] for name, score in scores.items()})
         return scores
 
@@ -265,64 +280,21 @@ class Trainer:
             "seconds": self.seconds,
             "identity": {**self.run.identity(), **self.started} if is_first_rank() else {},
         }
-        checkpoint.save(
-            self.run.directory,
-            self.iteration,
-            state,
-            self.model,
-            self.optimizer,
-            self.scheduler,
-            self.run.config.checkpoint.keep,
-        )
+        run, parts = self.run, (self.model, self.optimizer, self.scheduler)
+        try:
+            checkpoint.save(
+                run.directory, self.iteration, state, *parts, run.config.checkpoint.keep
+            )
+        except NotFiniteError as error:
+            raise self._diverged(str(error)) from error
 
-    def _resume(self, path: Path, state: dict[str, Any]) -> None:
-        checkpoint.load(path, self.model, self.optimizer, self.scheduler)
+    def _resume(self, state: dict[str, Any]) -> None:
         self.iteration = state["iteration"]
         self.drawn = state["samples"]
         self.answers = state.get("answer_tokens", self.answers)
         self.loss = state["loss"]
         self.seconds = state["seconds"]
         self.started = {k: v for k, v in state["identity"].items() if k == START_DIGEST and v}
-        logger.info("%s: resuming from %s", self.run.name, path)
-
-    def _result(self, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
-        run = self.run
-        length = run.settings.model.seq_length
-        domains = {
-            name: {
-                "weight": run.mixture.weights[name],
-                "tokens": domain.tokens,
-                "samples": self.drawn[name],
-                **({"answer_tokens": self.answers[name]} if self.packed else {}),
-                "epochs": self.drawn[name] * length / domain.pass_tokens(length),
-                **scores.get(name, {}),
-            }
-            for name, domain in run.domains.items()
-        }
-        apart = {name: score for name, score in scores.items() if name not in domains}
-        return {
-            "run": run.name,
-            "mixture": run.mixture.name,
-            "parameters": parameter_count(run.settings.model, run.vocab_size),
-            "iterations": self.iteration,
-            "tokens": sum(self.drawn.values()) * length,
-            "loss": self.loss,
-            "domains": domains,
-            "macro": _means({name: scores[name] for name in domains if name in scores}),
-            "validation": apart,
-            "validation macro": _means(apart),
-            "seconds": round(self.seconds, 1),
-            "created": provenance(),
-        }
-
-
-def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over the domains; empty where there are no domains."""
-    return {
-        what: sum(score[what] for score in scores.values()) / len(scores)
-        for what in ("loss", "perplexity")
-        if scores
-    }
 
 
 def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:

@@ -1,5 +1,6 @@
 """Atomic file writes, and digests that identify files and facts."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,8 +18,8 @@ BLOCK_BYTES = 4096
 def write_atomically(path: Path, contents: str | bytes) -> None:
     """Write a file in one step, so that readers see either the old contents or the new ones.
 
-    The contents go to a temporary file in the same folder, which is then renamed. The folder is
-    created if it is missing.
+    The contents go to a temporary file in the same folder, which is then renamed. Both are on the
+    disk when this returns. The folder is created if it is missing.
 
     Args:
         path: the file to write.
@@ -31,10 +32,29 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
     # The name is random because processes on other nodes can have the same process id.
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        beside.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        with beside.open("wb") as stream:
+            stream.write(contents.encode() if isinstance(contents, str) else contents)
+            stream.flush()
+            os.fsync(stream.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+    keep_names(path.parent)
+
+
+def keep_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, as after a file there was renamed.
+
+    Args:
+        folder: the folder.
+    """
+    # Some network file systems keep names at once and refuse this for folders.
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def require_writable(path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Refuses a checkpoint whose pickles would run code.
+
+torch.distributed.checkpoint describes a checkpoint by a pickle, and to read a pickle of a stranger
+is to run the stranger's program. Only the classes that torch itself writes there are admitted.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import importlib
+import io
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_chameleon.utils.errors import UserError
+
+METADATA = ".metadata"
+"""The name of the pickle that describes a checkpoint's tensors."""
+COMMON = "common.pt"
+"""The name of the file with a checkpoint's other values."""
+# Of these modules, the data classes and enumerations are admitted, which hold values only.
+_PLAIN = {
+    "torch.distributed.checkpoint.filesystem",
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.planner",
+}
+_ADMITTED = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+    ("builtins", "set"),
+    ("builtins", "frozenset"),
+}
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
+_SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+
+# Transformer Engine's extra states. Megatron admits these and its own classes since 0.16.
+torch.serialization.add_safe_globals([io.BytesIO])
+
+
+class _RefusedError(Exception):
+    """Raised for a name that is not admitted."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a pickle names, if it is admitted."""
+        if module == "torch" and isinstance(value := getattr(torch, name, None), _CONSTANTS):
+            return value
+        if module in _PLAIN | {admitted for admitted, _ in _ADMITTED} and "." not in name:
+            value = getattr(importlib.import_module(module), name, None)
+            plain = isinstance(value, type) and (
+                dataclasses.is_dataclass(value) or issubclass(value, enum.Enum)
+            )
+            if (module, name) in _ADMITTED or (module in _PLAIN and plain):
+                return value
+        raise _RefusedError(f"{module}.{name}")
+
+
+def read_metadata(folder: Path) -> Any:
+    """Read the description of a checkpoint's tensors, and run nothing that it names.
+
+    Args:
+        folder: the checkpoint's folder.
+
+    Returns:
+        A `torch.distributed.checkpoint.metadata.Metadata`.
+
+    Raises:
+        UserError: the pickle names something that torch does not write there.
+        ValueError: the pickle is damaged.
+        OSError: it cannot be read.
+    """
+    with (folder / METADATA).open("rb") as stream:
+        try:
+            return _Unpickler(stream).load()
+        except _RefusedError as error:
+            raise UserError(_would_run(folder / METADATA, str(error))) from error
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle can raise anything
+            raise ValueError(f"{METADATA} is damaged: {error!r}") from error
+
+
+def require_harmless(folder: Path) -> None:
+    """Check that a checkpoint's values other than tensors run nothing when they are read.
+
+    Args:
+        folder: the checkpoint's folder.
+
+    Raises:
+        UserError: they name something that Megatron does not write there.
+        ValueError: their file is damaged.
+        OSError: it cannot be read.
+    """
+    file = folder / COMMON
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ValueError(f"{COMMON} is damaged: {error!r}") from error
+    if named:
+        raise UserError(_would_run(file, named[0]))
+
+
+def _would_run(file: Path, what: str) -> str:
+    return (
+        f"{file} is not read, because it would run {what}: no checkpoint of torch names it, so "
+        "somebody may have changed the file; take the checkpoint from a source that you trust"
+    )
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Let torch.load read tensors and plain values only within the block, whoever calls it.
+
+    Yields:
+        Nothing.
+    """
+    before = {name: os.environ.pop(name, None) for name in _SWITCHES}
+    os.environ[_SWITCHES[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_SWITCHES[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -1,0 +1,286 @@
+"""models/{tracker,whole,pickles}.py and train/resuming.py: a run continues from what is whole."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_chameleon.models import pickles, tracker
+from nemo_chameleon.models.pretrained import find_checkpoint
+from nemo_chameleon.train import trainer
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils import manifest
+from nemo_chameleon.utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("alone")
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+@pytest.fixture
+def whole(job: TrainingRun) -> dict[str, Any]:
+    """Train a run with checkpoints after iterations 2, 4 and 6; return its result."""
+    return trainer.train(job)
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def halve(path: Path) -> None:
+    """Cut a file to half its size, as a full disk or a copy that broke off does."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def tensors(path: Path) -> Path:
+    """Return the largest of a checkpoint's files with tensors."""
+    return max(path.glob("*.distcp"), key=lambda file: file.stat().st_size)
+
+
+def cut(path: Path, name: str) -> None:
+    """Cut one of a checkpoint's files to half its size."""
+    halve(tensors(path) if name == "tensors" else path / name)
+
+
+def lose(path: Path, name: str) -> None:
+    """Remove one of a checkpoint's files."""
+    (tensors(path) if name == "tensors" else path / name).unlink()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "a byte of the tensors": lambda path: flip(tensors(path)),
+    "no folder": shutil.rmtree,
+    "empty metadata.json": lambda path: os.truncate(path / "metadata.json", 0),
+    **{
+        f"half of {name}": lambda path, name=name: cut(path, name)  # type: ignore[misc]
+        for name in ("tensors", "common.pt", ".metadata", "state.json", manifest.NAME)
+    },
+    **{
+        f"no {name}": lambda path, name=name: lose(path, name)  # type: ignore[misc]
+        for name in ("tensors", "common.pt", ".metadata", "state.json", "metadata.json")
+    },
+}
+EARLIER = [name for name in DAMAGES if name not in ("a byte of the tensors", "no folder")]
+EARLIER.remove(f"half of {manifest.NAME}")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_put_aside(
+    job: TrainingRun, whole: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run says so, goes on from the checkpoint before, and ends with the same figures."""
+    DAMAGES[damage](job.directory / "iter_0000006")
+    again = trainer.train(job)
+    assert again["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    assert again["domains"] == whole["domains"]
+    assert "iter_0000006 is damaged: " in caplog.text
+    assert "iterations 5 to 6 are repeated" in caplog.text
+    assert (job.directory / "iter_0000006.damaged").is_dir() == (damage != "no folder")
+    assert tracker.newest(job.directory) == job.directory / "iter_0000006"
+    assert trainer.train(job)["loss"] == again["loss"]
+
+
+@pytest.mark.parametrize("damage", EARLIER)
+def test_a_damaged_checkpoint_of_an_earlier_version(
+    job: TrainingRun, whole: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint without a manifest is compared with its own description."""
+    path = job.directory / "iter_0000006"
+    (path / manifest.NAME).unlink()
+    DAMAGES[damage](path)
+    assert trainer.train(job)["domains"] == whole["domains"]
+    assert "iter_0000006 is damaged: " in caplog.text
+
+
+def test_several_are_put_aside(
+    job: TrainingRun, whole: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the checkpoint before is damaged too, the run goes on from the next one."""
+    for iteration in (4, 6):
+        flip(tensors(job.directory / f"iter_{iteration:07d}"))
+    assert trainer.train(job)["domains"] == whole["domains"]
+    assert "iterations 3 to 6 are repeated" in caplog.text
+
+
+def test_no_checkpoint_is_whole(job: TrainingRun, whole: dict[str, Any]) -> None:
+    """A run never starts from iteration 0 because all its checkpoints are damaged."""
+    del whole
+    for iteration in (2, 4, 6):
+        (job.directory / f"iter_{iteration:07d}" / ".metadata").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint there is whole.* remove this file"):
+        trainer.train(job)
+    (job.directory / TRACKER).unlink()
+    assert trainer.train(job)["iterations"] == 6
+
+
+def test_what_is_not_finite_is_no_checkpoint(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are not finite replace no checkpoint, not even in the last iteration.
+
+    Neither is a result written. With a lower learning rate, the run then goes on.
+    """
+    whole = trainer.train(job)
+    shutil.rmtree(job.directory)
+    step = trainer.Trainer.step
+
+    def poisoned(self: trainer.Trainer, batches: Any) -> float | None:
+        norm = step(self, batches)
+        if self.iteration == 6:
+            next(self.model.parameters()).data.view(-1)[0] = float("nan")
+        return norm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", poisoned)
+        with pytest.raises(UserError, match=r"not finite at iteration 6; lower optimizer\.lr"):
+            trainer.train(job)
+    assert tracker.newest(job.directory) == job.directory / "iter_0000004"
+    assert not (job.directory / "result.json").exists()
+    job.config.optimizer.lr /= 10
+    with pytest.raises(UserError, match=r"optimizer\.lr"):
+        trainer.train(job)
+    job.config.checkpoint.on_optimizer_change = "accept"
+    lower = trainer.Trainer.__init__
+    rates: list[float] = []
+
+    def noted(self: trainer.Trainer, run: TrainingRun) -> None:
+        lower(self, run)
+        rates.extend(group["lr"] for group in self.optimizer.param_groups)
+
+    monkeypatch.setattr(trainer.Trainer, "__init__", noted)
+    assert trainer.train(job)["loss"] != whole["loss"]
+    assert max(rates) <= job.config.optimizer.lr
+
+
+def test_a_checkpoint_that_is_not_finite_is_put_aside(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An earlier version may have saved one; the run goes on from the one before."""
+    step = trainer.Trainer.step
+
+    def poisoned(self: trainer.Trainer, batches: Any) -> float | None:
+        norm = step(self, batches)
+        if self.iteration == 6:
+            next(self.model.parameters()).data.view(-1)[0] = float("inf")
+        return norm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", poisoned)
+        patch.setattr("nemo_chameleon.models.checkpoint.require_finite", lambda parts: None)
+        patch.setattr(trainer.Trainer, "_evaluate", lambda self: {})
+        trainer.train(job)
+    assert trainer.train(job)["iterations"] == 6
+    assert "iter_0000006 is damaged: the weights" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "\udcff\udcfe", "²", "6.0", "release", "9" * 5000])
+def test_a_damaged_tracker(job: TrainingRun, whole: dict[str, Any], text: str) -> None:
+    """A tracker without a number, as after a loss of power, costs no checkpoint."""
+    (job.directory / TRACKER).write_bytes(text.encode(errors="surrogateescape"))
+    again = trainer.train(job)
+    assert again["domains"] == whole["domains"]
+
+
+class Command:
+    """An object whose pickle runs a program."""
+
+    def __init__(self, file: Path) -> None:
+        """Name the file that the program makes."""
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Describe the call."""
+        return os.system, (f"touch {self.file}",)
+
+
+def test_nothing_of_a_stranger_is_run(
+    job: TrainingRun, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """A pickle that runs a program is refused by name, in .metadata and in common.pt."""
+    del whole
+    newest, trap = job.directory / "iter_0000006", tmp_path / "ran"
+    described = (newest / ".metadata").read_bytes()
+    for file in newest.iterdir():
+        if file.name == manifest.NAME:
+            file.unlink()
+    (newest / ".metadata").write_bytes(pickle.dumps(Command(trap)))
+    with pytest.raises(UserError, match=r"\.metadata is not read, because it would run posix\.sys"):
+        trainer.train(job)
+    (newest / ".metadata").write_bytes(described)
+    torch.save({"x": Command(trap)}, newest / "common.pt")
+    with pytest.raises(UserError, match=r"common\.pt is not read, because it would run posix\.sys"):
+        trainer.train(job)
+    assert not trap.exists()
+
+
+def test_nothing_of_a_stranger_is_run_to_start_from(
+    job: TrainingRun, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """checkpoint.pretrained_checkpoint and proxy.load are refused in the same way, and if damaged.
+
+    The key is named.
+    """
+    del whole
+    start, trap = tmp_path / "start", tmp_path / "ran"
+    shutil.copytree(job.directory / "iter_0000006", start)
+    config = job.config
+    config.checkpoint.pretrained_checkpoint = str(start)
+    config.output = str(tmp_path / "other")
+    assert find_checkpoint("proxy.load", str(start), config, config.data).path == start
+    flip(tensors(start))
+    with pytest.raises(UserError, match=r"contents of .* are not what was written"):
+        trainer.train(job)
+    (start / ".metadata").write_bytes(pickle.dumps(Command(trap)))
+    with pytest.raises(UserError, match=r"would run posix\.system"):
+        find_checkpoint("proxy.load", str(start), config, config.data)
+    (start / ".metadata").unlink()
+    with pytest.raises(UserError, match=f"proxy.load={start} is damaged"):
+        find_checkpoint("proxy.load", str(start), config, config.data)
+    assert not trap.exists()
+
+
+def test_classes_that_only_look_harmless(tmp_path: Path) -> None:
+    """Functions and attributes of admitted modules are refused, as classes elsewhere are."""
+    for module, name in (
+        ("torch.distributed.checkpoint.filesystem", "os.system"),
+        ("torch.distributed.checkpoint.filesystem", "FileSystemReader"),
+        ("torch", "hub.load"),
+        ("torch", "load"),
+        ("builtins", "eval"),
+        ("collections", "namedtuple"),
+    ):
+        command = f"c{module}\n{name}\n(tR.".encode()
+        (tmp_path / pickles.METADATA).write_bytes(command)
+        with pytest.raises(UserError, match=f"would run {module}.{name}"):
+            pickles.read_metadata(tmp_path)
+
+
+def test_manifest_of_a_folder(tmp_path: Path) -> None:
+    """Sizes and contents are compared; a manifest that is damaged is an error."""
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    (tmp_path / "b").touch()
+    manifest.write(tmp_path, manifest.entries_of(tmp_path, ["a", "b"]))
+    entries = manifest.read(tmp_path)
+    assert entries is not None
+    assert manifest.fault_of(tmp_path, entries) is None
+    flip(tmp_path / "a")
+    assert manifest.fault_of(tmp_path, entries, content=False) is None
+    assert "contents of a" in str(manifest.fault_of(tmp_path, entries))
+    (tmp_path / "b").write_text("x")
+    assert manifest.fault_of(tmp_path, entries) == "b has 1 bytes instead of 0"
+    (tmp_path / "b").unlink()
+    assert manifest.fault_of(tmp_path, entries) == "b is missing"
+    for damaged in ("{", "[]", json.dumps({"files": {"a": 3}}), "[" * 100_000):
+        (tmp_path / manifest.NAME).write_text(damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            manifest.read(tmp_path)
+    (tmp_path / manifest.NAME).unlink()
+    assert manifest.read(tmp_path) is None
