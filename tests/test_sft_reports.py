@@ -13,9 +13,9 @@ from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft import index as indices
 from nemo_chameleon.data.sft.domain import open_sft_domain
-from nemo_chameleon.data.sft.keys import UnknownKeysError
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.data.sft.unknown import UnknownKeysError
 from nemo_chameleon.utils.errors import UserError
 from sft_data import opened, write_sft_config
 

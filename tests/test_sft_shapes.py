@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.examples import parse
-from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
 from nemo_chameleon.data.sft.templates import ChatTemplate, Example
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
 
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}"

@@ -1,20 +1,23 @@
 """Finds the values of messages that the chat template does not read.
 
 Templates read keys of their own. A value under a key that only the template can understand is read
-if the text would be another one without it.
+if the text would be another one without it. Metadata may stay unread, but not without a word.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.keys import UnknownKeysError, says_nothing
+from nemo_chameleon.data.sft.keys import says_nothing, unread_keys
 from nemo_chameleon.data.sft.templates import ChatTemplate
+from nemo_chameleon.data.sft.turns import READ
+from nemo_chameleon.data.sft.unknown import UnknownKeysError
 from nemo_chameleon.data.sft.written import REMEDY, is_written, not_written
 
 Place: TypeAlias = tuple[str | int, ...]
 """The keys and positions that lead into a message to one of its values."""
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
+_READ = frozenset(READ)
 
 
 def require_read(
@@ -51,6 +54,37 @@ def require_read(
                 unread.setdefault(of, {})[str(place[-1])] = None
     for of, keys in unread.items():
         raise UnknownKeysError(list(keys), of)
+
+
+def unread_metadata(template: ChatTemplate, messages: Messages, text: str) -> tuple[str, ...]:
+    """Return what messages have in addition that is not in the text of the chat.
+
+    Args:
+        template: the chat template.
+        messages: the messages that are written.
+        text: what the template made of them.
+
+    Returns:
+        For instance ("name of a message",).
+    """
+    found: dict[str, None] = {}
+    for message in messages:
+        if not message.keys() - _READ:
+            continue
+        said = {key: value for key, value in message.items() if key not in _READ}
+        names = [key for key in ("name",) if not says_nothing(said.get(key))]
+        for key in (*names, *unread_keys(said, ())):
+            name, value = f"{key} of a message", said.get(key)
+            if name in found:
+                continue
+            # Any other value may be a setting of a template that has the key's name.
+            if (
+                not is_written(text, value)
+                if isinstance(value, str)
+                else key not in template.source
+            ):
+                found[name] = None
+    return tuple(found)
 
 
 def _require_tools(template: ChatTemplate, messages: Messages, tools: Any) -> None:
