@@ -71,7 +71,7 @@ def complaint(
         steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
         setting = ignored_keys_setting([*ignored, *rest])
         also = f" and set {setting} to read the lines without these keys" if rest else ""
-        return f"unknown form: rename {steps}{also}; {_WANTED}"
+        return f"unknown form: rename {steps}{also}"
     names = ", ".join(repr(key) for key in said if not is_metadata(key)) or "only metadata"
     chat = next((key for key in _MESSAGES if key in said), None)
     how = f"; write {chat!r} as messages, a list of objects with role and content" if chat else ""

@@ -141,7 +141,7 @@ def _previewed(
         notes.append(f"The chat template leaves reasoning out of the answers ({what}).")
     if found.example.unread:
         keys = ", ".join(found.example.unread)
-        notes.append(f"Metadata of the line that are not in the text: {keys}.")
+        notes.append(f"Metadata that are not in the text: {keys}.")
     if (fate := _fate_of_long(found, seq_length, data.on_too_long)) is not None:
         notes.append(fate)
     stretches = tuple(_stretches(found.tokens, loss.tolist(), reader))
