@@ -109,6 +109,12 @@ def test_names_beside_keys_to_ignore() -> None:
     assert read({"prompt": "2+2?", "completion": "4", "title": "Sums"}, CHATML, "title").answers
 
 
+def test_names_that_are_ignored() -> None:
+    """No key gets a name that data.ignored_keys leaves out."""
+    with pytest.raises(MalformedError, match=r"unknown form \(it has 'instruction', 'context'"):
+        read({"instruction": "2+2?", **CONTEXT}, CHATML, "input")
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -66,7 +66,7 @@ def complaint(
         return text
     if "input_ids" in said:
         return f"tokenised already (input_ids): a line is text, and {_WANTED}"
-    if best := _best_renaming(said, read):
+    if best := _best_renaming(said, read, ignored):
         renamed, rest = best
         steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
         setting = ignored_keys_setting([*ignored, *rest])
@@ -79,11 +79,13 @@ def complaint(
 
 
 def _best_renaming(
-    said: Mapping[str, Any], read: Callable[[dict[str, Any]], Any]
+    said: Mapping[str, Any], read: Callable[[dict[str, Any]], Any], ignored: Collection[str]
 ) -> tuple[dict[str, str], Sequence[str]] | None:
     """Return the fewest keys to rename and to ignore so that a line can be read."""
     found = []
     for renamed in _renamings(said):
+        if not set(ignored).isdisjoint(renamed.values()):
+            continue
         try:
             read({renamed.get(key, key): value for key, value in said.items()})
             rest: tuple[str, ...] = ()

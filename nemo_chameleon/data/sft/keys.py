@@ -4,6 +4,7 @@ A key that is neither understood nor known as metadata is refused by its name, b
 a part of the text.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -112,13 +113,16 @@ def unread_keys(said: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     """
     found = []
     for key, value in said.items():
-        if key in known or says_nothing(value) or not is_metadata(key) or _is_id(key, value):
+        if key in known or says_nothing(value) or not is_metadata(key):
+            continue
+        if _names_id(key) and _is_id(value):
             continue
         inner = unknown_keys(value, ()) if isinstance(value, dict) else []
         found += [f"{key}.{name}" for name in inner] or [key]
     return found
 
 
+@functools.lru_cache(maxsize=4096)
 def is_metadata(key: str) -> bool:
     """Return whether a key has a name of metadata.
 
@@ -128,13 +132,16 @@ def is_metadata(key: str) -> bool:
     Returns:
         Whether it has.
     """
-    key = key.lower()
-    return key in _METADATA or key in _IDS or key.endswith(_ID_ENDING)
+    return key.lower() in _METADATA or _names_id(key)
 
 
-def _is_id(key: str, value: Any) -> bool:
+@functools.lru_cache(maxsize=4096)
+def _names_id(key: str) -> bool:
     key = key.lower()
+    return key in _IDS or key.endswith(_ID_ENDING)
+
+
+def _is_id(value: Any) -> bool:
+    """Return whether a value is one word, or a list of such values."""
     values = value if isinstance(value, list) else [value]
-    return (key in _IDS or key.endswith(_ID_ENDING)) and all(
-        not isinstance(each, dict | list) and len(str(each).split()) < 2 for each in values
-    )
+    return all(not isinstance(one, dict | list) and len(str(one).split()) < 2 for one in values)

@@ -68,22 +68,18 @@ def unread_metadata(template: ChatTemplate, messages: Messages, text: str) -> tu
         For instance ("name of a message",).
     """
     found: dict[str, None] = {}
+    named = set[str]()
     for message in messages:
-        if not message.keys() - _READ:
-            continue
-        said = {key: value for key, value in message.items() if key not in _READ}
-        names = [key for key in ("name",) if not says_nothing(said.get(key))]
-        for key in (*names, *unread_keys(said, ())):
-            name, value = f"{key} of a message", said.get(key)
-            if name in found:
+        for key, value in message.items():
+            if key in _READ or key in named or says_nothing(value):
                 continue
-            # Any other value may be a setting of a template that has the key's name.
-            if (
-                not is_written(text, value)
-                if isinstance(value, str)
-                else key not in template.source
+            keys = [key] if key == "name" else unread_keys({key: value}, ())
+            # Any other value than a text may be a setting of a template that has the key's name.
+            if keys and not (
+                is_written(text, value) if isinstance(value, str) else key in template.source
             ):
-                found[name] = None
+                named.add(key)
+                found.update(dict.fromkeys(f"{each} of a message" for each in keys))
     return tuple(found)
 
 
