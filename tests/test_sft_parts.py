@@ -1,5 +1,6 @@
 """data/sft/: a finetuning domain of several files, as a list or a glob names them."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,19 @@ def test_files_that_are_there_twice(sft: Config, tmp_path: Path) -> None:
     sft.data.domains["pairs"].path = first
     with pytest.raises(UserError, match=r"part-0\.jsonl is in 'pairs' and in 'text': remove it"):
         opened(sft, str(more))
+
+
+def test_files_that_are_not_examples(sft: Config, tmp_path: Path) -> None:
+    """A text is an example only if its name ends like plain text; others are refused by name."""
+    text = "- prompt: a\n  completion: b\n"
+    for name in ("x.yaml", "x.py", "train.log.gz", "names"):
+        file = tmp_path / name
+        file.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        with pytest.raises(
+            UserError, match=rf"text\.path: .*{name} has no examples: it is neither"
+        ):
+            opened(sft, str(file))
+    for name in ("a.txt", "b.MD", "c.txt.gz"):
+        file = tmp_path / name
+        file.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        assert opened(sft, str(file)).documents == 1

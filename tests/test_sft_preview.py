@@ -137,6 +137,19 @@ def test_malformed_lines_are_shown(
     assert "leaves the line out, because of data.on_malformed=skip" in said
 
 
+def test_what_else_is_said(config: Config) -> None:
+    """Metadata are named; a key that decides the loss is not to be ignored; no line is an error."""
+    path = str(written(config, {"text": "once", "id": 1, "topic": "A"}, {"text": "a", "mask": 1}))
+    reader = ExampleTokenizer(config.data)
+    first, second = preview(path, config.data, reader, 64, 2, "mine")
+    assert "Metadata that are not in the text: topic." in first.notes
+    assert "'mask' may say what is not to be trained on" in second.notes[0]
+    assert not any("ignored_keys" in note for note in second.notes)
+    Path(path).write_text("\n")
+    with pytest.raises(UserError, match=r"^mine=.*: there is no example in 0 line\(s\)"):
+        next(preview(path, config.data, reader, 64, 1, "mine"))
+
+
 def test_the_command_line(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

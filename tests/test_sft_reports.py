@@ -12,10 +12,14 @@ from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft import index as indices
-from nemo_chameleon.data.sft.domain import open_sft_domain
-from nemo_chameleon.data.sft.keys import UnknownKeysError
-from nemo_chameleon.data.sft.reports import Reports, describe_malformed
+from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domain
+from nemo_chameleon.data.sft.reports import (
+    Reports,
+    describe_malformed,
+    describe_unread,
+)
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
+from nemo_chameleon.data.sft.unknown import UnknownKeysError
 from nemo_chameleon.utils.errors import UserError
 from sft_data import opened, write_sft_config
 
@@ -91,6 +95,61 @@ def test_unknown_keys_and_the_way_out(sft: Config) -> None:
     rules = ExampleTokenizer(sft.data).rules
     sft.data.ignored_keys = sft.data.ignored_keys[::-1]
     assert ExampleTokenizer(sft.data).rules == rules
+
+
+def test_keys_that_are_not_to_be_ignored(sft: Config) -> None:
+    """The error advises to ignore no key that decides the loss, and names the other way out."""
+    lines: list[dict[str, Any]] = [
+        {"text": "ab", "weight": 0, "mood": 1},
+        {"text": "cd", "title": "A"},
+        {"text": "ef"},
+    ]
+    with pytest.raises(UserError, match=r"'data.ignored_keys=\[title\]' to read") as error:
+        opened(sft, *lines)
+    assert "'weight' may say what is not to be trained on: write it as 'weight'" in str(error.value)
+    with pytest.raises(UserError) as error:
+        opened(sft, lines[0], lines[2], name="other")
+    assert "ignored_keys" not in str(error.value)
+    older = {**faults(UnknownKeysError(["title"], "line")), "unknown_keys": ["weight", "mood"]}
+    assert "set 'data.ignored_keys=[mood]'" in describe_malformed(older, None)
+
+
+def test_metadata_that_are_not_read(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line names the metadata, also from the cache; an index without the count loads."""
+    beside: list[dict[str, Any]] = [{"id": 1, "topic": "A"}, {"topic": "B", "notes": "C"}, {}]
+    lines = [{"text": f"a b {i}", **more} for i, more in enumerate(beside)]
+    said = "2 of 3 examples also have topic, notes (1), which count as metadata and are not in"
+    domain = opened(sft, *lines)
+
+    def again() -> SFTDomain:
+        reader = ExampleTokenizer(sft.data)
+        path, length = str(domain.path), sft.model.seq_length
+        return open_sft_domain("mine", path, sft.data, reader, seq_length=length)
+
+    assert again().index.folder == domain.index.folder
+    assert capsys.readouterr().out.count(said) == 2
+    facts = domain.index.folder / indices.FACTS
+    older = json.loads(facts.read_text())
+    del older["unread"], older["with_unread"]
+    facts.write_text(json.dumps(older))
+    assert again().fingerprint == domain.fingerprint
+    assert "metadata" not in capsys.readouterr().out
+    sft.data.ignored_keys = ["topic", "notes"]
+    assert again().tokens == domain.tokens
+    assert "metadata" not in capsys.readouterr().out
+
+
+def test_many_metadata_are_counted_in_little_memory() -> None:
+    """A message lists the first keys, and facts stay small."""
+    reports = Reports(io.StringIO(), [])
+    for i in range(999):
+        reports.unread(["topic", f"metadata.{i}" + "k" * 10**4])
+    facts = {**reports.facts(), "examples": 1000}
+    assert len(json.dumps(facts)) < 50_000
+    text = describe_unread(facts)
+    assert text.startswith("999 of 1,000 examples also have topic, metadata.0k")
+    assert " and 80 more, which count" in text
+    assert len(text) < 8_000
 
 
 def test_reasoning_that_the_template_leaves_out(

@@ -4,6 +4,8 @@ templates.py    writes chats with a chat template and finds the assistant's turn
 shapes.py       reads a line as turns, as a pair or as a text
 turns.py        reads the messages of a chat
 keys.py         tells the keys that say nothing to train on from all others
+unknown.py      names keys that are not understood, and the way out
+forms.py        says which keys of a line of an unknown form to rename
 repeated.py     tells whether a text beside the turns only repeats them
 written.py      checks that the chat template writes what the messages say
 unread.py       finds the keys of messages that the chat template does not read

@@ -22,7 +22,11 @@ from nemo_chameleon.data.domain import (
 from nemo_chameleon.data.parts import shown
 from nemo_chameleon.data.sft.index import SKIPPED, Index, build, find_example_files
 from nemo_chameleon.data.sft.packing import Packs, chunks
-from nemo_chameleon.data.sft.reports import describe_left_out, describe_malformed
+from nemo_chameleon.data.sft.reports import (
+    describe_left_out,
+    describe_malformed,
+    describe_unread,
+)
 from nemo_chameleon.data.sft.samples import Packing, packs_of
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.utils.arrays import Ints
@@ -203,6 +207,8 @@ def open_sft_domain(
         logger.warning("%s: %s; they are left out", where, wrong)
     if left_out := describe_left_out(index.facts):
         logger.warning("%s: %s", where, left_out)
+    if unread := describe_unread(index.facts):
+        logger.info("%s: %s", where, unread)
     shares = split_shares(split)
     # This rounds as Megatron's builder does.
     examples = round(shares[0] * index.facts["examples"])

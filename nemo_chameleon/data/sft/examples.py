@@ -6,13 +6,14 @@ check that the template has left nothing out.
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, parse_object
 from nemo_chameleon.data.sft.shapes import Chat, Pair, read_shape
 from nemo_chameleon.data.sft.templates import ChatTemplate, Example
 from nemo_chameleon.data.sft.turns import called_functions
-from nemo_chameleon.data.sft.unread import require_read
+from nemo_chameleon.data.sft.unread import require_read, unread_metadata
 from nemo_chameleon.data.sft.written import require_written
 from nemo_chameleon.utils.errors import UserError
 
@@ -38,10 +39,12 @@ def parse(line: bytes, template: ChatTemplate | None, ignored: Collection[str] =
         return _chat(said, template)
     if isinstance(said, Pair):
         text = said.prompt + said.completion
-        example = Example(text, ((len(said.prompt), len(text)),), begins=True, ends=True)
+        answer = (len(said.prompt), len(text))
+        example = Example(text, (answer,), begins=True, ends=True, unread=said.unread)
     else:
         # `nemo-chameleon prepare` writes documents the same way, so pretraining has seen this form.
-        example = Example(said.text, ((0, len(said.text)),), begins=False, ends=True)
+        answer = (0, len(said.text))
+        example = Example(said.text, (answer,), begins=False, ends=True, unread=said.unread)
     if not all(example.text[start:stop].strip() for start, stop in example.answers):
         raise MalformedError("an answer is empty")
     return example
@@ -98,7 +101,8 @@ def _written(
     example = require_written(example, chat.turns[:last])
     unknown = [turn.unknown for turn in chat.turns]
     require_read(template, messages, chat.tools, unknown, last)
-    return example
+    unread = (*chat.unread, *unread_metadata(template, messages[:last], example.text))
+    return replace(example, unread=unread) if unread else example
 
 
 def _has_python(example: Example) -> bool:

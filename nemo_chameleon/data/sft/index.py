@@ -32,6 +32,7 @@ from nemo_chameleon.data.readers import (
     find_files,
     read_lines,
 )
+from nemo_chameleon.data.readers.formats import COMPRESSED, TEXT
 from nemo_chameleon.data.sft.layout import Layout
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
@@ -42,6 +43,7 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
 _BATCH = 512  # lines that are tokenised together
+_PLAIN_TEXT = {".txt", ".text", ".md", ".markdown"}
 FACTS, SKIPPED = "index.json", "malformed.txt"
 
 
@@ -158,11 +160,21 @@ def find_example_files(path: str | Sequence[str], key: str) -> list[Source]:
         What is read.
 
     Raises:
-        UserError: there are no such files, one is there twice, or one can be read only once.
+        UserError: there are no such files, one is there twice, one can be read only once, or one
+            is a text that has no ending of plain text.
     """
     sources = find_files(as_list(path), key)
-    if not all(file.path.is_file() for source in sources for file in source.files):
+    files = [file for source in sources for file in source.files]
+    if not all(file.path.is_file() for file in files):
         raise UserError(f"{key}: a pipe can be read only once; write its contents to a file")
+    for file in files:
+        names = [ending.lower() for ending in file.path.suffixes if ending not in COMPRESSED]
+        if file.format == TEXT and (not names or names[-1] not in _PLAIN_TEXT):
+            raise UserError(
+                f"{key}: {file.path} has no examples: it is neither JSONL, a JSON array, parquet "
+                "nor Arrow, and only .txt and .md files are read as plain text, each as one "
+                "example; write it as JSONL, or rename it to end in .txt if it is plain text"
+            )
     return sources
 
 
@@ -258,6 +270,7 @@ def _write(
                     reports.malformed(name(line), found)
                     continue
                 reports.left_out(name(line), found.example.left_out)
+                reports.unread(found.example.unread)
                 tensor = torch.tensor(found.tokens, dtype=torch.int64)
                 # The lines alone do not decide the tokens: a template may write today's date.
                 hashed.update(tensor.numpy().tobytes())

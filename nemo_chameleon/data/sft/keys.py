@@ -4,19 +4,21 @@ A key that is neither understood nor known as metadata is refused by its name, b
 a part of the text.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
+from nemo_chameleon.data.sft.unknown import UnknownKeysError
 
-from nemo_chameleon.data.readers import MalformedError
-
-# What public datasets say about a line, but not in it. Keys are compared in lower case. Titles,
-# contexts, labels, rewards, weights and masks are not here: they are text, or decide the loss.
-_METADATA = frozenset(
+# What public datasets say about a line, but not in it, and first the plain ids. Keys are compared
+# in lower case. Titles, contexts, labels, rewards, weights and masks are not here: they are text,
+# or decide the loss.
+_IDS = frozenset(
     "id idx index uid uuid guid _id __index_level_0__ row position sample_index line_number hash "
-    "md5 sha1 sha256 prompt_hash conversation_hash hashed_ip parent_message parent_ids "
+    "md5 sha1 sha256 prompt_hash conversation_hash hashed_ip parent_message parent_ids".split()
+)
+_ID_ENDING = "_id"  # conversation_id, prompt_id and so on
+_METADATA = frozenset(
     "source sources src origin original_source data_source dataset dataset_name dataset_source "
     "subset split shard file filename file_name path repo url urls link links homepage license "
     "licence copyright citation author authors creator username user_name annotator annotators "
@@ -37,51 +39,6 @@ _METADATA = frozenset(
     "avatarurl header used_in_training metadata meta meta_data metainfo extra extras extra_info "
     "additional_info info misc notes annotations".split()
 )
-_METADATA_ENDING = "_id"  # conversation_id, prompt_id and so on
-
-_RENAMED = {
-    "question": "prompt",
-    "query": "prompt",
-    "problem": "prompt",
-    "answer": "completion",
-    "response": "completion",
-    "reply": "completion",
-    "solution": "completion",
-    "target": "completion",
-    "conversation": "messages",
-    "dialogue": "messages",
-    "dialog": "messages",
-    "chat": "messages",
-    "chats": "messages",
-    "turns": "messages",
-    "content": "text",
-    "document": "text",
-    "texts": "text",
-}
-_FORMS = (
-    "it needs messages, conversations, instruction and output, prompt and completion, input and "
-    "output, or text"
-)
-
-
-class UnknownKeysError(MalformedError):
-    """Raised for a line with keys that are not understood.
-
-    Attributes:
-        keys: the keys.
-    """
-
-    def __init__(self, keys: Sequence[str], of: str) -> None:
-        """Name the keys.
-
-        Args:
-            keys: the keys.
-            of: what has the keys, for instance "message".
-        """
-        self.keys = tuple(keys)
-        quoted = ", ".join(map(repr, keys))
-        which = f"key {quoted} of a {of} is" if len(keys) == 1 else f"keys {quoted} of a {of} are"
-        super().__init__(f"the {which} not understood")
 
 
 def present(value: Mapping[str, Any], ignored: Iterable[str]) -> dict[str, Any]:
@@ -124,7 +81,7 @@ def unknown_keys(said: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     return [
         key
         for key, value in said.items()
-        if not (key in known or _is_metadata(key) or says_nothing(value))
+        if not (key in known or is_metadata(key) or says_nothing(value))
     ]
 
 
@@ -143,53 +100,48 @@ def require_known(said: Mapping[str, Any], known: Iterable[str], of: str) -> Non
         raise UnknownKeysError(unknown, of)
 
 
-def _is_metadata(key: str) -> bool:
+def unread_keys(said: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    """Return the metadata that say something; plain ids are not among them.
+
+    Args:
+        said: the keys with their values.
+        known: the keys that are understood.
+
+    Returns:
+        The keys. A key within an object follows a dot, for instance metadata.system, if it has no
+        name of metadata itself.
+    """
+    found = []
+    for key, value in said.items():
+        if key in known or says_nothing(value) or not is_metadata(key):
+            continue
+        if _names_id(key) and _is_id(value):
+            continue
+        inner = unknown_keys(value, ()) if isinstance(value, dict) else []
+        found += [f"{key}.{name}" for name in inner] or [key]
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def is_metadata(key: str) -> bool:
+    """Return whether a key has a name of metadata.
+
+    Args:
+        key: the key of a line or of a message.
+
+    Returns:
+        Whether it has.
+    """
+    return key.lower() in _METADATA or _names_id(key)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_id(key: str) -> bool:
     key = key.lower()
-    return key in _METADATA or key.endswith(_METADATA_ENDING)
+    return key in _IDS or key.endswith(_ID_ENDING)
 
 
-def complaint(said: Mapping[str, Any]) -> str:
-    """Say what a line of an unknown form should have been.
-
-    Args:
-        said: the keys of the line with their values.
-
-    Returns:
-        The fault and what is wanted.
-    """
-    if "chosen" in said or "rejected" in said:
-        return (
-            "preference data (chosen and rejected): a line has one answer to train on; write it as "
-            "completion beside prompt, or as the last of messages"
-        )
-    if "input_ids" in said:
-        return f"tokenised already (input_ids): a line is text, and {_FORMS}"
-    renamed = {key: _RENAMED[key] for key in said if key in _RENAMED}
-    if renamed:
-        steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
-        return f"unknown form: rename {steps}; {_FORMS}"
-    names = ", ".join(repr(key) for key in said if not _is_metadata(key)) or "only metadata"
-    return f"unknown form (it has {names}): {_FORMS}"
-
-
-def ignored_keys_setting(keys: Sequence[str]) -> str:
-    """Write the setting that leaves keys out, so that it works when it is typed.
-
-    Args:
-        keys: the keys.
-
-    Returns:
-        For instance "'data.ignored_keys=[title]'", in quotes for the shell.
-    """
-    setting = f"data.ignored_keys=[{', '.join(map(_typed, keys))}]"
-    quoted = setting.replace("'", "'\\''")
-    return f"'{quoted}'"
-
-
-def _typed(key: str) -> str:
-    plain = key.replace("_", "").replace("-", "").isalnum() and yaml.safe_load(key) == key
-    if plain:
-        return key
-    # A configuration takes ${...} for a reference to another key, unless a backslash precedes it.
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", key)
-    return yaml.dump(escaped, default_style='"', allow_unicode=True, width=float("inf")).strip()
+def _is_id(value: Any) -> bool:
+    """Return whether a value is one word, or a list of such values."""
+    values = value if isinstance(value, list) else [value]
+    return all(not isinstance(one, dict | list) and len(str(one).split()) < 2 for one in values)

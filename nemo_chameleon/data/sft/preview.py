@@ -7,12 +7,13 @@ from itertools import accumulate, islice, pairwise
 import numpy as np
 
 from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.data.parts import shown
 from nemo_chameleon.data.readers import Line, MalformedError, read_lines
 from nemo_chameleon.data.sft.index import files_of, find_example_files
-from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
 from nemo_chameleon.data.sft.layout import OneExample
 from nemo_chameleon.data.sft.samples import Packing, packed
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
 from nemo_chameleon.utils.arrays import Bools
 from nemo_chameleon.utils.errors import UserError
 
@@ -88,7 +89,8 @@ def preview(
         The lines. They end after ten malformed ones.
 
     Raises:
-        UserError: there are no such files, they cannot be read, or an example cannot be written.
+        UserError: there are no such files, they cannot be read, they have no line, or an example
+            cannot be written.
     """
     files, named = files_of(find_example_files(path, key))
 
@@ -110,13 +112,15 @@ def preview(
                     return
     except (OSError, UserError) as error:
         raise UserError(f"{key}: {error}") from error
+    if not examples and not malformed:
+        raise UserError(f"{key}={shown(path)}: there is no example in 0 line(s)")
 
 
 def _faults(error: MalformedError, data: DataConfig) -> Iterator[str]:
     yield f"This line is malformed: {error}."
-    if isinstance(error, UnknownKeysError):
-        setting = ignored_keys_setting([*data.ignored_keys, *error.keys])
-        keys = "this key" if len(error.keys) == 1 else "these keys"
+    if isinstance(error, UnknownKeysError) and error.ignorable:
+        setting = ignored_keys_setting([*data.ignored_keys, *error.ignorable])
+        keys = "this key" if len(error.ignorable) == 1 else "these keys"
         yield f"To read the line without {keys}, set {setting}"
     if data.on_malformed == "refuse":
         yield "The run ends before it trains, because of data.on_malformed=refuse."
@@ -135,6 +139,9 @@ def _previewed(
     if found.example.left_out:
         what = " and ".join(found.example.left_out)
         notes.append(f"The chat template leaves reasoning out of the answers ({what}).")
+    if found.example.unread:
+        keys = ", ".join(found.example.unread)
+        notes.append(f"Metadata that are not in the text: {keys}.")
     if (fate := _fate_of_long(found, seq_length, data.on_too_long)) is not None:
         notes.append(fate)
     stretches = tuple(_stretches(found.tokens, loss.tolist(), reader))

@@ -1,4 +1,4 @@
-"""What an index says about its lines: those that are malformed, and reasoning that is left out."""
+"""What an index says about its lines: which are malformed, and what is not read of the others."""
 
 import re
 from collections import Counter
@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.keys import UnknownKeysError, ignored_keys_setting
+from nemo_chameleon.data.sft.unknown import (
+    UnknownKeysError,
+    ignorable,
+    ignored_keys_setting,
+)
 
 _SHOWN = 10  # kinds of faults that a message lists
 _KINDS = 100  # that are counted one by one
 _LONGEST = 300  # characters of a fault, and of all unknown keys that a message lists
+_UNREAD = 20  # keys of metadata that a message lists
 _OTHERS = "other faults"
 # What a fault quotes of a line, and its numbers.
 _VALUE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
@@ -33,6 +38,8 @@ class Reports:
         self._unknown: dict[str, None] = {}
         self._left_out: list[str] = []
         self._examples = 0
+        self._unread: Counter[str] = Counter()
+        self._with_unread = 0
 
     def malformed(self, where: str, error: MalformedError) -> None:
         """Count a malformed line.
@@ -48,7 +55,7 @@ class Reports:
         self._kinds[kind] += 1
         self._first.setdefault(kind, f"{where}: {fault}")
         if isinstance(error, UnknownKeysError):
-            for key in error.keys:
+            for key in error.ignorable:
                 if sum(map(len, self._unknown)) + len(key) <= _LONGEST:
                     self._unknown[key] = None
         self._listing.write(f"{where}: {fault}\n")
@@ -64,14 +71,28 @@ class Reports:
             self._examples += 1
             self._left_out = self._left_out or [where, *what]
 
+    def unread(self, keys: Sequence[str]) -> None:
+        """Count an example with metadata that are not read.
+
+        Args:
+            keys: the keys; empty if the example has none.
+        """
+        if not keys:
+            return
+        self._with_unread += 1
+        for key in map(_shortened, keys):
+            if key in self._unread or len(self._unread) < _KINDS:
+                self._unread[key] += 1
+
     def facts(self) -> dict[str, Any]:
         """Return what there is to say.
 
         Returns:
             malformed, the number of malformed lines by kind of fault, the first kinds first; first,
             the first line of each of the first kinds with its fault; unknown_keys; ignored_keys;
-            left_out, the number of examples without their reasoning; and first_left_out, the first
-            of them.
+            left_out, the number of examples without their reasoning; first_left_out, the first of
+            them; unread, the number of examples by key of metadata; and with_unread, the number of
+            examples that have any.
         """
         return {
             "malformed": dict(self._kinds),
@@ -80,6 +101,8 @@ class Reports:
             "ignored_keys": self._ignored,
             "left_out": self._examples,
             "first_left_out": self._left_out,
+            "unread": dict(self._unread),
+            "with_unread": self._with_unread,
         }
 
 
@@ -114,8 +137,9 @@ def describe_malformed(facts: Mapping[str, Any], listing: Path | None) -> str:
     text = "; ".join(shown)
     if listing is not None and sum(counts.values()) > len(shown):
         text += f"; all are listed in {listing}"
-    if facts["unknown_keys"]:
-        setting = ignored_keys_setting([*facts["ignored_keys"], *facts["unknown_keys"]])
+    # An index of an earlier version may have others among its unknown keys.
+    if keys := ignorable(facts["unknown_keys"]):
+        setting = ignored_keys_setting([*facts["ignored_keys"], *keys])
         text += f"; set {setting} to read the lines without these keys"
     return text
 
@@ -137,3 +161,29 @@ def describe_left_out(facts: Mapping[str, Any]) -> str:
         f"{facts['examples']:,} examples (first: {where}, {' and '.join(what)}); they are trained "
         "on without it; set data.chat_template to a template that writes it to train on it"
     )
+
+
+def describe_unread(facts: Mapping[str, Any]) -> str:
+    """Describe the metadata that are not read.
+
+    Args:
+        facts: of an index; one that an earlier version made does not count metadata.
+
+    Returns:
+        The keys with the number of examples that have them; empty if there are none.
+    """
+    counts = facts.get("unread")
+    if not counts:
+        return ""
+    kept = list(counts)[:_UNREAD]
+    names = [_named(key, counts[key], facts["with_unread"]) for key in kept]
+    more = f" and {len(counts) - len(kept):,} more" if len(counts) > len(kept) else ""
+    return (
+        f"{facts['with_unread']:,} of {facts['examples']:,} examples also have {', '.join(names)}"
+        f"{more}, which count as metadata and are not in their text; write what belongs to the "
+        "text in a message or in the prompt"
+    )
+
+
+def _named(key: str, count: int, of: int) -> str:
+    return key if count == of else f"{key} ({count:,})"

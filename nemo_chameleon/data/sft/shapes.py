@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, require_text
-from nemo_chameleon.data.sft.keys import complaint, present, require_known
+from nemo_chameleon.data.sft.forms import complaint, preference
+from nemo_chameleon.data.sft.keys import present, require_known, unread_keys
 from nemo_chameleon.data.sft.repeated import repeats
 from nemo_chameleon.data.sft.turns import (
     Turn,
@@ -33,10 +34,12 @@ class Chat:
     Attributes:
         turns: the turns.
         tools: the tools that the assistant may call, or None.
+        unread: the metadata of the line, which are not read.
     """
 
     turns: tuple[Turn, ...]
     tools: list[dict[str, Any]] | None
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Pair:
     Attributes:
         prompt: the text before the answer.
         completion: the answer.
+        unread: the metadata of the line, which are not read.
     """
 
     prompt: str
     completion: str
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,11 @@ class Text:
 
     Attributes:
         text: the text.
+        unread: the metadata of the line, which are not read.
     """
 
     text: str
+    unread: tuple[str, ...]
 
 
 def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair | Text:
@@ -102,12 +109,11 @@ def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair
         if any(said.get(key) not in (None, [], {}) and _says(said[key]) for key in _BESIDE):
             pair = [written_turn("user", prompt), written_turn("assistant", completion)]
             return _chat(said, pair, keys)
-        _require_read(said, (*keys, *_BESIDE), [prompt, completion])
-        return Pair(prompt, completion)
+        unread = _require_read(said, (*keys, *_BESIDE), [prompt, completion])
+        return Pair(prompt, completion, unread)
     if "text" in said:
-        _require_read(said, ("text",), [text("text")])
-        return Text(said["text"])
-    raise MalformedError(complaint(said))
+        return Text(text("text"), _require_read(said, ("text",), [said["text"]]))
+    raise MalformedError(complaint(said, lambda line: read_shape(line, ignored), ignored))
 
 
 def _chat(said: Mapping[str, Any], body: list[Turn], own: Collection[str]) -> Chat:
@@ -119,8 +125,8 @@ def _chat(said: Mapping[str, Any], body: list[Turn], own: Collection[str]) -> Ch
             raise MalformedError(f"{key} differs from the other system prompt of the line")
         begins = begins or [written_turn("system", said[key])]
     turns = [*begins, *_history(said.get("history")), *body]
-    _require_read(said, (*own, *_BESIDE), contents(turns))
-    return Chat(tuple(turns), read_tools(said.get("tools")))
+    unread = _require_read(said, (*own, *_BESIDE), contents(turns))
+    return Chat(tuple(turns), read_tools(said.get("tools")), unread)
 
 
 def _history(history: Any) -> list[Turn]:
@@ -151,8 +157,10 @@ def _says(value: Any) -> bool:
     return not isinstance(value, str) or value.strip() not in ("", "[]")
 
 
-def _require_read(said: Mapping[str, Any], own: Collection[str], texts: list[str]) -> None:
-    """Check that what stands beside the shape is understood, or repeats what the shape says."""
+def _require_read(
+    said: Mapping[str, Any], own: Collection[str], texts: list[str]
+) -> tuple[str, ...]:
+    """Return the metadata; check that all else is understood, or repeats what the shape says."""
 
     # Many datasets have the first question a second time as `prompt`, or the whole as `text`.
     def is_repeated(key: str, value: Any) -> bool:
@@ -163,6 +171,7 @@ def _require_read(said: Mapping[str, Any], own: Collection[str], texts: list[str
         )
 
     known = [key for key, value in said.items() if key in own or is_repeated(key, value)]
-    if "chosen" in said or "rejected" in said:
-        raise MalformedError(complaint(said))
+    if fault := preference(said):
+        raise MalformedError(fault)
     require_known(said, known, "line")
+    return tuple(unread_keys(said, known))

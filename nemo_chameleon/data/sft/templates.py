@@ -48,6 +48,7 @@ class Example:
         tools: the tools of a chat, or None.
         spans: the answers of a chat by the positions of their messages.
         left_out: where a chat has reasoning that the template has left out of its answers.
+        unread: metadata of the line and of its messages that are not in the text.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Example:
     tools: list[dict[str, Any]] | None = field(default=None, compare=False)
     spans: Mapping[int, Sequence[Span]] = field(default_factory=dict, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 class ChatTemplate:

@@ -16,7 +16,9 @@ from nemo_chameleon.data.sft.keys import present, require_known, says_nothing, u
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The keys under which models' reasoning stands beside the content of a message."""
 _MARKS = ("train", "training", "trainable", "loss", "loss_mask", "weight")
-_KNOWN = ("role", "content", "tool_calls", "tool_call_id", "name", *REASONING, *_MARKS)
+READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING, *_MARKS)
+"""The keys of a message that are read here, or checked in the text that a template writes."""
+_KNOWN = (*READ, "name")
 _FUNCTION = ("name", "arguments")
 _PART = ("type", "text")
 _ROLES = {

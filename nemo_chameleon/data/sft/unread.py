@@ -1,20 +1,23 @@
 """Finds the values of messages that the chat template does not read.
 
 Templates read keys of their own. A value under a key that only the template can understand is read
-if the text would be another one without it.
+if the text would be another one without it. Metadata may stay unread, but not without a word.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.keys import UnknownKeysError, says_nothing
+from nemo_chameleon.data.sft.keys import says_nothing, unread_keys
 from nemo_chameleon.data.sft.templates import ChatTemplate
+from nemo_chameleon.data.sft.turns import READ
+from nemo_chameleon.data.sft.unknown import UnknownKeysError
 from nemo_chameleon.data.sft.written import REMEDY, is_written, not_written
 
 Place: TypeAlias = tuple[str | int, ...]
 """The keys and positions that lead into a message to one of its values."""
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
+_READ = frozenset(READ)
 
 
 def require_read(
@@ -51,6 +54,33 @@ def require_read(
                 unread.setdefault(of, {})[str(place[-1])] = None
     for of, keys in unread.items():
         raise UnknownKeysError(list(keys), of)
+
+
+def unread_metadata(template: ChatTemplate, messages: Messages, text: str) -> tuple[str, ...]:
+    """Return what messages have in addition that is not in the text of the chat.
+
+    Args:
+        template: the chat template.
+        messages: the messages that are written.
+        text: what the template made of them.
+
+    Returns:
+        For instance ("name of a message",).
+    """
+    found: dict[str, None] = {}
+    named = set[str]()
+    for message in messages:
+        for key, value in message.items():
+            if key in _READ or key in named or says_nothing(value):
+                continue
+            keys = [key] if key == "name" else unread_keys({key: value}, ())
+            # Any other value than a text may be a setting of a template that has the key's name.
+            if keys and not (
+                is_written(text, value) if isinstance(value, str) else key in template.source
+            ):
+                named.add(key)
+                found.update(dict.fromkeys(f"{each} of a message" for each in keys))
+    return tuple(found)
 
 
 def _require_tools(template: ChatTemplate, messages: Messages, tools: Any) -> None:

@@ -1,0 +1,114 @@
+"""Says what a line of an unknown form should have been: which of its keys to rename to what."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.keys import is_metadata
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
+
+_MESSAGES = tuple("conversation dialogue dialog chat chats turns".split())
+_QUESTIONS = tuple("question query problem".split())
+_ANSWERS = tuple("answer response reply solution target".split())
+# The names of each form, and other names that public datasets have for them.
+_FORMS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"messages": _MESSAGES},
+    {"prompt": _QUESTIONS, "completion": (*_ANSWERS, "output")},
+    {
+        "instruction": (*_QUESTIONS, "prompt"),
+        "input": ("context", "passage"),
+        "output": (*_ANSWERS, "completion"),
+    },
+    {"input": (), "output": (*_ANSWERS, "completion")},
+    {"text": ("content", "document", "texts")},
+)
+_NAMES = frozenset(
+    name for form in _FORMS for names in form.items() for name in (names[0], *names[1])
+)
+_WANTED = (
+    "it needs messages, conversations, instruction and output, prompt and completion, input and "
+    "output, or text"
+)
+
+
+def preference(said: Mapping[str, Any]) -> str:
+    """Say what to do about preference data.
+
+    Args:
+        said: the keys of the line with their values.
+
+    Returns:
+        The fault and what is wanted; empty if the line is no preference data.
+    """
+    if "chosen" not in said and "rejected" not in said:
+        return ""
+    return (
+        "preference data (chosen and rejected): a line has one answer to train on; write it as "
+        "completion beside prompt, or as the last of messages"
+    )
+
+
+def complaint(
+    said: Mapping[str, Any], read: Callable[[dict[str, Any]], Any], ignored: Collection[str]
+) -> str:
+    """Say what a line of an unknown form should have been.
+
+    Args:
+        said: the keys of the line with their values.
+        read: reads a line; keys are to be renamed only if the line can then be read.
+        ignored: the keys of lines that are left out already.
+
+    Returns:
+        The fault and what is wanted.
+    """
+    if text := preference(said):
+        return text
+    if "input_ids" in said:
+        return f"tokenised already (input_ids): a line is text, and {_WANTED}"
+    if best := _best_renaming(said, read, ignored):
+        renamed, rest = best
+        steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
+        setting = ignored_keys_setting([*ignored, *rest])
+        also = f" and set {setting} to read the lines without these keys" if rest else ""
+        return f"unknown form: rename {steps}{also}"
+    names = ", ".join(repr(key) for key in said if not is_metadata(key)) or "only metadata"
+    chat = next((key for key in _MESSAGES if key in said), None)
+    how = f"; write {chat!r} as messages, a list of objects with role and content" if chat else ""
+    return f"unknown form (it has {names}): {_WANTED}{how}"
+
+
+def _best_renaming(
+    said: Mapping[str, Any], read: Callable[[dict[str, Any]], Any], ignored: Collection[str]
+) -> tuple[dict[str, str], Sequence[str]] | None:
+    """Return the fewest keys to rename and to ignore so that a line can be read."""
+    found = []
+    for renamed in _renamings(said):
+        if not set(ignored).isdisjoint(renamed.values()):
+            continue
+        try:
+            read({renamed.get(key, key): value for key, value in said.items()})
+            rest: tuple[str, ...] = ()
+        except UnknownKeysError as error:
+            rest = error.ignorable
+            if not rest or not _NAMES.isdisjoint(rest):
+                continue
+        except MalformedError:
+            continue
+        found.append((renamed, rest))
+    return min(found, key=lambda each: (len(each[1]), len(each[0])), default=None)
+
+
+def _renamings(said: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for form in _FORMS:
+        choices = [
+            [name] if name in said else [other for other in others if other in said]
+            for name, others in form.items()
+        ]
+        if "instruction" in form and not choices[1]:
+            del choices[1]  # the input may be missing
+        names = [name for name in form if len(choices) == len(form) or name != "input"]
+        for chosen in product(*choices):
+            pairs = zip(chosen, names, strict=True)
+            if renamed := {key: name for key, name in pairs if key != name}:
+                yield renamed
