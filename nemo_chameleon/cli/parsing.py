@@ -46,7 +46,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
         parser: of the command.
     """
     text = (
-        "YAML file of the configuration, which may also stand without --config "
+        "YAML file of the configuration, which may also stand without --config if it ends in .yaml "
         "(default: none, every setting as KEY=VALUE)"
     )
     parser.add_argument("--config", metavar="FILE", help=text)

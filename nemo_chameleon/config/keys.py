@@ -50,7 +50,8 @@ def split_override(text: str) -> tuple[tuple[str, ...], str]:
     if hint := _habit(key, text):
         raise UserError(f"{text!r} is not a key=value override: {hint}")
     if not equals or not key:
-        raise UserError(f"{text!r} is not a key=value override")
+        hint = ": name a configuration as in --config FILE" if "/" in text else ""
+        raise UserError(f"{text!r} is not a key=value override{hint}")
     parts = tuple(key.split("."))
     if parts[0] == "data" and len(parts) > 3 and parts[1] in BY_NAME:
         entry = BY_NAME[parts[1]] is None or value.lstrip().startswith("{")
@@ -79,24 +80,20 @@ def split_arguments(config: str | None, given: Sequence[str]) -> tuple[str | Non
 
     Args:
         config: the file that was given with --config; None if there was none.
-        given: the arguments that are not options.
+        given: the arguments that are not options; a file among them ends in .yaml or .yml.
 
     Returns:
         The file, or None; and the settings.
 
     Raises:
-        UserError: there are two files.
+        UserError: there are several files.
     """
-    files = [text for text in given if "=" not in text]
-    if config is None and len(files) == 1:
-        return files[0], [text for text in given if "=" in text]
-    if files:
-        first = f"there is --config {config} already" if config else f"there is {files[0]} already"
-        raise UserError(
-            f"{files[-1]!r} is not a key=value override: {first}, and a configuration is one file; "
-            "a setting is written without blanks, as in train.seed=5"
-        )
-    return config, given
+    files = [text for text in given if text.endswith((".yaml", ".yml")) and "=" not in text]
+    if not files:
+        return config, given
+    if several := [config, *files] if config else files[1:] and files:
+        raise UserError(f"a configuration is one file, not {' and '.join(several)}: name one")
+    return files[0], [text for text in given if text not in files]
 
 
 def unknown_options(unknown: Sequence[str]) -> str:

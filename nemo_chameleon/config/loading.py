@@ -211,7 +211,7 @@ def parse_command_line(
 ) -> Config:
     """Read a configuration from a command line of the form `[--config FILE] key=value ...`.
 
-    The file may also stand without --config: it is the only argument without a "=".
+    The file may also stand without --config, if its name ends in .yaml or .yml.
 
     Args:
         arguments: of the command line; None for those of this process.
