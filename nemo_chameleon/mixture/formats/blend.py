@@ -166,8 +166,8 @@ def with_sum(blend: Blend) -> Blend:
         if name.strip().casefold() in _NO_DOMAINS and (is_sum or abs(others - 1) <= ROUNDING):
             what = "is the sum of the others" if is_sum else "stands beside shares that add up to 1"
             raise UserError(
-                f"the entry {name!r} {what}, so it seems to be no domain: delete it, or rename it if "
-                "it is one"
+                f"the entry {name!r} {what}, so it seems to be no domain: delete it, or rename it "
+                "if it is one"
             )
     if abs(total - 1) <= ROUNDING:
         return blend
