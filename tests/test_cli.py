@@ -18,11 +18,13 @@ from test_report import UNIFORM, other
 
 from imported import save_llama
 from nemo_chameleon import Mixture, cli
+from nemo_chameleon.cli.parsing import parse
 from nemo_chameleon.method.embeddings import ShardedEmbedding
 from nemo_chameleon.method.weights import choose_preset
 from nemo_chameleon.mixture.compute import mixture_from_embeddings
 from nemo_chameleon.mixture.edit import ComputedMixture
 from nemo_chameleon.utils import provenance
+from nemo_chameleon.utils.errors import UserError
 from project import write_config
 from sft_data import write_sft_config
 
@@ -80,6 +82,27 @@ def computed(seed: int) -> ComputedMixture:
         [shards], facts, objective="pretrain", preset=choose_preset(), method=method
     )
     return ComputedMixture(mixture, [shards])
+
+
+@pytest.mark.parametrize("command", ["check", "index", "compare", "mixture compute"])
+def test_a_configuration_may_stand_anywhere(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file needs no --config, settings may stand around it, and other options are refused."""
+
+    def parsed(*given: str) -> argparse.Namespace:
+        monkeypatch.setattr(sys, "argv", ["nemo-chameleon", *command.split(), *given])
+        return parse(cli._parser())
+
+    for given in (["c.yaml", "a.b=1", "c=2"], ["a.b=1", "c.yaml", "c=2"]):
+        assert (parsed(*given).config, parsed(*given).overrides) == ("c.yaml", ["a.b=1", "c=2"])
+    for given in (["--config", "c", "a.b=1", "c=2"], ["a.b=1", "--config", "c", "c=2"]):
+        assert (parsed(*given).config, parsed(*given).overrides) == ("c", ["a.b=1", "c=2"])
+    with pytest.raises(UserError, match="one file"):
+        parsed("c.yaml", "d.yaml")
+    with pytest.raises(SystemExit):
+        parsed("c.yaml", "--a.b=1")
+    assert "a setting is written without --, as in a.b=1" in capsys.readouterr().err
 
 
 @pytest.fixture

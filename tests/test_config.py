@@ -44,10 +44,64 @@ def test_command_line() -> None:
     assert len(config.data.domains) == 8
 
 
+def test_a_file_without_the_option() -> None:
+    """A file that ends in .yaml needs no `--config`; two files are refused."""
+    demo = str(ROOT / "conf" / "demo.yaml")
+    config = parse_command_line(["train.seed=5", demo, "data.mixture=uniform"])
+    assert (config.train.seed, config.data.mixture) == (5, "uniform")
+    for given in ([demo, demo], ["--config", demo, demo]):
+        with pytest.raises(UserError, match=r"one file, not .*demo.yaml and .*demo.yaml: name one"):
+            parse_command_line(given)
+
+
 def test_other_options_are_refused() -> None:
     """A mistyped option is an error in one line, as a mistyped key is."""
-    with pytest.raises(UserError, match="unrecognized arguments: --verbose"):
-        parse_command_line(["--verbose"])
+    for given, says in (
+        ("--verbose", "unrecognized arguments: --verbose"),
+        ("--config-name=x", "name the file as in --config FILE"),
+        ("--data.mixture=uniform", "written without --, as in data.mixture=uniform"),
+        ("--data.mixture", "written without --, as in data.mixture=..."),
+    ):
+        with pytest.raises(UserError) as error:
+            parse_command_line([given])
+        assert str(error.value).endswith(says)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("data.mixture: uniform", "the key data.mixture has dots.*as in data: {mixture: ...}"),
+        ("data: {domains.c4.en.path: /x}", r"as in data: {domains: {c4.en: {path: ...}}}"),
+        ("data.domains.c4.en.pth: /x", "unknown key data.domains.c4.en.pth; did you mean .*c4.en"),
+        ("train.sed: 1", "unknown key train.sed; did you mean train.seed"),
+        ("a..b: 1", "unknown key a..b"),
+        (
+            "model: ${proxy.model}",
+            "model=${proxy.model} takes a whole section, so model.seq_length",
+        ),
+        ("output: ${DATA}/x", "write ${oc.env:DATA} for an environment variable"),
+        ("output: ${data.dat}/x", "correct the key in '${...}'"),
+        ("train:\n\tseed: 1", "it is not YAML at line 2, column 1: write blanks in place of tabs"),
+    ],
+)
+def test_a_file_that_looks_right(text: str, says: str, tmp_path: Path) -> None:
+    """What people write from habit is refused in words that say how it is written here."""
+    (tmp_path / "c.yaml").write_text(text)
+    complete = [item for item in COMPLETE if not item.startswith(text.split(":")[0] + "=")]
+    with pytest.raises(UserError, match=says.replace("$", r"\$").replace("{", r"\{")) as error:
+        load_config(tmp_path / "c.yaml", [*complete, "model.seq_length=64"])
+    assert "\n" not in str(error.value)
+
+
+def test_later_layers_replace_earlier_ones(tmp_path: Path) -> None:
+    """Values are replaced one by one, lists and whole sections by reference at once."""
+    text = "proxy: {model: '${model}'}\ndata: {ignored_keys: [a, b]}"
+    (tmp_path / "c.yaml").write_text(text)
+    overrides = ["output=???", "data.ignored_keys=[c]", "model.num_layers=3"]
+    config = load_config(tmp_path / "c.yaml", [*COMPLETE, *overrides])
+    assert (config.output, config.data.ignored_keys) == ("out", ["c"])
+    assert config.proxy.model == config.model
+    assert config.model.num_layers == 3
 
 
 def test_proxy_fits_the_base_models_layout() -> None:
@@ -98,6 +152,12 @@ def test_a_path_is_text_or_a_list(tmp_path: Path) -> None:
         ("checkpoint.load=1", "the keys of checkpoint are "),
         ("train.train_iters=1" + 400 * "0", "is too large: it must fit into 64 bits"),
         ("output=~/runs", "~ is no folder here: write /"),
+        ("chameleon.file=~/m.json", "chameleon.file=~/m.json: ~ is no folder here: write /"),
+        ("data.domains.a.path=[x,~/y]", "data.domains.a.path=~/y: ~ is no folder here"),
+        ("data.cache=/x/$USER/c", "replaces $USER: write /x/${oc.env:USER}/c"),
+        ("+train.seed=1", "is not a key=value override: write train.seed=1, because every key"),
+        ("~train.seed", "a key cannot be removed"),
+        ("train.seed =1", "write train.seed=1, without blanks"),
         ("output=setup.cfg", "output=setup.cfg is a file: name a folder"),
         ("data.domains.a.path=[]", r"data.domains.a.path=[] is empty: name at least one part"),
         ("data.domains.a.path=[x,[y]]", "data.domains.a.path=['x', ['y']] must be text, or a list"),

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from nemo_chameleon.config.keys import split_arguments, unknown_options
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import printable
 
@@ -44,7 +45,10 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: of the command.
     """
-    text = "YAML file of the configuration (default: none, every setting as KEY=VALUE)"
+    text = (
+        "YAML file of the configuration, which may also stand without --config if it ends in .yaml "
+        "(default: none, every setting as KEY=VALUE)"
+    )
     parser.add_argument("--config", metavar="FILE", help=text)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
 
@@ -63,9 +67,10 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     takes_more = "overrides" in parsed
     unknown = [given for given in rest if given.startswith("-") or not takes_more]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(unknown_options(unknown))
     if takes_more:
-        parsed.overrides = [*parsed.overrides, *rest]
+        given = [*parsed.overrides, *rest]
+        parsed.config, parsed.overrides = split_arguments(parsed.config, given)
     return parsed
 
 

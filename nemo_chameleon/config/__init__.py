@@ -2,6 +2,7 @@
 
 schema.py        every setting, with its default, its values and its meaning
 constraints.py   the range or choices of a setting, and how they are checked
+layers.py        the keys that a file or a setting may have, and what it replaces
 loading.py       reads the defaults, then the file, then the command line
 validation.py    checks settings that depend on each other
 """

@@ -2,12 +2,13 @@
 
 Under `data.domains` and `data.validation` the last part of a key is the setting and all before it
 is the name; where the value is a mapping in braces, and under `data.pin` and `data.floor`, all of
-it is the name. A name in double quotes, written as in JSON, is always taken as it is.
+it is the name. A name in quotes is always taken as it is; double quotes are those of JSON.
 """
 
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 
 from nemo_chameleon.config.data import DatasetConfig, DomainConfig
@@ -22,7 +23,7 @@ BY_NAME: dict[str, type | None] = {
 """The keys of `data` whose entries have names that the user chooses, with the type of an entry."""
 
 _NAMED = re.compile(rf"data\.({'|'.join(BY_NAME)})(?=[.\[])")
-_QUOTED = re.compile(r'\.("(?:[^"\\]|\\.)*")(?:\.([^.=]+))?=', re.DOTALL)
+_QUOTED = re.compile(r'\.("(?:[^"\\]|\\.)*"|\'[^\']*\')(?:\.([^.=]+))?=', re.DOTALL)
 _BRACKETS = re.compile(r"\[([^\]=]+)\](?:\.([^.=]+))?=")
 
 
@@ -46,8 +47,11 @@ def split_override(text: str) -> tuple[tuple[str, ...], str]:
             setting = () if apart[2] is None else (apart[2],)
             return ("data", section, name, *setting), rest[apart.end() :]
     key, equals, value = text.partition("=")
-    if not equals or not key or key.startswith("-"):
-        raise UserError(f"{text!r} is not a key=value override")
+    if hint := _habit(key, text):
+        raise UserError(f"{text!r} is not a key=value override: {hint}")
+    if not equals or not key:
+        hint = ": name a configuration as in --config FILE" if "/" in text else ""
+        raise UserError(f"{text!r} is not a key=value override{hint}")
     parts = tuple(key.split("."))
     if parts[0] == "data" and len(parts) > 3 and parts[1] in BY_NAME:
         entry = BY_NAME[parts[1]] is None or value.lstrip().startswith("{")
@@ -58,7 +62,62 @@ def split_override(text: str) -> tuple[tuple[str, ...], str]:
     return parts, value
 
 
+def _habit(key: str, text: str) -> str | None:
+    """Say how a setting is written that is typed as other programs take it."""
+    if key.startswith("-"):
+        return f"write {shlex.quote(text.lstrip('-') if '=' in text else 'KEY=VALUE')}, without -"
+    if key.startswith("+"):
+        return f"write {shlex.quote(text.lstrip('+'))}, because every key exists already"
+    if key.startswith("~"):
+        return "a key cannot be removed: write the value that it should have"
+    if key != key.strip():
+        return f"write {shlex.quote('='.join(map(str.strip, text.split('=', 1))))}, without blanks"
+    return None
+
+
+def split_arguments(config: str | None, given: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Tell the file of a configuration from settings, if it stands among them without --config.
+
+    Args:
+        config: the file that was given with --config; None if there was none.
+        given: the arguments that are not options; a file among them ends in .yaml or .yml.
+
+    Returns:
+        The file, or None; and the settings.
+
+    Raises:
+        UserError: there are several files.
+    """
+    files = [text for text in given if text.endswith((".yaml", ".yml")) and "=" not in text]
+    if not files:
+        return config, given
+    if several := [config, *files] if config else files[1:] and files:
+        raise UserError(f"a configuration is one file, not {' and '.join(several)}: name one")
+    return files[0], [text for text in given if text not in files]
+
+
+def unknown_options(unknown: Sequence[str]) -> str:
+    """Say that options are not known.
+
+    Args:
+        unknown: the options, as they were typed.
+
+    Returns:
+        The error.
+    """
+    text = f"unrecognized arguments: {' '.join(unknown)}"
+    first = unknown[0].lstrip("-")
+    if first.startswith("config"):
+        return f"{text}: name the file as in --config FILE"
+    if "." in first.partition("=")[0]:
+        example = first if "=" in first else f"{first}=..."
+        return f"{text}: a setting is written without --, as in {shlex.quote(example)}"
+    return text
+
+
 def _unquoted(quoted: str, text: str) -> str:
+    if quoted.startswith("'"):
+        return quoted[1:-1]
     try:
         return str(json.loads(quoted))
     except ValueError as error:

@@ -7,8 +7,8 @@ an error that names the most similar known one. validation.py checks the result.
 import argparse
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
@@ -21,9 +21,15 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from nemo_chameleon.config.constraints import nearest_keys
 from nemo_chameleon.config.data import SFT, require_path, require_paths
-from nemo_chameleon.config.keys import BY_NAME, dotted, split_override, typed
+from nemo_chameleon.config.keys import (
+    dotted,
+    split_arguments,
+    split_override,
+    typed,
+    unknown_options,
+)
+from nemo_chameleon.config.layers import keys_of, refuse_unknown_keys, replace_values
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.values import read_override, read_yaml, type_at
 from nemo_chameleon.utils.errors import UserError
@@ -54,22 +60,24 @@ def load_config(
         UserError: a file cannot be read, or a key is unknown, missing or of the wrong type. The
             error names the key or the file.
     """
-    layers = [] if file is None else [(str(file), _file_layer(file))]
-    layers += [(override, _override_layer(override)) for override in overrides]
-    source = str(file)
+    layers = [_override_layer(override) for override in defaults]
+    layers += [] if file is None else [_file_layer(file)]
+    layers += [_override_layer(override) for override in overrides]
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        refuse_unknown_keys(layer)
+        replace_values(settings, layer)
+    source = overrides[-1] if overrides else str(file)
+    merged: Any = OmegaConf.structured(Config)
     try:
-        merged: Any = OmegaConf.structured(Config)
-        for override in defaults:
-            merged = OmegaConf.merge(merged, _override_layer(override))
-        for source, layer in layers:  # noqa: B007  # named in the except below
-            _refuse_unknown_keys(layer)
-            merged = OmegaConf.merge(merged, layer)
+        # OmegaConf copies everything at every merge, so there is one merge.
+        merged = OmegaConf.merge(merged, settings)
         if missing := _missing(merged):
             key = dotted(missing)
             raise UserError(f"{key} is not set; set it in the file or as {typed(missing)}")
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        key = _unresolved(merged, [layer for _, layer in layers]) or error.full_key or source
+        key = _unresolved(merged, settings) or error.full_key or source
         raise UserError(f"{key}: {_reason(error)}") from error
     except (TypeError, OverflowError, RecursionError) as error:  # where a "${" leads
         raise UserError(f"{source}: {_one_line(error)}") from error
@@ -134,9 +142,9 @@ def _typed_value(text: str, wanted: Any, parts: tuple[str, ...]) -> Any:
         ) from error
 
 
-def _unresolved(merged: Any, layers: Iterable[Mapping[str, Any]]) -> str | None:
+def _unresolved(merged: Any, settings: Mapping[str, Any]) -> str | None:
     """Return the key of a file or a command line whose value refers to what does not exist."""
-    for parts in (parts for layer in layers for parts in _keys(layer, ())):
+    for parts in keys_of(settings):
         try:
             node = merged
             for part in parts:
@@ -203,6 +211,8 @@ def parse_command_line(
 ) -> Config:
     """Read a configuration from a command line of the form `[--config FILE] key=value ...`.
 
+    The file may also stand without --config, if its name ends in .yaml or .yml.
+
     Args:
         arguments: of the command line; None for those of this process.
         load: reads the configuration from a file and overrides.
@@ -223,8 +233,10 @@ def parse_command_line(
         metavar="KEY=VALUE",
         help="replaces a value of the file, for instance train.seed=5",
     )
-    parsed = parser.parse_intermixed_args(arguments)
-    return load(parsed.config, parsed.overrides)
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise UserError(unknown_options(unknown))
+    return load(*split_arguments(parsed.config, parsed.overrides))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -236,36 +248,6 @@ def _derived(config: DictConfig, key: str) -> bool:
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     return isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, last)
-
-
-def _refuse_unknown_keys(layer: Mapping[str, Any]) -> None:
-    known = list(_known_keys(Config, ""))
-    for parts in _keys(layer, ()):
-        # The user chooses a domain's name, but not the keys under it.
-        named = parts[0] == "data" and len(parts) > 2 and parts[1] in BY_NAME
-        generic = ".".join((*parts[:2], "NAME", *parts[3:]) if named else parts)
-        if generic not in known:
-            near = nearest_keys(generic, known).replace("NAME", parts[2] if named else "<name>")
-            raise UserError(f"unknown key {'.'.join(parts)}{near}")
-
-
-def _known_keys(cls: type, prefix: str) -> Iterable[str]:
-    for item in fields(cls):
-        key = prefix + item.name
-        yield key
-        if prefix == "data." and item.name in BY_NAME:
-            yield key + ".NAME"
-            if (settings := BY_NAME[item.name]) is not None:
-                yield from _known_keys(settings, key + ".NAME.")
-        elif isinstance(item.type, type) and is_dataclass(item.type):
-            yield from _known_keys(item.type, key + ".")
-
-
-def _keys(node: Any, above: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield (*above, str(name))
-            yield from _keys(value, (*above, str(name)))
 
 
 def _reason(error: OmegaConfBaseException) -> str:
@@ -282,8 +264,10 @@ def _reason(error: OmegaConfBaseException) -> str:
     text = text.rpartition("resolving interpolation: ")[2].strip('"')
     if "Environment variable" in text:
         return f"{text}; set it, or write ${{oc.env:NAME,DEFAULT}}"
-    if "not found" in text:
-        return f"{text}; correct the key in '${{...}}'"
+    if not_found := re.search("'(.*)' not found", text):
+        name = not_found[1]
+        variable = f", or write ${{oc.env:{name}}} for an environment variable"
+        return f"{text}; correct the key in '${{...}}'{variable if name.isidentifier() else ''}"
     return f"{text}; write ${{KEY}} or ${{oc.env:NAME}}"
 
 

@@ -185,4 +185,7 @@ def not_yaml(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return "it is not YAML: it has characters that YAML does not allow"
-    return f"it is not YAML at line {mark.line + 1}, column {mark.column + 1}: correct it there"
+    where = f"it is not YAML at line {mark.line + 1}, column {mark.column + 1}"
+    if "tab character" in str(error) or "cannot start any token" in str(error):
+        return f"{where}: write blanks in place of tabs, and quotes around text that begins with @"
+    return f"{where}: correct it there"

@@ -12,6 +12,8 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import listed
 
 ROUNDING = 0.01  # shares are often written with few digits
+# Keys and rows that tools and spreadsheets put beside the domains, in lower case.
+_NO_DOMAINS = ("total", "totals", "grand total", "sum", "version", "format_version")
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -152,8 +154,21 @@ def with_sum(blend: Blend) -> Blend:
 
     Returns:
         The blend, with a note if its weights add up to something far from 1.
+
+    Raises:
+        UserError: an entry is the sum of the others, or stands beside shares that add up to 1
+            without it, and has a name such as total or version.
     """
     total = total_of(blend.weights)
+    for name, weight in blend.weights.items():
+        others = total - weight
+        is_sum = abs(others - weight) <= ROUNDING * weight
+        if name.strip().casefold() in _NO_DOMAINS and (is_sum or abs(others - 1) <= ROUNDING):
+            what = "is the sum of the others" if is_sum else "stands beside shares that add up to 1"
+            raise UserError(
+                f"the entry {name!r} {what}, so it seems to be no domain: delete it, or rename it "
+                "if it is one"
+            )
     if abs(total - 1) <= ROUNDING:
         return blend
     note = f"the weights add up to {total:.6g}, and were divided by it; is each entry a domain?"

@@ -78,10 +78,10 @@ def _read(text: str) -> Blend:
     if missing:
         raise UserError(
             f"it has no column {missing[0]!r}, but {', '.join(header[:8])}: the header must have "
-            "domain and weight, separated by commas; for a table with a column for each domain use "
-            "--format ratios"
+            "domain and weight, separated by commas, semicolons or tabs; for a table with a column "
+            "for each domain use --format ratios"
         )
-    known = ("domain", "weight", *_DATASETS, *_FACTS, "")
+    known = ("domain", "weight", *_DATASETS, "")
     unknown = [column for column in header if column not in known]
     notes = [f"columns that are not read: {listed(unknown)}"] if unknown else []
 

@@ -123,6 +123,9 @@ def commented_yaml(body: dict[str, Any], comment: str) -> str:
 def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Parse CSV with a header.
 
+    Where spreadsheets write decimal commas, they separate cells by semicolons; text that is copied
+    from them has tabs. Such a separator is taken if the header has no comma.
+
     Args:
         text: of the file.
 
@@ -134,7 +137,9 @@ def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         UserError: there is no header, or two columns have the same name. Reading a row raises it
             if the row has another number of cells.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = next((mark for mark in ",;\t" if mark in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
     def lines() -> Iterator[tuple[int, list[str]]]:
         try:
