@@ -351,7 +351,8 @@ SPLITS = {
     ("train/a.jsonl", "train/b.jsonl", "test/a.jsonl"): "data.domains.d.path={}/train",
     ("wiki.train.jsonl", "wiki.val.jsonl"): "data.validation.d.path={}/wiki.val.jsonl",
     ("train-00000-of-00002.gz", "train-00001-of-00002.gz", "dev-00000-of-00001.gz"): (
-        "move the files of each split into a folder"
+        "'data.domains.d.path={}/train-*-of-00002.gz' "
+        "data.validation.d.path={}/dev-00000-of-00001.gz"
     ),
 }
 
@@ -365,9 +366,55 @@ def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> N
     with pytest.raises(UserError, match="files of several splits") as caught:
         find_files([str(tmp_path)], "data.domains.d.path")
     assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
-    for name in names[1:]:
+    training = [name for name in names if "train" in name]
+    for name in set(names) - set(training):
         (tmp_path / name).unlink()
-    assert len(files_of(str(tmp_path))) == 1
+    assert len(files_of(str(tmp_path))) == len(training)
+
+
+def test_a_split_in_the_middle_of_a_name(tmp_path: Path) -> None:
+    """It counts where names differ in it alone, apart from numbers; the error's glob works."""
+    for name in ("my_train_en-0.jsonl", "my_train_en-1.jsonl", "train_of_my_en.jsonl"):
+        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
+    assert len(files_of(str(tmp_path))) == 3
+    (tmp_path / "train_of_my_en.jsonl").unlink()
+    (tmp_path / "my_test_en-0.jsonl").write_bytes(b'{"text": "b"}\n')
+    with pytest.raises(UserError, match="files of several splits") as caught:
+        find_files([f"{tmp_path}/my*"], "data.domains.d.path")
+    glob_of_train = str(caught.value).split("'data.domains.d.path=")[1].split("'")[0]
+    assert texts_of(glob_of_train) == ["a", "a"]
+
+
+@pytest.mark.parametrize("other", ["a.jsonl.gz", "a.jsonl.ZST", "a.parquet", "a.json"])
+def test_a_file_beside_itself(other: str, tmp_path: Path) -> None:
+    """A file beside its compressed copy is not read twice, unless both are named."""
+    for name in ("a.jsonl", other):
+        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
+    for path in (str(tmp_path), f"{tmp_path}/*"):
+        with pytest.raises(UserError, match=r"a\.\S+ and a\.\S+ in .* the same documents twice"):
+            find_files([path])
+    assert texts_of(f"{tmp_path}/a.jsonl", f"{tmp_path}/{other}") == ["a", "a"]
+    (tmp_path / other).rename(tmp_path / "b.jsonl")
+    assert texts_of(str(tmp_path)) == ["a", "a"]
+
+
+def test_numbered_sets(tmp_path: Path) -> None:
+    """A missing file of a set is named, but a glob may ask for a part of the set."""
+    for number in (1, 2, 3):
+        (tmp_path / f"part-{number:05}-of-00003.jsonl").write_bytes(b'{"text": "a"}\n')
+    assert len(texts_of(str(tmp_path))) == 3
+    (tmp_path / "part-00002-of-00003.jsonl").unlink()
+    for path in (str(tmp_path), f"{tmp_path}/*", f"{tmp_path}/part-*-of-00003.*"):
+        with pytest.raises(UserError, match=r"part-00002-of-00003\.jsonl is missing .* 2 are") as e:
+            find_files([path])
+    assert len(texts_of(*str(e.value).split("to do without: ")[1].split())) == 2
+    with pytest.raises(UserError, match=r"do without: 'data\.d=\[.*-of-00003\.jsonl,.*\]'$"):
+        find_files([str(tmp_path)], "data.d")
+    assert len(texts_of(f"{tmp_path}/*-0000[13]-*")) == 2
+    (tmp_path / "part-00002-of-00003.jsonl").write_bytes(b'{"text": "a"}\n')
+    (tmp_path / "part-00001-of-00001.jsonl").write_bytes(b'{"text": "a"}\n')
+    with pytest.raises(UserError, match="two numberings of one set"):
+        find_files([str(tmp_path)])
 
 
 def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ lines.py        a line, and what is read from it
 compression.py  opens files that may be compressed
 formats.py      tells the format of a file by its contents
 tables.py       parquet and Arrow files
-splits.py       refuses the files of several splits as one domain
 files.py        finds files, and says which files of a folder or a glob are not read
 reading.py      reads the lines of files
 """
