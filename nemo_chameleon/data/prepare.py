@@ -26,6 +26,7 @@ from nemo_chameleon.data.readers import (
     Line,
     MalformedError,
     UnusableLineError,
+    files_of,
     find_files,
     read_lines,
     text_at,
@@ -96,7 +97,7 @@ def prepare(
     if workers < 1:
         raise UserError(f"--workers {workers}: there must be at least one process")
     _require_name(os.fspath(prefix))
-    files = [file for source in find_files(paths) for file in source.files]
+    files, _ = files_of(find_files(paths))
     formats = Counter(file.format for file in files)
     if len(formats) > 1:
         counts = ", ".join(f"{count:,} of {name}" for name, count in sorted(formats.items()))

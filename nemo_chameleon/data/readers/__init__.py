@@ -8,7 +8,7 @@ files.py        finds files, and says which files of a folder or a glob are not 
 reading.py      reads the lines of files
 """
 
-from nemo_chameleon.data.readers.files import Source, find_files
+from nemo_chameleon.data.readers.files import Source, files_of, find_files
 from nemo_chameleon.data.readers.formats import DataFile
 from nemo_chameleon.data.readers.lines import (
     Line,
@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "UnusableLineError",
     "distinct_keys",
+    "files_of",
     "find_files",
     "parse_object",
     "read_documents",

@@ -56,6 +56,19 @@ class Source(NamedTuple):
     files: list[DataFile]
 
 
+def files_of(sources: Sequence[Source]) -> tuple[list[DataFile], list[DataFile]]:
+    """Return the files of sources, one after the other.
+
+    Args:
+        sources: what `find_files` returns.
+
+    Returns:
+        The files; and the same files as messages name them that already name their source.
+    """
+    every = [(file, source.path) for source in sources for file in source.files]
+    return [file for file, _ in every], [file.below(path) for file, path in every]
+
+
 def find_files(paths: Sequence[str], key: str = "") -> list[Source]:
     """Find the files that paths name.
 
