@@ -111,6 +111,72 @@ def test_a_part_of_a_glob_that_lacks_a_file(parts: list[str], tmp_path: Path) ->
         IndexedDomain.open("w", f"{tmp_path}/web/part-*")
 
 
+SPLITS = {
+    ("wiki_train", "wiki_valid"): "wiki_valid",
+    ("train-v2", "test-v2"): None,
+    ("wiki_train_text_document", "wiki_val_text_document"): "wiki_val_text_document",
+    ("a/train/tokens", "a/valid/tokens"): "a/valid/tokens",
+    ("a/0_train", "a/1_train", "a/0_valid", "a/1_valid"): "a/*_valid",
+    ("train/0", "train/1", "dev/0", "dev/1"): "dev/*",
+}
+
+
+@pytest.mark.parametrize("names", SPLITS, ids=" ".join)
+def test_a_glob_of_several_splits(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing is trained on that is evaluated on: a list says so, a glob of datasets does not."""
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, documents_of(i, 3))
+    with pytest.raises(UserError, match=r"^data\.domains\.d\.path=\S+: .* of several splits") as e:
+        IndexedDomain.open("d", f"{tmp_path}/**/*")
+    words = [word.strip("';") for word in str(e.value).split("name one split: ")[1].split()]
+    named = dict(word.split("=") for word in words if "=" in word)
+    held_out = named.pop("data.validation.d.path", None)
+    assert held_out == (SPLITS[names] and f"{tmp_path}/{SPLITS[names]}")
+    (training,) = named.values()
+    found = IndexedDomain.open("d", training).parts
+    assert [part.path for part in found] == [f"{tmp_path}/{n}" for n in names if "train" in n]
+    assert len(IndexedDomain.open("d", [f"{tmp_path}/{name}" for name in names]).parts) > 1
+
+
+def test_a_dataset_of_a_numbered_set_that_is_missing(tmp_path: Path) -> None:
+    """A glob does not leave out a dataset that its name says must be there."""
+    for i in (0, 2):
+        write(tmp_path / f"web-{i}-of-3", documents_of(i, 3))
+    with pytest.raises(UserError, match=r"web-1-of-3 is missing of a set of 3 files") as caught:
+        IndexedDomain.open("d", f"{tmp_path}/web-*")
+    named = str(caught.value).split("data.domains.d.path=[")[1].split("]")[0].split(",")
+    assert len(IndexedDomain.open("d", named).parts) == 2
+    assert len(IndexedDomain.open("d", f"{tmp_path}/web-[02]*").parts) == 2
+
+
+def test_a_path_of_text(parts: list[str], tmp_path: Path) -> None:
+    """Text in place of a dataset, and a dataset that is not finished, are errors with a command."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a b.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "a.txt").write_text("a")
+    tokenise = "nemo-chameleon prepare --tokenizer t.json --output"
+    at = str(tmp_path)
+    for path, says in {
+        f"{at}/a.txt": f"{tokenise} {at}/a {at}/a.txt and set data.domains.d.path={at}/a",
+        f"{at}/a": f"{tokenise} {at}/a {at}/a.txt",
+        f"{at}/text": f"{tokenise} {at}/text-tokenised {at}/text and",
+        f"{at}/text/a b.jsonl": f"{tokenise} '{at}/text/a b' '{at}/text/a b.jsonl'",
+        f"{at}/text/*.jsonl": f"{tokenise} {at}/text-tokenised '{at}/text/*.jsonl'",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            IndexedDomain.open("d", path, tokenizer="t.json")
+        assert says in str(caught.value)
+    Path(f"{parts[0]}.jsonl").touch()
+    for path in (f"{parts[0]}.jsonl", f"{parts[0]}.*"):
+        with pytest.raises(UserError, match=f"set data.domains.d.path={parts[0]}"):
+            IndexedDomain.open("d", path)
+    (tmp_path / "k.unfinished.bin").touch()
+    for path in (f"{at}/k", f"{at}/k*"):
+        with pytest.raises(UserError, match="begun this dataset and not finished it: wait"):
+            IndexedDomain.open("d", path)
+
+
 def test_data_that_is_there_twice(parts: list[str], tmp_path: Path) -> None:
     """The same part in one domain, in two, or in a domain and a validation set is named."""
     for ending in (".bin", ".idx"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models
 
 from nemo_chameleon import cli
 from nemo_chameleon.config.data import DataConfig
@@ -20,7 +20,7 @@ from nemo_chameleon.data.prepare import prepare
 from nemo_chameleon.data.readers import reading
 from nemo_chameleon.data.readers.compression import open_bytes
 from nemo_chameleon.data.tokenize import DocumentTokenizer, write_dataset
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer, train_tokenizer
 from nemo_chameleon.data.unfinished import UnfinishedDataset
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.utils.errors import UserError
@@ -355,3 +355,41 @@ def test_command_line(
     with pytest.raises(SystemExit):
         cli.main()
     assert "--workers 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_text_that_the_tokenizer_refuses(workers: int, folder: Path) -> None:
+    """A vocabulary of words without unk_token: the error names the tokenizer and the line."""
+    words = Tokenizer(models.WordLevel({"a": 0, END_OF_DOCUMENT: 1}, unk_token="<unk>"))
+    words.save(str(folder / "words.json"))
+    (folder / "w.jsonl").write_text('{"text": "a"}\n' * 30 + '{"text": "unknown"}\n')
+    says = r"w\.jsonl, line 31: the tokenizer .*words\.json cannot encode the text 'unknown': .*UNK"
+    with pytest.raises(UserError, match=says):
+        prepare(
+            [str(folder / "w.jsonl")], str(folder / "words.json"), folder / "d", workers=workers
+        )
+
+
+def test_an_end_token_that_is_no_token(folder: Path, tokenizer: Tokenizer) -> None:
+    """The error names the file that names the token, and a token that could be named."""
+    settings = folder / "tokenizer_config.json"
+    settings.write_text('{"eos_token": "<none>"}')
+    with pytest.raises(UserError, match=rf"{settings} names it as eos_token: .* as <\|endoftext"):
+        prepared(folder, "d")
+    with pytest.raises(UserError, match=r"the tokenizer has no token <none> .* as eos_token in a"):
+        DocumentTokenizer(tokenizer, "<none>")
+
+
+def test_folders_without_a_tokenizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is named: any tokenizer, or the package that makes one of other files."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model has no tokenizer: there is no tokenizer\.json"):
+        find_tokenizer(str(folder / "model"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for contents, package in ((b"\n\x0e\n\x05<unk>", "sentencepiece"), (b"IQ== 0\n", "tiktoken")):
+        (folder / "model" / "tokenizer.model").write_bytes(contents)
+        with pytest.raises(UserError, match=f"tokenizer.model only with {package}: pip install"):
+            find_tokenizer(str(folder / "model"))
+    with pytest.raises(UserError, match=r"is no tokenizer\.json: name one, or the folder"):
+        find_tokenizer(str(folder / "model" / "tokenizer.model"))

@@ -178,7 +178,18 @@ FAULTS = {
     "data.json": (json.dumps({"data": [{"text": "a"}]}, indent=1).encode(), "jq -c '.data"),
     "lfs.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
     "a.zip": (b"PK\x03\x04..", "a zip archive"),
-    "a.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not text"),
+    "a.png": (b"\x89PNG\r\n\x1a\n\0\0", "is an image"),
+    "a.bin": (b"abc\0\1\2\3\xff", "is not text"),
+    "a.txt": (b"abc\1\2\3\xff", "is not text"),
+    "a.jsonl.lz4": (b"\x04\x22\x4d\x18\x64\x40\xa7", "compressed with lz4.* lz4 -d"),
+    "a.pdf": (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n", "a PDF file: .* pdftotext"),
+    "twice.gz": (gzip.compress(gzip.compress(LINES)), "compressed twice"),
+    "tar.gz": (gzip.compress(b"a".ljust(257, b"\0") + b"ustar\0"), "a tar archive"),
+    "u32.txt": (
+        "\ufeffab".encode("utf-32-le"),
+        r"UTF-32, .* iconv -f UTF-32 .*u32\.txt >",
+    ),
+    "u16.jsonl": ('{"text": "é"}'.encode("utf-16-be"), "UTF-16BE, not UTF-8: .* -f UTF-16BE"),
     "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),
     "b.jsonl": (b"[]\n" + LINES, "line 1: not a JSON object"),
 }
@@ -192,6 +203,52 @@ def test_what_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=fault) as caught:
         list(read_documents([tmp_path / name]))
     assert name in str(caught.value)
+
+
+def test_a_text_that_begins_like_a_binary_file(tmp_path: Path) -> None:
+    """The letters of a signature are text where nothing else is binary, also if a character is cut.
+
+    The head of a file ends within one here.
+    """
+    text = "ORC and LZIP are formats. " + "é" * 4000
+    (tmp_path / "a.txt").write_text(text)
+    assert list(read_documents([tmp_path / "a.txt"])) == [text]
+
+
+OF_PIPES = {
+    b"PAR1\0": "parquet, which cannot be read of a pipe",
+    STREAM[:50]: "arrow, which cannot be read of a pipe",
+    b'[\n{"text": "a"}]': r"a JSON array, .* jq -c '\.\[\]'",
+    b"text,id\n": "not JSONL, as it begins with 'text,id",
+    gzip.compress(b"prose"): "not JSONL, as it begins with 'prose'",
+    b'{\n "text": "a"}': r"over several lines, .* jq -c \. writes",
+    b"\xff\xfe{\0": "is UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8$",
+}
+
+
+@pytest.mark.parametrize("contents", OF_PIPES)
+def test_pipes_give_lines(contents: bytes) -> None:
+    """What else a pipe gives is named, with a way out."""
+    before, (end, start) = os.dup(0), os.pipe()
+    os.write(start, contents)
+    os.close(start)
+    os.dup2(end, 0)
+    try:
+        with pytest.raises(UserError, match=f"^the standard input .*{OF_PIPES[contents]}"):
+            list(read_documents(["-"]))
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(end)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """A file is read whatever the bytes of its name are."""
+    for form in ("lines", "parquet", "arrow stream", "arrow file"):
+        FORMATS[form](tmp_path / "data")
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+        (tmp_path / "data").rename(path)
+        assert texts_of(str(path)) == TEXTS
 
 
 def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +294,7 @@ def test_all_of_a_folder_is_accounted_for(
         "unfinished or backups (y.part)\n"
     )
     (tmp_path / "all" / "sub" / "photo.png").write_bytes(b"\x89PNG\0")
-    with pytest.raises(UserError, match=r"photo\.png is not text.* move it out of the folder"):
+    with pytest.raises(UserError, match=r"photo\.png is an image.* move it out of the folder"):
         find_files([folder])
     (tmp_path / "all" / "sub" / "photo.png").unlink()
     monkeypatch.chdir(tmp_path / "all")
@@ -351,7 +408,8 @@ SPLITS = {
     ("train/a.jsonl", "train/b.jsonl", "test/a.jsonl"): "data.domains.d.path={}/train",
     ("wiki.train.jsonl", "wiki.val.jsonl"): "data.validation.d.path={}/wiki.val.jsonl",
     ("train-00000-of-00002.gz", "train-00001-of-00002.gz", "dev-00000-of-00001.gz"): (
-        "move the files of each split into a folder"
+        "'data.domains.d.path={}/train-*-of-00002.gz' "
+        "data.validation.d.path={}/dev-00000-of-00001.gz"
     ),
 }
 
@@ -365,9 +423,55 @@ def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> N
     with pytest.raises(UserError, match="files of several splits") as caught:
         find_files([str(tmp_path)], "data.domains.d.path")
     assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
-    for name in names[1:]:
+    training = [name for name in names if "train" in name]
+    for name in set(names) - set(training):
         (tmp_path / name).unlink()
-    assert len(files_of(str(tmp_path))) == 1
+    assert len(files_of(str(tmp_path))) == len(training)
+
+
+def test_a_split_in_the_middle_of_a_name(tmp_path: Path) -> None:
+    """It counts where names differ in it alone, apart from numbers; the error's glob works."""
+    for name in ("my_train_en-0.jsonl", "my_train_en-1.jsonl", "train_of_my_en.jsonl"):
+        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
+    assert len(files_of(str(tmp_path))) == 3
+    (tmp_path / "train_of_my_en.jsonl").unlink()
+    (tmp_path / "my_test_en-0.jsonl").write_bytes(b'{"text": "b"}\n')
+    with pytest.raises(UserError, match="files of several splits") as caught:
+        find_files([f"{tmp_path}/my*"], "data.domains.d.path")
+    glob_of_train = str(caught.value).split("'data.domains.d.path=")[1].split("'")[0]
+    assert texts_of(glob_of_train) == ["a", "a"]
+
+
+@pytest.mark.parametrize("other", ["a.jsonl.gz", "a.jsonl.ZST", "a.parquet", "a.json"])
+def test_a_file_beside_itself(other: str, tmp_path: Path) -> None:
+    """A file beside its compressed copy is not read twice, unless both are named."""
+    for name in ("a.jsonl", other):
+        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
+    for path in (str(tmp_path), f"{tmp_path}/*"):
+        with pytest.raises(UserError, match=r"a\.\S+ and a\.\S+ in .* the same documents twice"):
+            find_files([path])
+    assert texts_of(f"{tmp_path}/a.jsonl", f"{tmp_path}/{other}") == ["a", "a"]
+    (tmp_path / other).rename(tmp_path / "b.jsonl")
+    assert texts_of(str(tmp_path)) == ["a", "a"]
+
+
+def test_numbered_sets(tmp_path: Path) -> None:
+    """A missing file of a set is named, but a glob may ask for a part of the set."""
+    for number in (1, 2, 3):
+        (tmp_path / f"part-{number:05}-of-00003.jsonl").write_bytes(b'{"text": "a"}\n')
+    assert len(texts_of(str(tmp_path))) == 3
+    (tmp_path / "part-00002-of-00003.jsonl").unlink()
+    for path in (str(tmp_path), f"{tmp_path}/*", f"{tmp_path}/part-*-of-00003.*"):
+        with pytest.raises(UserError, match=r"part-00002-of-00003\.jsonl is missing .* 2 are") as e:
+            find_files([path])
+    assert len(texts_of(*str(e.value).split("to do without: ")[1].split())) == 2
+    with pytest.raises(UserError, match=r"do without: 'data\.d=\[.*-of-00003\.jsonl,.*\]'$"):
+        find_files([str(tmp_path)], "data.d")
+    assert len(texts_of(f"{tmp_path}/*-0000[13]-*")) == 2
+    (tmp_path / "part-00002-of-00003.jsonl").write_bytes(b'{"text": "a"}\n')
+    (tmp_path / "part-00001-of-00001.jsonl").write_bytes(b'{"text": "a"}\n')
+    with pytest.raises(UserError, match="two numberings of one set"):
+        find_files([str(tmp_path)])
 
 
 def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:

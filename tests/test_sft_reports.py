@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
@@ -20,6 +23,7 @@ from nemo_chameleon.data.sft.reports import (
 )
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.sft.unknown import UnknownKeysError
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT
 from nemo_chameleon.utils.errors import UserError
 from sft_data import opened, write_sft_config
 
@@ -73,6 +77,27 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
     listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
     assert listed[-1] == "mine.jsonl, line 13: not JSON"
     assert str(domain.index.folder / indices.SKIPPED) in said
+
+
+def test_a_malformed_line_in_a_file_whose_name_is_not_utf8(sft: Config) -> None:
+    """The list of malformed lines has one line for each, whatever the bytes of the file's name."""
+    path = Path(os.fsdecode(os.fsencode(sft.output) + b"-caf\xe9\n.jsonl"))
+    path.write_text('{"text": "ab"}\n{\n')
+    sft.data.on_malformed = "skip"
+    domain = open_sft_domain(
+        "mine", str(path), sft.data, ExampleTokenizer(sft.data), seq_length=sft.model.seq_length
+    )
+    listed = (domain.index.folder / indices.SKIPPED).read_text().splitlines()
+    assert [line.partition("-")[2] for line in listed] == [r"caf\udce9\n.jsonl, line 2: not JSON"]
+
+
+def test_a_text_that_the_tokenizer_refuses(sft: Config) -> None:
+    """A vocabulary of words without unk_token is named with the text."""
+    place = Path(sft.output).parent / "words.json"
+    Tokenizer(WordLevel({"ab": 0, END_OF_DOCUMENT: 1}, unk_token="<unk>")).save(str(place))
+    sft.data.tokenizer = str(place)
+    with pytest.raises(UserError, match=r"words\.json cannot encode the text 'cd': .*UNK"):
+        opened(sft, {"text": "ab"}, {"text": "cd"})
 
 
 def test_unknown_keys_and_the_way_out(sft: Config) -> None:

@@ -8,6 +8,9 @@ kinds.py         the kind that data.dataset names
 pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
 token_shares.py  converts shares of answer tokens to shares of samples
+parts.py         the datasets of a domain: a prefix, a list, or what a glob matches
+splits.py        refuses the files of several splits as one domain
+shards.py        finds what is missing of a numbered set of files
 index_file.py    the format of an .idx file
 stamp.py         which tokenizer wrote a dataset
 prepare.py       tokenises files of any size into a Megatron dataset; readers/ reads them

@@ -75,7 +75,7 @@ class IndexedDomain:
                 another tokenizer wrote a part.
         """
         where = f"{key}.{name}.path"
-        paths = find_parts(path, where)
+        paths = find_parts(path, where, tokenizer)
         opened = functools.partial(
             IndexedPart.open,
             split=split,

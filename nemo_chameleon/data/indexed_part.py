@@ -14,7 +14,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from nemo_chameleon.data.domain import split_shares
 from nemo_chameleon.data.index_file import read_header
-from nemo_chameleon.data.parts import ENDINGS
+from nemo_chameleon.data.parts import require_files
 from nemo_chameleon.data.stamp import require_tokenizer
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
@@ -79,7 +79,7 @@ class IndexedPart:
             UserError: a file is missing, truncated or in another format, the dataset is empty, a
                 token id is outside the vocabulary, or another tokenizer wrote the dataset.
         """
-        _require_files(path, where)
+        require_files(path, where, tokenizer)
         header, sequences, dtype = read_header(Path(path + ".idx"), where)
         require_tokenizer(path, sequences, tokenizer, where)
         size = Path(path + ".bin").stat().st_size
@@ -199,15 +199,3 @@ class IndexedPart:
 def _opened(path: str, fingerprint: str) -> IndexedDataset:
     del fingerprint  # it is part of the key, so that rewritten files are opened again
     return IndexedDataset(path)
-
-
-def _require_files(path: str, where: str) -> None:
-    for ending in ENDINGS:
-        if Path(path + ending).is_file():
-            continue
-        hint = ""
-        if path.endswith(ENDINGS):
-            hint = "; write the path without .bin or .idx"
-        elif Path(path).is_dir():
-            hint = f"; for all datasets in this folder, write {path.rstrip('/')}/*"
-        raise UserError(f"{where}: there is no file {path}{ending}{hint}")

@@ -4,18 +4,27 @@ A domain may be one dataset or hundreds, as tools write them that work in parall
 accounted for: none is there twice, and none that a glob matches lacks one of its files.
 """
 
+import fnmatch
 import glob
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_chameleon.data.shards import require_whole_sets
+from nemo_chameleon.data.splits import key_of, require_one_split
 from nemo_chameleon.utils.errors import UserError
 
 ENDINGS = (".bin", ".idx")
 """The endings of the files of a Megatron dataset, whose prefix a configuration names."""
 _SHOWN = 3  # paths that a message lists
+_UNFINISHED = (
+    "nemo-chameleon prepare has begun this dataset and not finished it: wait for it, or run the "
+    "same command again, which continues"
+)
+_TEXTS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 
 
-def find_parts(path: str | Sequence[str], where: str) -> list[str]:
+def find_parts(path: str | Sequence[str], where: str, tokenizer: str | None = None) -> list[str]:
     """Return the prefixes of a domain's parts, which are Megatron datasets.
 
     A prefix that exists is taken as it is written, so the characters of a glob may occur in it.
@@ -23,14 +32,16 @@ def find_parts(path: str | Sequence[str], where: str) -> list[str]:
     Args:
         path: a prefix, a glob of prefixes, or a list of them; the order of a list counts.
         where: the key of the configuration; errors begin with it.
+        tokenizer: the tokenizer of the configuration, which an error about text names.
 
     Returns:
         The prefixes, at least one; what a glob matches is sorted by name.
 
     Raises:
-        UserError: a glob matches nothing, or a part that it matches lacks a file.
+        UserError: a glob matches nothing, parts of several splits or an incomplete set of parts, or
+            a part that it matches lacks a file.
     """
-    return [part for one in as_list(path) for part in _matches(one, f"{where}={one}")]
+    return [part for one in as_list(path) for part in _matches(one, f"{where}={one}", tokenizer)]
 
 
 def as_list(path: str | Sequence[str]) -> Sequence[str]:
@@ -78,23 +89,102 @@ def shown(path: str | Sequence[str]) -> str:
     return f"[{', '.join([*path[:_SHOWN], *more])}]"
 
 
-def _matches(path: str, where: str) -> list[str]:
+def fixed_folder(pattern: str) -> Path:
+    """Return the folder of a glob that does not depend on what it matches.
+
+    Args:
+        pattern: the glob.
+
+    Returns:
+        The parts of its path above the first one that has a character of a glob.
+    """
+    parts = Path(pattern).parts
+    return Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+
+
+def require_files(path: str, where: str, tokenizer: str | None = None) -> None:
+    """Check that both files of a dataset are there.
+
+    Args:
+        path: prefix of the .bin and .idx files.
+        where: the key of the configuration and its value; errors begin with it.
+        tokenizer: the tokenizer of the configuration, which an error about text names.
+
+    Raises:
+        UserError: a file is missing; the message says what to write instead, or how to make it.
+    """
+    for ending in ENDINGS:
+        if not Path(path + ending).is_file():
+            hint = _instead(path, where, tokenizer)
+            raise UserError(f"{where}: there is no file {path}{ending}{hint}")
+
+
+def _instead(path: str, where: str, tokenizer: str | None) -> str:
+    """Return what an error about a missing dataset says about what is there."""
+    place, key = Path(path), key_of(where)
+    if path.endswith(ENDINGS):
+        return "; write the path without .bin or .idx"
+    if Path(f"{path}.unfinished.bin").exists():
+        return f"; {_UNFINISHED}"
+    if place.is_dir():
+        datasets = next(place.glob("*.bin"), None) is not None
+        if datasets:
+            return f"; for all datasets in this folder, write {path.rstrip('/')}/*"
+        return _tokenise(path, f"{path.rstrip('/')}-tokenised", key, tokenizer)
+    if place.is_file():
+        prefix = str(place.parent / place.name.partition(".")[0])
+        if all(Path(prefix + ending).is_file() for ending in ENDINGS):
+            return f"; if {prefix} is its dataset, set {key}={prefix}"
+        return _tokenise(path, prefix, key, tokenizer)
+    text = next((f for end in _TEXTS if (f := Path(path + end)).is_file()), None)
+    return "" if text is None else _tokenise(str(text), path, key, tokenizer)
+
+
+def _tokenise(text: str, prefix: str, key: str, tokenizer: str | None) -> str:
+    """Return the command that makes a dataset of text."""
+    prefix = f"{prefix}-tokenised" if Path(prefix).is_dir() else prefix
+    words = ["--tokenizer", tokenizer or "tokenizer.json", "--output", prefix, text]
+    return (
+        f"; pretraining takes datasets of tokens, and this is text: run nemo-chameleon prepare "
+        f"{shlex.join(words)} and set {key}={prefix}"
+    )
+
+
+def _matches(path: str, where: str, tokenizer: str | None) -> list[str]:
     if not glob.has_magic(path) or any(Path(path + ending).exists() for ending in ENDINGS):
         return [path]
     found = {ending: _glob(path, ending) for ending in ENDINGS}
     parts = sorted(set().union(*found.values()))
     if not parts:
-        without = "; write it without .bin or .idx" if path.endswith(ENDINGS) else ""
-        raise UserError(
-            f"{where}: the glob matches no dataset, which has a .bin and an .idx{without}"
-        )
+        hint = _instead_of_glob(path, where, tokenizer)
+        raise UserError(f"{where}: the glob matches no dataset, which has a .bin and an .idx{hint}")
+    if unfinished := [part for part in parts if part.endswith(".unfinished")]:
+        raise UserError(f"{where}: {unfinished[0].removesuffix('.unfinished')}: {_UNFINISHED}")
     lacking = [part + end for part in parts for end in ENDINGS if part not in found[end]]
     if lacking:
         raise UserError(
             f"{where}: the glob matches {len(parts):,} parts, of which {len(lacking):,} lack a "
             f"file: {shown(lacking)}; write these files, or remove the others of these parts"
         )
+    prefixes, name = [Path(part) for part in parts], Path(path).name
+    require_one_split(prefixes, fixed_folder(path), where, datasets=True)
+    require_whole_sets(prefixes, where, lambda prefix: fnmatch.fnmatchcase(prefix.name, name))
     return parts
+
+
+def _instead_of_glob(pattern: str, where: str, tokenizer: str | None) -> str:
+    """Return what an error about a glob without datasets says about what it matches."""
+    if pattern.endswith(ENDINGS):
+        return "; write it without .bin or .idx"
+    files = sorted(_glob(pattern, ""))
+    prefixes = {file.removesuffix(end) for file in files for end in ENDINGS if file.endswith(end)}
+    if whole := [p for p in sorted(prefixes) if all(Path(p + end).is_file() for end in ENDINGS)]:
+        return f"; set {key_of(where)}={whole[0]} for the dataset that it would match"
+    if not files:
+        return ""
+    folder = fixed_folder(pattern)
+    prefix = "tokenised" if folder == Path() else f"{folder}-tokenised"
+    return _tokenise(pattern, prefix, key_of(where), tokenizer)
 
 
 def _glob(path: str, ending: str) -> set[str]:

@@ -26,13 +26,14 @@ from nemo_chameleon.data.readers import (
     Line,
     MalformedError,
     UnusableLineError,
+    files_of,
     find_files,
     read_lines,
     text_at,
 )
 from nemo_chameleon.data.stamp import stamp
 from nemo_chameleon.data.tokenize import DocumentTokenizer
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, EncodingError, find_tokenizer
 from nemo_chameleon.data.tokenizer_files import end_token
 from nemo_chameleon.data.unfinished import UnfinishedDataset
 from nemo_chameleon.utils.console import progress_bar
@@ -96,13 +97,13 @@ def prepare(
     if workers < 1:
         raise UserError(f"--workers {workers}: there must be at least one process")
     _require_name(os.fspath(prefix))
-    files = [file for source in find_files(paths) for file in source.files]
+    files, _ = files_of(find_files(paths))
     formats = Counter(file.format for file in files)
     if len(formats) > 1:
         counts = ", ".join(f"{count:,} of {name}" for name, count in sorted(formats.items()))
         logger.info("%s: files are read in several formats: %s", prefix, counts)
     loaded, end = find_tokenizer(tokenizer), end_token(tokenizer, END_OF_DOCUMENT)
-    encoder = _Encoder(DocumentTokenizer(loaded, end), key, files)
+    encoder = _Encoder(DocumentTokenizer(loaded, end, tokenizer), key, files)
     with UnfinishedDataset(
         Path(prefix), encoder.tokenizer.dtype, _identity(encoder, files, key)
     ) as dataset:
@@ -207,12 +208,17 @@ class _Encoder:
             except MalformedError as error:
                 place = self._files[line.file].place(line.number)
                 raise UnusableLineError(f"{place}: {error}") from error
-        return self.tokenizer.encode(texts)
+        try:
+            return self.tokenizer.encode(texts)
+        except EncodingError as error:
+            line = lines[error.text]
+            place = self._files[line.file].place(line.number)
+            raise UnusableLineError(f"{place}: {error}") from error
 
     def arguments(self) -> tuple[Any, ...]:
         """Return what another process needs to make the same encoder."""
         tokenizer = self.tokenizer
-        return tokenizer.tokenizer.to_str(), tokenizer.end, self.key, self._files
+        return tokenizer.tokenizer.to_str(), tokenizer.end, tokenizer.place, self.key, self._files
 
 
 def _encoded_here(encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
@@ -250,12 +256,14 @@ def _encoded_by(workers: int, encoder: _Encoder, batches: Iterator[_Batch]) -> _
 _worker_encode: Callable[[Sequence[Line]], tuple[bytes, bytes]] | None = None
 
 
-def _begin_worker(tokenizer: str, end: str, key: str, files: Sequence[DataFile]) -> None:
+def _begin_worker(
+    tokenizer: str, end: str, place: str | None, key: str, files: Sequence[DataFile]
+) -> None:
     global _worker_encode  # what a process of the pool keeps between batches
     os.environ[_PARALLELISM] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    loaded = DocumentTokenizer(Tokenizer.from_str(tokenizer), end)
+    loaded = DocumentTokenizer(Tokenizer.from_str(tokenizer), end, place)
     _worker_encode = _Encoder(loaded, key, files).encode
 
 

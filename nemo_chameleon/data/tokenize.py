@@ -3,6 +3,7 @@
 prepare.py does the same for files of any size, in several processes.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,8 @@ from tokenizers import Tokenizer
 
 from nemo_chameleon.data.index_file import token_type
 from nemo_chameleon.data.stamp import stamp
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, vocabulary_size
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, encode_texts, vocabulary_size
+from nemo_chameleon.data.tokenizer_files import without_end_token
 from nemo_chameleon.data.unfinished import UnfinishedDataset
 from nemo_chameleon.utils.errors import UserError
 
@@ -26,15 +28,19 @@ class DocumentTokenizer:
     Attributes:
         tokenizer: the tokenizer, without truncation and padding.
         end: the token that ends a document.
+        place: the tokenizer as errors name it; None if it has no files.
         dtype: the type in which tokens are stored.
     """
 
-    def __init__(self, tokenizer: Tokenizer, end: str = END_OF_DOCUMENT) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, end: str = END_OF_DOCUMENT, place: str | None = None
+    ) -> None:
         """Check a tokenizer.
 
         Args:
             tokenizer: the tokenizer, which stays as it is.
             end: the token that ends a document.
+            place: the tokenizer, as `find_tokenizer` takes it, for errors; None if it has no files.
 
         Raises:
             UserError: the tokenizer has no such token.
@@ -42,14 +48,14 @@ class DocumentTokenizer:
         number = tokenizer.token_to_id(end)
         if number is None:
             raise UserError(
-                f"the tokenizer has no token {end} to end documents with: name its end token as "
-                "eos_token in a tokenizer_config.json beside its tokenizer.json"
+                f"the tokenizer{f' {place}' if place else ''} has no token {end} to end documents "
+                f"with: {without_end_token(place, end, tokenizer)}"
             )
         # The file may have been saved with truncation or padding switched on.
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.end, self._end = end, number
+        self.end, self.place, self._end = end, place, number
         self.dtype: Any = token_type(vocabulary_size(tokenizer))
 
     def encode(self, texts: Sequence[str]) -> tuple[bytes, bytes]:
@@ -60,9 +66,13 @@ class DocumentTokenizer:
 
         Returns:
             The bytes of their tokens, and the bytes of the number of tokens of each, as int32.
+
+        Raises:
+            EncodingError: the tokenizer has no tokens for one of them.
         """
         tokens, lengths = list[int](), list[int]()
-        for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        encode = functools.partial(self.tokenizer.encode_batch_fast, add_special_tokens=False)
+        for encoding in encode_texts(encode, texts, f"the tokenizer {self.place or ''}".rstrip()):
             ids = encoding.ids
             tokens += ids
             tokens.append(self._end)

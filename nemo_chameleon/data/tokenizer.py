@@ -4,10 +4,11 @@ A process reads each tokenizer.json once.
 """
 
 import functools
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from nemo_chameleon.data.tokenizer_files import tokenizer_folder
 from nemo_chameleon.utils.errors import UserError
@@ -16,6 +17,29 @@ from nemo_chameleon.utils.huggingface import from_pretrained
 
 END_OF_DOCUMENT = "<|endoftext|>"
 """The token that ends a document if the tokenizer names no other one."""
+
+
+# Of models without tokenizer.json. The configuration alone is of a tokenizer that needs no file.
+_OTHER_FILES = ("*.model", "*.tiktoken", "*vocab*", "merges.txt", "tokenizer_config.json")
+_SHOWN = 40  # characters of a text that a message shows
+
+
+class EncodingError(UserError):
+    """Raised for a text that a tokenizer cannot encode.
+
+    Attributes:
+        text: position of the text among those that were given.
+    """
+
+    def __init__(self, message: str, text: int) -> None:
+        """Make the error.
+
+        Args:
+            message: which tokenizer it is, which text, and why.
+            text: position of the text among those that were given.
+        """
+        super().__init__(message)
+        self.text = text
 
 
 @functools.cache
@@ -36,7 +60,9 @@ def load_tokenizer(path: str) -> Tokenizer:
     try:
         return Tokenizer.from_file(path)
     except Exception as error:  # the library raises nothing more specific
-        raise UserError(f"cannot read the tokenizer file {path}: {error}") from error
+        other = "; it is no tokenizer.json: name one, or the folder of the model"
+        hint = "" if path.endswith(".json") else other
+        raise UserError(f"cannot read the tokenizer file {path}: {error}{hint}") from error
 
 
 @functools.cache
@@ -63,12 +89,66 @@ def find_tokenizer(place: str) -> Tokenizer:
             f"there is no file or folder {place}, and no model of this name in the local Hugging "
             f"Face cache: if it is the name of a model, get it with hf download {place}"
         )
-    backend = getattr(from_pretrained("AutoTokenizer", str(folder)), "backend_tokenizer", None)
+    return _converted(place, folder)
+
+
+def _converted(place: str, folder: Path) -> Tokenizer:
+    """Make a tokenizer of the other files of a model, which transformers can if it has them."""
+    if not any(file for pattern in _OTHER_FILES for file in folder.glob(pattern)):
+        raise UserError(
+            f"{place} has no tokenizer: there is no tokenizer.json in it; name the folder of a "
+            "model with its tokenizer, or a tokenizer.json"
+        )
+    for file in sorted(folder.glob("*.model")):
+        with file.open("rb") as stream:  # tiktoken's are text
+            package = "sentencepiece" if stream.read(1) == b"\n" else "tiktoken"
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{place} has no tokenizer.json, and transformers makes one of {file.name} only "
+                f"with {package}: pip install {package}, or put the model's tokenizer.json there"
+            )
+    try:
+        found = from_pretrained("AutoTokenizer", str(folder))
+    except UserError as error:
+        raise UserError(f"{place} has no tokenizer.json, and none can be made: {error}") from error
+    backend = getattr(found, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UserError(
             f"{place} has no tokenizer.json, and transformers cannot make one from its other files"
         )
     return backend
+
+
+def encode_texts(
+    encode: Callable[[Sequence[str]], list[Encoding]], texts: Sequence[str], name: str
+) -> list[Encoding]:
+    """Encode texts together, and find the text if one cannot be encoded.
+
+    Args:
+        encode: a method of a tokenizer that encodes a batch.
+        texts: the texts.
+        name: the tokenizer; the error begins with it.
+
+    Returns:
+        The encodings.
+
+    Raises:
+        EncodingError: the tokenizer refuses a text, as one without an unk_token does.
+    """
+    try:
+        return encode(texts)
+    except Exception as error:  # the library raises nothing more specific
+        for position, text in enumerate(texts):
+            try:
+                encode([text])
+            except Exception as cause:
+                shown = repr(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
+                raise EncodingError(
+                    f"{name} cannot encode the text {shown}: {cause}; a tokenizer of bytes can "
+                    "encode any text, and one of words needs an unk_token in its vocabulary",
+                    position,
+                ) from error
+        raise
 
 
 def has_tokenizer(place: str) -> bool:

@@ -1,11 +1,16 @@
 """The files beside a tokenizer.json: the settings of a Hugging Face tokenizer and its end token."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.huggingface import cached_folder
+
+_SHOWN = 4  # tokens that a message lists
 
 
 def tokenizer_folder(place: str) -> Path | None:
@@ -38,6 +43,12 @@ def tokenizer_settings(place: str) -> dict[str, Any]:
         UserError: a file cannot be read.
     """
     settings: dict[str, Any] = {}
+    for _, found in _settings_files(place):
+        settings |= found
+    return settings
+
+
+def _settings_files(place: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     folder = tokenizer_folder(place)
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if folder is None or not (path := folder / name).is_file():
@@ -48,8 +59,7 @@ def tokenizer_settings(place: str) -> dict[str, Any]:
             raise UserError(f"{path} cannot be read: {error}") from error
         if not isinstance(found, dict):
             raise UserError(f"{path} is not a JSON object")
-        settings |= found
-    return settings
+        yield path, found
 
 
 def end_token(place: str, default: str) -> str:
@@ -63,6 +73,30 @@ def end_token(place: str, default: str) -> str:
         The text of the token.
     """
     return token_text(tokenizer_settings(place).get("eos_token")) or default
+
+
+def without_end_token(place: str | None, end: str, tokenizer: Tokenizer) -> str:
+    """Return what to do where a tokenizer has no token of the text that is to end a text.
+
+    Args:
+        place: the tokenizer, as `end_token` takes it; None if it has no files.
+        end: the text that is no token.
+        tokenizer: the tokenizer.
+
+    Returns:
+        A step that mends it, and some tokens that could end a text.
+    """
+    named = [] if place is None else list(_settings_files(place))
+    files = [path for path, found in named if token_text(found.get("eos_token")) == end]
+    if files:
+        step = f"{files[-1]} names it as eos_token: name a token there that the tokenizer has"
+    else:
+        step = (
+            "name its end token as eos_token in a tokenizer_config.json beside its tokenizer.json"
+        )
+    added = tokenizer.get_added_tokens_decoder().values()
+    special = [token.content for token in added if token.special][:_SHOWN]
+    return step + (f", such as {' or '.join(special)}" if special else "")
 
 
 def token_text(value: Any) -> str | None:

@@ -4,12 +4,11 @@ lines.py        a line, and what is read from it
 compression.py  opens files that may be compressed
 formats.py      tells the format of a file by its contents
 tables.py       parquet and Arrow files
-splits.py       refuses the files of several splits as one domain
 files.py        finds files, and says which files of a folder or a glob are not read
 reading.py      reads the lines of files
 """
 
-from nemo_chameleon.data.readers.files import Source, find_files
+from nemo_chameleon.data.readers.files import Source, files_of, find_files
 from nemo_chameleon.data.readers.formats import DataFile
 from nemo_chameleon.data.readers.lines import (
     Line,
@@ -29,6 +28,7 @@ __all__ = [
     "Source",
     "UnusableLineError",
     "distinct_keys",
+    "files_of",
     "find_files",
     "parse_object",
     "read_documents",

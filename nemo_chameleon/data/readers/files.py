@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nemo_chameleon.data.parts import require_once
+from nemo_chameleon.data.parts import fixed_folder, require_once
 from nemo_chameleon.data.readers.formats import COMPRESSED, TEXT, DataFile, recognize
-from nemo_chameleon.data.readers.splits import require_one_split
+from nemo_chameleon.data.shards import require_whole_sets
+from nemo_chameleon.data.splits import require_one_split
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
 
@@ -39,6 +40,7 @@ _SIDE_FILES = (
 _UNFINISHED_FILES = "*.tmp *.bak *~ *.incomplete *.part *.partial *.crdownload *.swp".split()
 _TOKENISED_FILES = "*.bin *.idx *.info.json *.unfinished.*".split()
 _ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
+_RECORDS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet", ".arrow")
 _SHOWN = 2  # files of one kind that a message names
 
 
@@ -52,6 +54,19 @@ class Source(NamedTuple):
 
     path: Path
     files: list[DataFile]
+
+
+def files_of(sources: Sequence[Source]) -> tuple[list[DataFile], list[DataFile]]:
+    """Return the files of sources, one after the other.
+
+    Args:
+        sources: what `find_files` returns.
+
+    Returns:
+        The files; and the same files as messages name them that already name their source.
+    """
+    every = [(file, source.path) for source in sources for file in source.files]
+    return [file for file, _ in every], [file.below(path) for file, path in every]
 
 
 def find_files(paths: Sequence[str], key: str = "") -> list[Source]:
@@ -70,7 +85,8 @@ def find_files(paths: Sequence[str], key: str = "") -> list[Source]:
     Raises:
         UserError: there is no such file, a folder or a glob has nothing to read, a file in it looks
             like data and cannot be read, its files are those of several splits, or records beside
-            plain text, or a file is there twice.
+            plain text, or the same file compressed and not, or a numbered set of which one is
+            missing, or a file is there twice.
     """
     found: list[Source] = []
     for path in paths:
@@ -98,9 +114,7 @@ def _of_glob(pattern: str, where: str) -> list[Source]:
         matches = [match for match in matches if not match.is_dir()]
     if not matches:
         raise UserError(f"{where}: the glob matches no file")
-    fixed = list(Path(pattern).parts)
-    fixed = fixed[: next(i for i, part in enumerate(fixed) if glob.has_magic(part))]
-    return _accounted(matches, Path(*fixed), where, pattern)
+    return _accounted(matches, fixed_folder(pattern), where, pattern)
 
 
 def _accounted(matches: list[Path], root: Path, where: str, path: str) -> list[Source]:
@@ -129,11 +143,38 @@ def _accounted(matches: list[Path], root: Path, where: str, path: str) -> list[S
     except UserError as error:
         raise UserError(f"{where}: {error}; if it is no data, move it out of the folder") from error
     files = [file for source in found for file in source.files]
-    require_one_split(files, root, where)
+    texts = frozenset(file.path for file in files if file.format == TEXT)
+    require_one_split([file.path for file in files], root, where, texts=texts)
     _require_one_kind(files, root, where, path)
+    _require_one_copy(files, where)
+    folders = {match for match, _ in sources if match.is_dir()}
+    asked = Path(path).name
+
+    def is_matched(file: Path) -> bool:
+        return not folders.isdisjoint(file.parents) or fnmatch.fnmatchcase(file.name, asked)
+
+    require_whole_sets([file.path for file in files], where, is_matched)
     if said:
         _say(f"{where}: {len(files):,} file(s) are read; not read: {said}")
     return found
+
+
+def _require_one_copy(files: Sequence[DataFile], where: str) -> None:
+    """Refuse a file beside itself, compressed or in another format of records."""
+    known: dict[Path, Path] = {}
+    for file in files:
+        path = plain = file.path
+        if plain.suffix.lower() in COMPRESSED:
+            plain = plain.with_suffix("")
+        if file.format != TEXT and plain.suffix.lower() in _RECORDS:
+            plain = plain.with_suffix("")
+        if plain in known:
+            raise UserError(
+                f"{where}: {known[plain].name} and {path.name} in {path.parent} have one name, as "
+                "if they were the same documents twice: move one of them out of the folder, or "
+                "name the files one by one to read both"
+            )
+        known[plain] = path
 
 
 def _require_one_kind(files: Sequence[DataFile], root: Path, where: str, path: str) -> None:

@@ -11,10 +11,12 @@ from nemo_chameleon.data.readers.compression import READ_ERRORS, open_bytes
 from nemo_chameleon.data.readers.formats import (
     ARRAY,
     ARROW,
+    HEAD,
     LINES,
     PARQUET,
     DataFile,
     recognize,
+    require_lines,
     require_utf8_text,
 )
 from nemo_chameleon.data.readers.lines import Line, MalformedError, UnusableLineError, text_at
@@ -102,6 +104,8 @@ def _numbered(data: DataFile, key: str | None) -> Iterator[tuple[int, tuple[byte
     stream, position = open_bytes(data.path)
     with stream:
         if data.format == LINES:
+            if not data.path.is_file():
+                require_lines(data.path, stream.peek(HEAD)[:HEAD])
             yield from _lines(stream, position)
         elif data.format == ARRAY:
             for number, text in enumerate(_elements(data, stream), 1):

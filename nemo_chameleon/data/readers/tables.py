@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import os
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -100,9 +101,11 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, float]]:
+    import pyarrow as arrow
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    # A name as bytes, because it need not be UTF-8.
+    with arrow.OSFile(os.fsencode(path)) as source, parquet.ParquetFile(source) as file:
         total, read = max(1, file.metadata.num_rows), 0
         wanted = _needed(file.schema_arrow.names, columns)
         for batch in file.iter_batches(batch_size=_ROWS, columns=wanted):
@@ -113,7 +116,7 @@ def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any,
 def _arrow(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, float]]:
     import pyarrow as arrow
 
-    with arrow.memory_map(str(path)) as source:
+    with arrow.memory_map(os.fsencode(path)) as source:
         size = source.size()
         begins_file = source.read(6) == b"ARROW1"
         source.seek(max(0, size - len(_END_OF_STREAM)))

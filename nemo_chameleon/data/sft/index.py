@@ -29,6 +29,7 @@ from nemo_chameleon.data.readers import (
     Line,
     MalformedError,
     Source,
+    files_of,
     find_files,
     read_lines,
 )
@@ -176,12 +177,6 @@ def find_example_files(path: str | Sequence[str], key: str) -> list[Source]:
                 "example; write it as JSONL, or rename it to end in .txt if it is plain text"
             )
     return sources
-
-
-def files_of(sources: Sequence[Source]) -> tuple[list[DataFile], list[DataFile]]:
-    """Return the files of sources, and the same files with the names that messages give them."""
-    every = [(file, source.path) for source in sources for file in source.files]
-    return [file for file, _ in every], [file.below(path) for file, path in every]
 
 
 def build(sources: Sequence[Source], reader: ExampleTokenizer, cache: Path, where: str) -> Index:

@@ -8,8 +8,8 @@ import numpy as np
 
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.parts import shown
-from nemo_chameleon.data.readers import Line, MalformedError, read_lines
-from nemo_chameleon.data.sft.index import files_of, find_example_files
+from nemo_chameleon.data.readers import Line, MalformedError, files_of, read_lines
+from nemo_chameleon.data.sft.index import find_example_files
 from nemo_chameleon.data.sft.layout import OneExample
 from nemo_chameleon.data.sft.samples import Packing, packed
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer

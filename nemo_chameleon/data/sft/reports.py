@@ -12,6 +12,7 @@ from nemo_chameleon.data.sft.unknown import (
     ignorable,
     ignored_keys_setting,
 )
+from nemo_chameleon.utils.tables import printable
 
 _SHOWN = 10  # kinds of faults that a message lists
 _KINDS = 100  # that are counted one by one
@@ -58,7 +59,8 @@ class Reports:
             for key in error.ignorable:
                 if sum(map(len, self._unknown)) + len(key) <= _LONGEST:
                     self._unknown[key] = None
-        self._listing.write(f"{where}: {fault}\n")
+        # A file's name need not be UTF-8, and the listing has one line for each line.
+        self._listing.write(printable(f"{where}: {fault}", kept="") + "\n")
 
     def left_out(self, where: str, what: Sequence[str]) -> None:
         """Count an example whose reasoning the chat template leaves out.

@@ -3,6 +3,7 @@
 What a run trains on and what `nemo-chameleon sft preview` shows both come from `read`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,8 @@ from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.readers import Line, MalformedError
 from nemo_chameleon.data.sft.examples import parse
 from nemo_chameleon.data.sft.templates import Example, read_template
-from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, find_tokenizer
-from nemo_chameleon.data.tokenizer_files import end_token
+from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, encode_texts, find_tokenizer
+from nemo_chameleon.data.tokenizer_files import end_token, without_end_token
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 
@@ -76,9 +77,10 @@ class ExampleTokenizer:
         self.end = self.tokenizer.token_to_id(name)
         if self.end is None:
             raise UserError(
-                f"data.tokenizer={data.tokenizer} has no token {name} to end texts with: name its "
-                "end token as eos_token in a tokenizer_config.json beside it"
+                f"data.tokenizer={data.tokenizer} has no token {name} to end texts with: "
+                f"{without_end_token(data.tokenizer, name, self.tokenizer)}"
             )
+        self._name = f"data.tokenizer={data.tokenizer}"
         added = self.tokenizer.get_added_tokens_decoder()
         self.special_tokens = {self.end, *(i for i, token in added.items() if token.special)}
         template = self.template and [self.template.source, self.template.special_tokens]
@@ -100,7 +102,8 @@ class ExampleTokenizer:
             For each line its example, or what is wrong with the line.
 
         Raises:
-            UserError: an example needs a chat template that is missing or cannot be used.
+            UserError: an example needs a chat template that is missing or cannot be used, or the
+                tokenizer cannot encode it.
         """
         found: list[Example | MalformedError] = []
         for line in lines:
@@ -139,12 +142,16 @@ class ExampleTokenizer:
         Returns:
             For each example its token ids, and the numbers of tokens of its alternating prompts and
             answers, which begin with a prompt and end with an answer.
+
+        Raises:
+            UserError: the tokenizer cannot encode one of them.
         """
         encoded: list[Any] = [None] * len(examples)
         for begins in (False, True):
             mine = [i for i, example in enumerate(examples) if example.begins is begins]
             texts = [examples[i].text for i in mine]
-            found = self.tokenizer.encode_batch(texts, add_special_tokens=begins)
+            batch = functools.partial(self.tokenizer.encode_batch, add_special_tokens=begins)
+            found = encode_texts(batch, texts, self._name)
             for i, encoding in zip(mine, found, strict=True):
                 encoded[i] = encoding
         return [self._cut(example, text) for example, text in zip(examples, encoded, strict=True)]

@@ -1,0 +1,164 @@
+"""Finds files of different splits in one folder or glob, which must not be trained on together."""
+
+import fnmatch
+import glob
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from nemo_chameleon.utils.errors import UserError
+
+_SPLITS = {
+    "train": "training",
+    "training": "training",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
+    "heldout": "validation",
+    "holdout": "validation",
+    "devtest": "test",
+    "test": "test",
+}
+# What may follow the name of a split in the name of a file, apart from numbers and versions. The
+# last three are of Megatron's preprocess_data.py, as in wiki_train_text_document.
+_ENDINGS = set("of json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz".split())
+_ENDINGS |= {"text", "document", "sentence"}
+_NUMBER = re.compile(r"v?\d+")
+
+
+def require_one_split(
+    files: Sequence[Path],
+    root: Path,
+    where: str,
+    *,
+    texts: frozenset[Path] = frozenset(),
+    datasets: bool = False,
+) -> None:
+    """Check that the files of a folder or a glob are not those of several splits.
+
+    A text file is one document, such as src/test/speed_test.py: only dots divide its name into
+    words, and of the folders only the topmost one counts.
+
+    Args:
+        files: the files that would be read, or the prefixes of Megatron datasets.
+        root: the folder, or the folders of a glob above its first part with `*`.
+        where: the key of the configuration and its value, or the folder; the error begins with it.
+        texts: those of the files that are plain text.
+        datasets: whether they are prefixes of datasets, which a folder cannot name.
+
+    Raises:
+        UserError: the names are those of two or more splits.
+    """
+    found = _by_split(files, root, texts)
+    if len(found) < 2:
+        return
+    names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
+    places = {split: _place(paths, files, datasets) for split, paths in found.items()}
+    raise UserError(
+        f"{where}: these are {'datasets' if datasets else 'files'} of several splits, such as "
+        f"{names}; name one split: {_remedy(places, where)}; a list of paths reads all of them"
+    )
+
+
+def key_of(where: str) -> str:
+    """Return the key of what an error begins with, which is "key=path" or a path alone.
+
+    Args:
+        where: the key of the configuration and its value, or the path.
+
+    Returns:
+        The key; empty if there is none. A path may have an equals sign too, as in lang=en/a.jsonl.
+    """
+    key, equals, _ = where.partition("=")
+    return key if equals and key.startswith("data.") else ""
+
+
+def _by_split(files: Sequence[Path], root: Path, texts: frozenset[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    alike: dict[tuple[object, ...], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for file in files:
+        if (split := _split_of(file.relative_to(root), file in texts)) is not None:
+            found[split].append(file)
+        elif file not in texts:
+            # A split in the middle of a name counts where another file differs in it alone.
+            words = ["#" if _NUMBER.fullmatch(word) else word for word in _words(file.name)]
+            for i, word in enumerate(words):
+                if word in _SPLITS:
+                    rest = (file.parent, *words[:i], None, *words[i + 1 :])
+                    alike[rest][_SPLITS[word]].append(file)
+    for splits in alike.values():
+        if len(splits) > 1:
+            for split, paths in splits.items():
+                found[split] += [path for path in paths if path not in found[split]]
+    return found
+
+
+def _words(name: str, separators: str = "[-_.]") -> list[str]:
+    return re.split(separators, name.lower())
+
+
+def _split_of(path: Path, of_text: bool) -> str | None:
+    """Return the split that a file or a folder above it is named like, as in train-00000-of-00002.
+
+    The name of the split is the first or the last word of a name.
+    """
+    for part in (path.parts[0], path.name) if of_text else path.parts:
+        words = _words(part, "[.]" if of_text else "[-_.]")
+        if words[0] in _SPLITS:
+            return _SPLITS[words[0]]
+        while words and (_NUMBER.fullmatch(words[-1]) or words[-1] in _ENDINGS):
+            words.pop()
+        if words and words[-1] in _SPLITS:
+            return _SPLITS[words[-1]]
+    return None
+
+
+def _place(paths: Sequence[Path], every: Sequence[Path], datasets: bool) -> str | None:
+    """Return a path that names these files alone: the one file, its folder or a glob."""
+    if len(paths) == 1:
+        return str(paths[0])
+    for folder in paths[0].parents:
+        inside = [path for path in every if folder in path.parents]
+        if len(inside) < len(paths):
+            continue
+        if set(inside) == set(paths):
+            flat = all(path.parent == folder for path in paths)
+            every_one = f"{glob.escape(str(folder))}/{'*' if flat else '**/*'}"
+            return every_one if datasets else str(folder)
+        break
+    folder = paths[0].parent
+    names = [path.name for path in paths]
+    first = _common_start(names).rstrip("0123456789")
+    last = _common_start([name[len(first) :][::-1] for name in names])[::-1]
+    pattern = f"{glob.escape(first)}*{glob.escape(last)}"
+    matched = {p for p in every if p.parent == folder and fnmatch.fnmatchcase(p.name, pattern)}
+    return f"{glob.escape(str(folder))}/{pattern}" if matched == set(paths) else None
+
+
+def _common_start(names: Sequence[str]) -> str:
+    columns = zip(*names, strict=False)
+    return "".join(column[0] for column in takewhile(lambda column: len({*column}) == 1, columns))
+
+
+def _remedy(places: dict[str, str | None], where: str) -> str:
+    key = key_of(where)
+    named = {split: place for split, place in places.items() if place is not None}
+    if len(named) < len(places):
+        return "move the files of each split into a folder of its own, and name that"
+    if not key.startswith("data.domains."):
+        return " or ".join(_quoted(place, key) for place in named.values())
+    name = key.removeprefix("data.domains.").removesuffix(".path")
+    keys = {"training": key, "validation": f"data.validation.{name}.path"}
+    # Without a file to train on, any of the others may be meant.
+    keys = {split: keys[split] for split in keys if split in named} or dict.fromkeys(named, key)
+    return " ".join(_quoted(named[split], key) for split, key in keys.items())
+
+
+def _quoted(place: str, key: str) -> str:
+    text = f"{key}={place}" if key else place
+    return f"'{text}'" if glob.has_magic(place) else text
