@@ -293,7 +293,10 @@ def test_a_run_that_fails_does_not_keep_others_from_being_trained(
     assert done.returncode != 0
     for name in ("uniform", "proportional"):
         for seed in (1, 2):
-            assert f"compare/{name}/seed{seed}: the loss is nan at iteration" in done.stderr
+            assert (
+                f"compare/{name}/seed{seed}: the norm of the gradients is nan at iteration"
+                in done.stderr
+            )
     assert "All other runs are finished: leave a mixture or a seed out" in done.stderr
 
 

@@ -335,8 +335,11 @@ def test_mixture_file_whose_folder_has_another_use(
         provider.prepare(config)
 
 
-def test_other_runs_in_the_folder_are_found_before_the_proxy_is_trained(config: Config) -> None:
+def test_other_runs_in_the_folder_are_found_before_the_proxy_is_trained(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Checkpoints of another base run or proxy are refused before anything is computed."""
+    monkeypatch.setattr("nemo_chameleon.models.whole.fault_of", lambda path: None)
     folder = Path(config.output) / "chameleon"
     checkpointed = folder / "iter_0000004"
     checkpointed.mkdir(parents=True)

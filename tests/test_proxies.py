@@ -115,8 +115,11 @@ def test_wrong_counts(config: Config, count: int, seed: int, says: str) -> None:
         check_mixture(config)
 
 
-def test_checkpoints_of_another_second_proxy_are_found_before_training(config: Config) -> None:
+def test_checkpoints_of_another_second_proxy_are_found_before_training(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A checkpoint in the second proxy's folder that is not its own is refused at the start."""
+    monkeypatch.setattr("nemo_chameleon.models.whole.fault_of", lambda path: None)
     config.proxy.count = 2
     checkpointed = Path(config.output) / "proxy-2" / "iter_0000006"
     checkpointed.mkdir(parents=True)

@@ -71,7 +71,8 @@ def converted(
         assert not unexpected
         assert all("_extra_state" in name for name in missing)
         path = checkpoint.save(folder, 1, {}, gpt, None, None)
-    (path / "state.json").unlink()
+    for own in ("state.json", "manifest.json"):
+        (path / own).unlink()
     return path
 
 

@@ -5,6 +5,7 @@ tracker `latest_checkpointed_iteration.txt` has the number of the newest one.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,10 +108,15 @@ def fault_of(path: Path) -> str | None:
         What is wrong; None if nothing is.
 
     Raises:
-        UserError: the checkpoint would run code when it is read.
+        UserError: the checkpoint may not be read, or would run code when it is read.
     """
     if not path.is_dir():
         return "it is missing"
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(
+            f"{path} may not be read: ask its owner for the right to read it, or rename it to go on "
+            "from the checkpoint before it"
+        )
     try:
         read_state(path)
     except UserError as error:

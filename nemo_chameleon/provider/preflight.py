@@ -245,7 +245,7 @@ def _check_proxy(prepared: Prepared, processes: int) -> None:
 
 def _refuse_a_run_without_its_mixture(run: TrainingRun) -> None:
     folder, file = run.directory, run.config.chameleon.file
-    if tracker.newest(folder) is not None:
+    if tracker.saved(folder):
         copy = folder / "mixture.json"
         whole = copy.is_file() and "bound" not in Mixture.load(copy).method
         remedy = f"copy {copy} to {file}, " if whole else ""

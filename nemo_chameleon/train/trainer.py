@@ -233,8 +233,8 @@ class Trainer:
         prefix = "" if self.run.settings is self.run.config else "proxy."
         return UserError(
             f"{self.run.name}: {what} at iteration {self.iteration}; lower {prefix}optimizer.lr, "
-            f"raise {prefix}optimizer.lr_warmup_iters, or check the data. With "
-            "checkpoint.on_optimizer_change=accept the run goes on from its newest checkpoint."
+            f"raise {prefix}optimizer.lr_warmup_iters, or check the data; with "
+            "checkpoint.on_optimizer_change=accept the run then goes on from its newest checkpoint"
         )
 
     def _scalars(self, group: str, values: Mapping[str, float]) -> None:
