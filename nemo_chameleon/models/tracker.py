@@ -114,8 +114,8 @@ def fault_of(path: Path) -> str | None:
         return "it is missing"
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(
-            f"{path} may not be read: ask its owner for the right to read it, or rename it to go on "
-            "from the checkpoint before it"
+            f"{path} may not be read: ask its owner for the right to read it, or rename it to go "
+            "on from the checkpoint before it"
         )
     try:
         read_state(path)
