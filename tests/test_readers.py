@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -411,6 +412,10 @@ SPLITS = {
         "'data.domains.d.path={}/train-*-of-00002.gz' "
         "data.validation.d.path={}/dev-00000-of-00001.gz"
     ),
+    ("corpus.jsonl", "test.jsonl"): "data.domains.d.path={}/corpus.jsonl; a list",
+    ("a.jsonl", "b.jsonl", "valid/c.jsonl"): (
+        "'data.domains.d.path={}/*.jsonl' data.validation.d.path={}/valid/c.jsonl"
+    ),
 }
 
 
@@ -423,10 +428,10 @@ def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> N
     with pytest.raises(UserError, match="files of several splits") as caught:
         find_files([str(tmp_path)], "data.domains.d.path")
     assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
-    training = [name for name in names if "train" in name]
-    for name in set(names) - set(training):
+    held_out = [name for name in names if re.search("test|val|dev", name)]
+    for name in held_out:
         (tmp_path / name).unlink()
-    assert len(files_of(str(tmp_path))) == len(training)
+    assert len(files_of(str(tmp_path))) == len(names) - len(held_out)
 
 
 def test_a_split_in_the_middle_of_a_name(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def require_one_split(
 ) -> None:
     """Check that the files of a folder or a glob are not those of several splits.
 
+    Files that are named like no split count as training files beside those of a held-out split.
     A text file is one document, such as src/test/speed_test.py: only dots divide its name into
     words, and of the folders only the topmost one counts.
 
@@ -55,6 +56,10 @@ def require_one_split(
         UserError: the names are those of two or more splits.
     """
     found = _by_split(files, root, texts)
+    named = {path for paths in found.values() for path in paths}
+    unnamed = [path for path in files if path not in named and path not in texts]
+    if unnamed and found and "training" not in found:  # they are what one trains on
+        found["training"] = unnamed
     if len(found) < 2:
         return
     names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
