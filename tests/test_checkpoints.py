@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nemo_chameleon.models import pickles, tracker
+from nemo_chameleon.models.finite import NotFiniteError, require_finite
 from nemo_chameleon.models.pretrained import find_checkpoint
 from nemo_chameleon.train import trainer
 from nemo_chameleon.train.run import TrainingRun
@@ -179,6 +180,19 @@ def test_a_checkpoint_that_is_not_finite_is_put_aside(
         trainer.train(job)
     assert trainer.train(job)["iterations"] == 6
     assert "iter_0000006 is damaged: the weights" in caplog.text
+
+
+def test_large_values_are_finite() -> None:
+    """Values whose sum is infinite are finite; a single one that is not is found among many."""
+    large = torch.full((1000,), 3e38)
+    require_finite({"a": [large, torch.zeros(0), torch.arange(3)]})
+    for value in (torch.inf, -torch.inf, torch.nan):
+        wrong = torch.zeros(100_003)
+        wrong[77_777] = value
+        with pytest.raises(NotFiniteError):
+            require_finite({"a": [large, wrong]})
+    with pytest.raises(NotFiniteError):
+        require_finite([torch.tensor([torch.inf, -torch.inf])])
 
 
 @pytest.mark.parametrize("text", ["", "\udcff\udcfe", "²", "6.0", "release", "9" * 5000])

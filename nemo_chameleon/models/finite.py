@@ -25,13 +25,12 @@ def require_finite(parts: Any) -> None:
     Raises:
         NotFiniteError: a tensor is not finite on some rank; every rank raises it.
     """
-    largest = [
-        torch.linalg.vector_norm(tensor.detach(), torch.inf).to(current_device(), torch.float32)
-        for tensor in _tensors(parts)
-    ]
+    # A sum is many times faster than a look at each value, and it is finite only if all values are.
+    tensors = list(_tensors(parts))
+    sums = [tensor.detach().sum().isfinite().to(current_device()) for tensor in tensors]
     wrong = torch.zeros((), device=current_device())
-    if largest:
-        wrong += (~torch.stack(largest).isfinite()).any()
+    if sums and not torch.stack(sums).all():  # unless finite values gave an infinite sum
+        wrong += not all(bool(tensor.detach().isfinite().all()) for tensor in tensors)
     dist.all_reduce(wrong, op=dist.ReduceOp.MAX)
     if wrong.item():
         raise NotFiniteError("the weights or the state of the optimizer are not finite")
