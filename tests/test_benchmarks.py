@@ -261,12 +261,12 @@ def test_claims(records: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
         table = claims.as_table(claims.judged({"smoke": size}, [made]))
         return table.split("|")[-2].strip()
 
-    assert verdict("smoke") == "**held**"
+    assert verdict("smoke") == "**held** on one set"
     assert verdict("smoke", below=-0.13) == "**not held**"
     assert verdict("smoke", below=-0.1) == "undecided"
     assert verdict("smoke", "cpu") == "undecided"
     assert verdict("smoke", "cpu", below=-0.13) == "**not held**"
-    assert verdict("smoke", against="doremi", part="domains", below=-0.05) == "**held**"
+    assert verdict("smoke", against="doremi", part="domains", below=-0.05) == "**held** on one set"
     assert verdict("smoke", method="doge") == "undecided"
     assert verdict("smoke", seeds=5) == "undecided"  # the size has more seeds than were run
     assert verdict("smoke", seeds=2) == "undecided"  # of the first two alone the interval is wide
@@ -330,7 +330,7 @@ def test_page(records: dict[str, Any], tmp_path: Path) -> None:
     for seed in (1, 2):
         records[f"base/uniform:optimizer.lr=1/{seed}"] = records[f"base/uniform/{seed}"]
     page = report.section(written(records, tmp_path))
-    assert "| +0.020 ± 0.018 | 0 of 4 | -0.100 ± 0.018 | 2 of 2 | 0.012 |" in page
+    assert "| +0.020 ± 0.018 | 0, 4 of 4 | -0.100 ± 0.018 | 2, 0 of 2 | 0.012 |" in page
     bits = 7.5 / 3 / np.log(2)
     assert f"| python | 7.500 | {bits:.3f} | +0.020 |" in page
     assert "| python | 0.400 | 0.40 | +0.020 |" in page
@@ -339,7 +339,7 @@ def test_page(records: dict[str, Any], tmp_path: Path) -> None:
     assert "| DoReMi from scratch | 0.4 |" in page  # it takes 7 operations, and adding takes 16
     assert "| optimizer.lr=1 | 1, 2 | 6.500 | 0.707 | 1.000 | 1.00 | 2.00 |" in page
     report.draw(written(records, tmp_path), tmp_path / "picture.svg")
-    assert "doremi" in (tmp_path / "picture.svg").read_text()
+    assert "DoReMi" in (tmp_path / "picture.svg").read_text()
 
 
 def test_page_of_a_benchmark_that_was_stopped(records: dict[str, Any], tmp_path: Path) -> None:

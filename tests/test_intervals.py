@@ -118,7 +118,7 @@ def test_two_proxies_are_enough_for_an_interval() -> None:
 def test_students_t() -> None:
     """The quantiles are those of printed tables."""
     for degrees, expected in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (31, 2.040)):
-        assert students_t(degrees) == pytest.approx(expected, rel=0.01)
+        assert students_t(degrees) == pytest.approx(expected, rel=0.001)
 
 
 def test_another_domain_draws_nothing_else() -> None:

@@ -9,9 +9,17 @@ import yaml
 from benchmarks.mixtures.markdown import table
 from benchmarks.mixtures.measured import Measured
 from benchmarks.mixtures.size import size_called
+from nemo_chameleon.comparison.paired import Difference
 
 FILE = Path(__file__).with_name("claims.yaml")
 VERDICTS = {True: "**held**", False: "**not held**", None: "undecided"}
+PILOT = 6
+"""Seeds of SIZE=cpu that a pilot had used before the claims were written, for PILOTED methods."""
+PILOTED = {
+    "chameleon": "the default",
+    "chameleon:proxy.hf=smollm2,samples=256": "SmolLM2's weights",
+}
+_WHERE = {"domains": "the mixed domains", "unseen": "unseen domains"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,49 @@ def judged(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> list[Ve
 
 def as_table(verdicts: Sequence[Verdict]) -> str:
     """Return a table with what became of claims."""
-    rows = [
-        [one.claim.says, f"{one.claim.below:+.2f}", one.seen, VERDICTS[one.held]]
-        for one in verdicts
-    ]
+    rows = []
+    for one in verdicts:
+        on_one = " on one set" if one.held and len(one.claim.sizes) == 1 else ""
+        verdict = VERDICTS[one.held] + on_one
+        rows.append([one.claim.says, f"{one.claim.below:+.2f}", one.seen, verdict])
     return table(["claim", "bound", "difference in nats per token", "verdict"], rows)
+
+
+def beside(measured: Mapping[str, Measured], listed: Sequence[Claim]) -> list[str]:
+    """Return paragraphs on how the claims would read with other seeds and with another summary.
+
+    Args:
+        measured: the records of the sizes, by name.
+        listed: the claims.
+    """
+    fresh, mean = [], []
+    for claim in listed:
+        for name in claim.sizes:
+            count = seeds_of(claim, name)
+            if (
+                name not in measured
+                or len(measured[name].seeds(claim.method, claim.against)) < count
+            ):
+                continue
+            by = measured[name]
+            ask = (claim.method, claim.part, claim.against)
+            if claim.method in PILOTED and claim.against == "uniform" and name == "cpu":
+                rest = by.difference(*ask, count, PILOT)
+                fresh.append(f"{PILOTED[claim.method]} on {_WHERE[claim.part]} {rest}")
+            if claim.part == "unseen":
+                other = Difference.of(by.differences(*ask)[:count].mean(1))
+                if other.below(claim.below) != by.difference(*ask, count).below(claim.below):
+                    mean.append(f"{claim.method} against {claim.against} on {name} {other}")
+    paragraphs = []
+    if fresh:
+        paragraphs += [
+            f"On SIZE=cpu with the seeds alone that the pilot had not used: {'; '.join(fresh)}.",
+            "",
+        ]
+    if mean:
+        paragraphs += [
+            "With the mean over the unseen domains in place of the median, these claims would get "
+            f"another verdict: {'; '.join(mean)}.",
+            "",
+        ]
+    return paragraphs

@@ -67,6 +67,13 @@ class Measured:
         facts: Record = self._results.facts["data"]
         return facts
 
+    @property
+    def times(self) -> list[str]:
+        """When each record was made."""
+        of_methods = (self._results.of("base", method) for method in self._results.methods())
+        records = [record for of_one in of_methods for record in of_one.values()]
+        return [record["created"]["time"] for record in records if "time" in record["created"]]
+
     @cached_property
     def all_seeds(self) -> list[int]:
         """The seeds of all methods."""
@@ -98,15 +105,25 @@ class Measured:
         return self.losses(method, part, against) - self.losses(against, part, method)
 
     def difference(
-        self, method: str, part: str, against: str = "uniform", first: int | None = None
+        self,
+        method: str,
+        part: str,
+        against: str = "uniform",
+        first: int | None = None,
+        without: int = 0,
     ) -> Difference:
         """Return the difference as claims.yaml defines it.
 
         That is the mean over the mixed domains or the median over the unseen ones, of the first
-        seeds or of all.
+        seeds or of all, without as many as `without` says at the beginning.
         """
         over = np.mean if part == "domains" else np.median
-        return Difference.of(over(self.differences(method, part, against)[:first], axis=1))
+        return Difference.of(over(self.differences(method, part, against)[without:first], axis=1))
+
+    def by_set(self, method: str, part: str) -> dict[str, Difference]:
+        """Return the difference from uniform weights on each domain of a part."""
+        columns = self.differences(method, part).T
+        return dict(zip(self.names(part), map(Difference.of, columns), strict=True))
 
     def weights(self, method: str) -> Array:
         """Return the weights (proxies, domains) that a method's proxies gave."""
@@ -124,12 +141,12 @@ class Measured:
         return self._results.of("weights", method)
 
     def cost(self, method: str, what: str) -> float | None:
-        """Return the mean operations or seconds of computing a method's weights, if measured."""
+        """Return the operations or seconds of all proxies of a method, if they were measured."""
         if not (records := self.records(method)):
             return None
         records = self.records(records[min(records)].get("same cost as", method))
         known = [record[what] for record in records.values() if what in record]
-        return float(np.mean(known)) if known else None
+        return float(np.mean(known)) * len(self.records(method)) if known else None
 
     def bits_per_byte(self, part: str) -> Array | None:
         """Return what turns nats per token into bits per byte (domains,), if it is known."""

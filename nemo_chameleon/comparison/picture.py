@@ -95,13 +95,8 @@ def draw(shown: Sequence[Point], path: Path, title: str = "") -> bool:
                 capsize=2,
                 label=f"{point.label}{'' if point.domains.seeds > 1 else ' (one seed)'}",
             )
-        for limits, values in (
-            (axes.set_xlim, [point.domains.mean for point in shown]),
-            (axes.set_ylim, [point.others.mean for point in shown]),
-        ):
-            low, high = min(0.0, *values), max(0.0, *values)
-            room = 0.25 * (high - low) or 0.01
-            limits(low - room, high + room)
+        axes.set_xlim(*_limits([point.domains for point in shown]))
+        axes.set_ylim(*_limits([point.others for point in shown]))
         axes.set_xlabel("loss on the domains that are mixed, minus the baseline's, nats per token")
         axes.set_ylabel("median loss on unseen sets, minus the baseline's")
         axes.set_title(title)
@@ -111,6 +106,16 @@ def draw(shown: Sequence[Point], path: Path, title: str = "") -> bool:
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         write_atomically(path, drawn.getvalue())
     return True
+
+
+def _limits(found: Sequence[Difference]) -> tuple[float, float]:
+    """Return the ends of an axis, which no wide interval of two seeds takes for itself."""
+    farthest = max(abs(one.mean) for one in found) or 0.01
+    reaches = [min(_bar(one) or 0.0, 2 * farthest) for one in found]
+    low = min(0.0, *(one.mean - reach for one, reach in zip(found, reaches, strict=True)))
+    high = max(0.0, *(one.mean + reach for one, reach in zip(found, reaches, strict=True)))
+    room = 0.1 * (high - low)
+    return low - room, high + room
 
 
 def _bar(found: Difference) -> float | None:

@@ -211,6 +211,8 @@ class Comparison:
         needed = []
         for name in unknown:
             found = by_domain[name]
+            if found.seeds < 2:
+                return "one seed cannot tell"
             needed.append(found.further_seeds(abs(self.worst - found.mean)))
         return _advice(None if None in needed else max(n for n in needed if n is not None))
 
