@@ -173,7 +173,7 @@ class IndexFile:
         """Check every entry: each sequence begins where the one before it ends.
 
         Zero is a legal length. The time that this takes grows with the number of sequences: it is
-        about 5 seconds for 10^9 of them, if storage gives their 20 GB as fast.
+        about 6 seconds for 10^9 of them, if storage gives their 20 GB as fast.
 
         Args:
             size: of the .bin, in bytes, which must be what the sequences take: Megatron's
