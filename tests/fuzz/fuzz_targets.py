@@ -19,7 +19,7 @@ import yaml
 import zstandard
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from pyarrow import parquet
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint import state_dict_saver
 
 from fuzzing import Target
 from nemo_chameleon.config.loading import load_config
@@ -142,7 +142,9 @@ def _mixtures(folder: Path) -> Iterator[Target]:
         yield Target(f"import-{form}", seeds, read, quick=True)
 
     shards = [
-        ShardedEmbedding(np.ones((3, 4)), np.full(3, 9), HeaviestTokens(0.1, 2.0, 7, 3)),
+        ShardedEmbedding(
+            np.ones((3, 4), np.float32), np.full(3, 9), HeaviestTokens(0.1, 2.0, 7, 3)
+        ),
         ShardedEmbedding(np.ones((2, 4), np.float32), np.full(2, 5), None),
     ]
     save_embeddings(folder / "e.safetensors", [{"a": shards[0], "b": shards[1]}] * 2)
@@ -242,7 +244,7 @@ def _texts(folder: Path) -> Iterator[Target]:
         yield Target(f"readers-{kind}", seeds, read, quick=kind == "text")
 
     tokenizer = folder / "tokenizer.json"
-    train_tokenizer([row["text"] for row in rows] * 3, 300).save(str(tokenizer))
+    train_tokenizer([str(row["text"]) for row in rows] * 3, 300).save(str(tokenizer))
     prefix = folder / "out"
 
     def end_to_end(data: bytes) -> None:
@@ -340,7 +342,7 @@ def _runs(folder: Path) -> Iterator[Target]:
 
 def _checkpoints(folder: Path) -> Iterator[Target]:
     saved = {"model.weight": torch.zeros(4, 3), "model.bias": torch.ones(3, dtype=torch.bfloat16)}
-    checkpoint.save({**saved, "step": 5}, checkpoint_id=folder, no_dist=True)
+    state_dict_saver.save({**saved, "step": 5}, checkpoint_id=folder, no_dist=True)
     (folder / "metadata.json").write_text("{}")
     common = {"args": {"seed": 1}, "iteration": 5, "betas": (0.9, 0.99), "scale": torch.ones(2)}
     torch.save(common, folder / "common.pt")
