@@ -4,6 +4,7 @@
 # make check         run ruff and mypy, and check which package imports which
 # make test          run the tests that need no GPU and start no real programs; takes minutes
 # make test-all      run `make check` and all tests that need no GPU
+# make fuzz          give every reader damaged files: [TIME=600] seconds in all, or N=1000 inputs each
 # make test-gpu      run the tests that need a GPU
 # make test-nemo     train with NeMo, in an environment of its own
 # make test-bridge   train with Megatron-Bridge, in an environment of its own
@@ -16,7 +17,7 @@
 
 .DELETE_ON_ERROR:
 .PHONY: install demo demo-sft check test test-all tests test-gpu test-nemo test-bridge
-.PHONY: test-real test-slurm bench-quality smoke coverage ci clean
+.PHONY: fuzz test-real test-slurm bench-quality smoke coverage ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -85,6 +86,12 @@ test-all: check tests
 
 tests: .venv/installed
 	$(TEST) -m "not gpu"
+
+# `make tests` gives each reader a few hundred of these inputs.
+TIME ?= 600
+
+fuzz: .venv/installed
+	$(BIN)/python -W ignore tests/fuzz/fuzz.py $(if $(N),--inputs $(N),--seconds $(TIME))
 
 # Records in benchmarks/mixtures/results are not computed again, so this can be stopped at any time.
 bench-quality: .venv/installed

@@ -106,9 +106,45 @@ def blank(path: str) -> None:
     Path(path + ".idx").write_bytes(data[:34] + bytes(len(data) - 34))
 
 
+def change(path: str, form: str, offset: int, value: float) -> None:
+    """Write another number into an .idx."""
+    data = bytearray(Path(path + ".idx").read_bytes())
+    struct.pack_into(form, data, offset, value)
+    Path(path + ".idx").write_bytes(data)
+
+
+LENGTHS, POINTERS, DOCUMENTS = 34, 34 + 4 * 10, 34 + 12 * 10
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
+        (lambda p: change(p, "<i", LENGTHS + 4 * 5, -20), "ten.idx is damaged: sequence 5 has -20"),
+        (
+            lambda p: change(p, "<i", LENGTHS + 4 * 5, 0),
+            "sequence 6 begins at byte 240 .* byte 200",
+        ),
+        (lambda p: change(p, "<i", LENGTHS + 4 * 5, 2**30), "sequence 6 begins at byte 240"),
+        (lambda p: change(p, "<i", LENGTHS + 4 * 9, 21), "the .bin has 400 bytes, but .* 402"),
+        (lambda p: change(p, "<q", POINTERS, 40), "sequence 0 begins at byte 40 .* byte 0"),
+        (lambda p: change(p, "<q", POINTERS + 8 * 5, -(2**63)), "sequence 5 begins at byte -9,"),
+        (lambda p: change(p, "<q", POINTERS + 8 * 5, 2**63 - 1), "sequence 5 begins at byte 9,"),
+        (lambda p: change(p, "<q", DOCUMENTS, -1), "document 0 begins at sequence -1"),
+        (
+            lambda p: change(p, "<q", DOCUMENTS + 8 * 5, 7),
+            "document 6 begins at sequence 6, before",
+        ),
+        (
+            lambda p: change(p, "<q", DOCUMENTS + 8 * 10, 9),
+            "documents end at sequence 9, .* has 10",
+        ),
+        (lambda p: change(p, "<Q", 26, 0), "ten.idx is damaged, because it has no documents"),
+        (lambda p: change(p, "<B", 17, 7), "tokens are of type float32, but token ids are"),
+        (lambda p: change(p, "<B", 17, 9), "unknown token type, code 9: copy it again"),
+        (
+            lambda p: Path(p + ".bin").write_bytes(Path(p + ".bin").read_bytes() + bytes(8)),
+            "408 bytes, but the .idx describes only 400, .* truncate --size=400 .*/ten.bin",
+        ),
         (lambda p: Path(p + ".bin").unlink(), "there is no file .*ten.bin"),
         (lambda p: Path(p + ".idx").unlink(), "there is no file .*ten.idx"),
         (lambda p: truncate(p + ".idx", 60), "ten.idx is truncated, 60 bytes of"),
@@ -124,6 +160,46 @@ def test_damaged_files_are_named(ten: str, damage: object, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         IndexedDomain.open("wiki", ten)
     assert "data.domains.wiki.path" in str(error.value)
+
+
+@pytest.mark.parametrize("number", [0, 16_383, 16_384, 32_768, 39_999])
+def test_damage_is_found_wherever_it_is(tmp_path: Path, number: int) -> None:
+    """One wrong entry of each kind is found at any of many documents, and its number is said."""
+    count = 40_000
+    path = write(tmp_path / "many", [[7]] * count)
+    whole = Path(path + ".idx").read_bytes()
+    for form, offset, value, says in (
+        ("<i", 34 + 4 * number, -1, f"sequence {number:,} has -1 tokens"),
+        ("<q", 34 + 4 * count + 8 * number, 3, f"sequence {number:,} begins at byte 3 "),
+        ("<q", 34 + 12 * count + 8 * number, -5, f"document {number:,} begins at sequence -5, "),
+    ):
+        change(path, form, offset, value)
+        with pytest.raises(UserError, match=f"many.idx is damaged: {says}"):
+            IndexedDomain.open("wiki", path)
+        Path(path + ".idx").write_bytes(whole)
+    assert IndexedDomain.open("wiki", path).tokens == count
+
+
+def test_legal_indices(tmp_path: Path) -> None:
+    """Sequences of length 0, documents of several sequences or of none, and modes are legal.
+
+    Megatron-LM's preprocess_data.py writes an empty text as a document without a sequence.
+    """
+    builder = IndexedDatasetBuilder(f"{tmp_path}/d.bin", dtype=np.int32, multimodal=True)
+    for lengths in ([], [2, 0, 1], [], [0], [3], []):
+        builder.add_document(torch.arange(sum(lengths)), lengths, [1] * len(lengths))
+    builder.finalize(f"{tmp_path}/d.idx")
+    domain = IndexedDomain.open("d", f"{tmp_path}/d")
+    assert (domain.documents, domain.tokens) == (5, 6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_negative_tokens(tmp_path: Path, dtype: type) -> None:
+    """A token below 0 is refused, whether or not the vocabulary is known."""
+    path = write(tmp_path / "neg", [[1, 2], [3, -3, 4]], dtype)
+    for vocab_size in (None, 100):
+        with pytest.raises(UserError, match=r"wiki.*neg: the .bin has token id -3, but token ids"):
+            IndexedDomain.open("wiki", path, vocab_size=vocab_size)
 
 
 def test_an_index_of_fairseq(ten: str) -> None:

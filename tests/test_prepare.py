@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from nemo_chameleon import cli
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data import unfinished
-from nemo_chameleon.data.index_file import read_header
+from nemo_chameleon.data.index_file import IndexFile
 from nemo_chameleon.data.indexed import IndexedDomain
 from nemo_chameleon.data.prepare import prepare
 from nemo_chameleon.data.readers import reading
@@ -72,7 +72,8 @@ def test_the_files_are_megatrons(size: int, tmp_path: Path) -> None:
     builder.finalize(str(tmp_path / "m.idx"))
     for ending in ("bin", "idx"):
         assert (tmp_path / f"d.{ending}").read_bytes() == (tmp_path / f"m.{ending}").read_bytes()
-    assert read_header(tmp_path / "d.idx", "here")[1:] == (101, dtype)
+    index = IndexFile.open(tmp_path / "d.idx", "here")
+    assert (len(index.lengths), index.dtype) == (101, dtype)
 
 
 def test_workers(folder: Path, tokenizer: Tokenizer) -> None:

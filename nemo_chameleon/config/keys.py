@@ -140,7 +140,10 @@ def dotted(parts: tuple[str, ...]) -> str:
         as_is = False
     if as_is and plain.isprintable():
         return plain
-    return ".".join([*parts[:2], json.dumps(parts[2], ensure_ascii=False), *parts[3:]])
+    return ".".join(
+        json.dumps(part, ensure_ascii=False) if i == 2 or not part.isprintable() else part
+        for i, part in enumerate(parts)
+    )
 
 
 def typed(parts: tuple[str, ...], value: str = "...") -> str:

@@ -134,6 +134,10 @@ def parse_path(text: str, name: str) -> str | list[str]:
 def _typed_value(text: str, wanted: Any, parts: tuple[str, ...]) -> Any:
     try:
         return read_override(text, wanted, parts)
+    except UnicodeEncodeError as error:  # bytes that are not UTF-8, as the command line gives them
+        raise UserError(
+            f"{dotted(parts)}={text!r:.80} is not UTF-8: rename the file if it is the name of one"
+        ) from error
     except (YAMLError, RecursionError) as error:
         example = '["..."]' if get_origin(wanted) is list else '"..."'
         raise UserError(

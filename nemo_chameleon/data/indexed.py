@@ -70,9 +70,9 @@ class IndexedDomain:
             The domain.
 
         Raises:
-            UserError: a file is missing, truncated or in another format, two parts are the same
-                data, there is no document to train on, a token id is outside the vocabulary, or
-                another tokenizer wrote a part.
+            UserError: a file is missing, damaged or in another format, two parts are the same data,
+                there is no document to train on, a token id is negative or outside the vocabulary,
+                or another tokenizer wrote a part.
         """
         where = f"{key}.{name}.path"
         paths = find_parts(path, where, tokenizer)

@@ -1,7 +1,7 @@
 """One Megatron dataset, which is a part of a domain or all of it: what its files must be.
 
-Opening it reads the memory-mapped .idx and some blocks of the .bin, so it takes as long for a
-megabyte as for a terabyte.
+Opening it reads the memory-mapped .idx and some blocks of the .bin, so its time grows with the
+number of documents, but not with their length.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from nemo_chameleon.data.domain import split_shares
-from nemo_chameleon.data.index_file import read_header
+from nemo_chameleon.data.index_file import IndexFile
 from nemo_chameleon.data.parts import require_files
 from nemo_chameleon.data.stamp import require_tokenizer
 from nemo_chameleon.utils.arrays import Ints
@@ -76,32 +76,21 @@ class IndexedPart:
             The part.
 
         Raises:
-            UserError: a file is missing, truncated or in another format, the dataset is empty, a
-                token id is outside the vocabulary, or another tokenizer wrote the dataset.
+            UserError: a file is missing, damaged or in another format, the dataset is empty, a
+                token id is negative or outside the vocabulary, or another tokenizer wrote the
+                dataset.
         """
         require_files(path, where, tokenizer)
-        header, sequences, dtype = read_header(Path(path + ".idx"), where)
+        index = IndexFile.open(Path(path + ".idx"), where)
+        sequences, size = len(index.lengths), Path(path + ".bin").stat().st_size
         require_tokenizer(path, sequences, tokenizer, where)
-        size = Path(path + ".bin").stat().st_size
         if not sequences or not size:
             raise UserError(
                 f"{where}: the dataset is empty: {sequences} document(s) in {size} bytes"
             )
-        try:
-            dataset = IndexedDataset(path)
-        except (AssertionError, ValueError) as error:
-            raise UserError(
-                f"{where}: Megatron cannot read the dataset, which may be damaged: {error}"
-            ) from error
-        pointers = dataset.index.sequence_pointers
-        lengths = dataset.index.sequence_lengths
-        itemsize = np.dtype(dtype).itemsize
-        expected = int(pointers[-1]) + int(lengths[-1]) * itemsize
-        if size < expected:
-            raise UserError(
-                f"{where}: the .bin has {size} bytes, but the .idx describes {expected}: copy both "
-                "files again"
-            )
+        index.require_sound(size)
+        pointers, lengths = index.pointers, index.lengths
+        itemsize = np.dtype(index.dtype).itemsize
         shares = split_shares(split)
         # This rounds as Megatron's builder does. Otherwise a document could be in the training
         # split here and in the validation split there.
@@ -114,15 +103,21 @@ class IndexedPart:
             return int(pointers[document - 1]) // itemsize + int(lengths[document - 1])
 
         tokens = tokens_before(documents)
-        identity, fingerprint = hashlib.sha256(header), hashlib.sha256(header)
-        spread = np.linspace(0, max(0, expected - BLOCK_BYTES), BLOCKS)
+        identity, fingerprint = hashlib.sha256(index.header), hashlib.sha256(index.header)
+        spread = np.linspace(0, max(0, size - BLOCK_BYTES), BLOCKS)
         numbers = range(0, BLOCKS, 1 if whole else _STEP)
         offsets = (int(spread[number]) // itemsize * itemsize for number in numbers)
         for number, block in zip(numbers, read_blocks(Path(path + ".bin"), offsets), strict=True):
             fingerprint.update(block)
             if not number % _STEP:
                 identity.update(block)
-            ids = np.frombuffer(block[: len(block) // itemsize * itemsize], dtype=dtype)
+            ids = np.frombuffer(block[: len(block) // itemsize * itemsize], dtype=index.dtype)
+            if ids.size and int(ids.min()) < 0:
+                raise UserError(
+                    f"{where}: the .bin has token id {int(ids.min())}, but token ids are not "
+                    "negative: copy both files again, or make the dataset from its text with "
+                    "nemo-chameleon prepare"
+                )
             if vocab_size is not None and ids.size and int(ids.max()) >= vocab_size:
                 raise UserError(
                     f"{where}: the dataset has token id {int(ids.max())}, but the vocabulary has "

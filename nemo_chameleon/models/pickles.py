@@ -33,6 +33,7 @@ _ADMITTED = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
     ("builtins", "set"),
     ("builtins", "frozenset"),
 }
@@ -50,6 +51,7 @@ class _RefusedError(Exception):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle names, if it is admitted."""
+        module = "pathlib" if module == "pathlib._local" else module  # as Python 3.13 calls it
         if module == "torch" and isinstance(value := getattr(torch, name, None), _CONSTANTS):
             return value
         if module in _PLAIN | {admitted for admitted, _ in _ADMITTED} and "." not in name:
@@ -59,7 +61,7 @@ class _Unpickler(pickle.Unpickler):
             )
             if (module, name) in _ADMITTED or (module in _PLAIN and plain):
                 return value
-        raise _RefusedError(f"{module}.{name}")
+        raise _RefusedError(repr(f"{module}.{name}")[1:-1])
 
 
 def read_metadata(folder: Path) -> Any:

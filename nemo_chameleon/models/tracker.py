@@ -216,7 +216,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text())
         known = isinstance(state["identity"], dict)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path / 'state.json'} cannot be read: {error!r}") from error
     if not known:
         raise UserError(f"{path / 'state.json'} does not say which run it belongs to")

@@ -70,7 +70,7 @@ def fault_of(path: Path) -> str | None:
                 return f"the contents of {COMMON} are not what was written"
     except UserError:
         raise
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         return f"it cannot be read: {' '.join(str(error).split()) or repr(error)}"
     return None
 

@@ -82,7 +82,14 @@ def read(folder: Path) -> dict[str, tuple[int, str]] | None:
     try:
         files: dict[str, Any] = json.loads(text)["files"]
         return {str(name): (int(size), str(hashed)) for name, (size, hashed) in files.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{NAME} is damaged: {error!r}") from error
 
 

@@ -68,7 +68,8 @@ def read_lines(
             if data.path.is_file():
                 advance(max(0, data.path.stat().st_size - seen))
         except READ_ERRORS as error:
-            raise UserError(f"cannot read {data.path}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot read {data.path}: {reason}") from error
 
 
 def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:

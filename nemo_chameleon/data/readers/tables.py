@@ -41,6 +41,7 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
     number = 0
     try:
         for batch, share in batches(data.path, columns):
+            batch.validate(full=True)  # reading values beyond the end of a buffer ends the process
             if len(set(batch.schema.names)) < batch.num_columns:
                 raise UserError(f"{data.path}: two columns have the same name: rename one of them")
             nested = [f.name for f in batch.schema if arrow.types.is_nested(f.type)]

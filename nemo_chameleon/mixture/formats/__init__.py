@@ -25,6 +25,7 @@ from nemo_chameleon.mixture.formats.nemo import NEMO
 from nemo_chameleon.mixture.formats.tables import CSV, RATIOS
 from nemo_chameleon.mixture.formats.weights import JSON
 from nemo_chameleon.mixture.mixture import SUM_TOLERANCE, Mixture
+from nemo_chameleon.mixture.parsing import require_unicode
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
 
@@ -81,13 +82,15 @@ def import_mixture(text: str, form: str, source: str = "text") -> Mixture:
         weights = blend.weights
         if abs(total_of(weights) - 1.0) > SUM_TOLERANCE:
             weights = Mixture.static(weights).weights
+        require_unicode([list(weights), blend.domains])
         mixture = Mixture(
             weights,
             domains=blend.domains,
             method={"name": "static"},
         )
     except UserError as error:
-        raise UserError(f"{source}, read as {form}: {error}") from error
+        reason = " ".join(str(error).splitlines())  # a name in it may have line breaks
+        raise UserError(f"{source}, read as {form}: {reason}") from error
     except RecursionError as error:
         raise UserError(f"{source}, read as {form}: it is nested too deeply") from error
     for note in blend.notes:

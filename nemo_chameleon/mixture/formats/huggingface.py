@@ -69,7 +69,7 @@ def _read(text: str) -> Blend:
 def _column(key: str, values: Any, names: Sequence[Any]) -> list[Any]:
     """Return one value for each name, from a list or from a dictionary by name."""
     if isinstance(values, dict):
-        missing = [name for name in names if name not in values]
+        missing = [name for name in names if not isinstance(name, str) or name not in values]
         if missing or len(values) != len(names):
             raise UserError(f"{key!r} must have one number for each of {short(names)}")
         return [values[name] for name in names]
