@@ -20,6 +20,7 @@ from nemo_chameleon.data.blend import BatchSampler, training_dataset, validation
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.distributed.lease import owned
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.finite import NotFiniteError
@@ -61,26 +62,32 @@ def train(run: TrainingRun, pauses: Pauses = MappingProxyType({})) -> dict[str, 
 
     Raises:
         UserError: there is a checkpoint that this run cannot continue from, some node does not see
-            the run's folders, or the loss is not finite.
+            the run's folders, another job has the run's folder, or the loss is not finite.
         StoppedError: the run was asked to stop, and has saved its state.
     """
     require_shared(run.config)
-    with model_parallel(run.settings.parallel, run.settings.train.seed):
-        return Trainer(run).complete(pauses)
+    lease = run.directory / "run.lease"
+    with (
+        owned(lease, str(run.directory), "set output to another folder") as confirm,
+        model_parallel(run.settings.parallel, run.settings.train.seed),
+    ):
+        return Trainer(run, confirm).complete(pauses)
 
 
 class Trainer:
     """The state of a run, and the steps that change it."""
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, confirm: Callable[[], None] = lambda: None) -> None:
         """Build the model and its data, and load the checkpoint that the run continues from.
 
         Every rank must call it, within the run's layout.
 
         Args:
             run: the run.
+            confirm: raises an error if the run's folder is another job's by now; every rank calls
+                it before the run writes.
         """
-        self.run = run
+        self.run, self.confirm = run, confirm
         settings, names = run.settings, list(run.domains)
         self.iteration = 0
         self.drawn, self.answers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -163,6 +170,7 @@ class Trainer:
             seconds=self.seconds,
             scores=scores,
         )
+        self.confirm()
         if is_first_rank():
             save_result(run, result)
             if self.writer:
@@ -283,7 +291,12 @@ class Trainer:
         run, parts = self.run, (self.model, self.optimizer, self.scheduler)
         try:
             checkpoint.save(
-                run.directory, self.iteration, state, *parts, run.config.checkpoint.keep
+                run.directory,
+                self.iteration,
+                state,
+                *parts,
+                run.config.checkpoint.keep,
+                self.confirm,
             )
         except NotFiniteError as error:
             raise self._diverged(str(error)) from error
