@@ -4,6 +4,7 @@ It logs losses and samples by domain, saves checkpoints, evaluates, and continue
 checkpoint. At the end it leaves a result.json, which train/report.py reads.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nemo_chameleon.data.blend import BatchSampler, training_dataset, validation_datasets
 from nemo_chameleon.distributed.collectives import on_first_rank
@@ -133,8 +135,11 @@ class Trainer:
         run, train = self.run, self.run.settings.train
         if is_first_rank():
             run.mixture.save(run.directory / "mixture.json")
-        with preemption.listening() as asked, _progress(run, self.iteration) as bar:
-            batches = self._batches()
+        with (
+            preemption.listening() as asked,
+            _progress(run, self.iteration) as bar,
+            _ended_in_the_end(self._batches()) as batches,
+        ):
             window = time.monotonic()
             while self.iteration < train.train_iters:
                 grad_norm = self.step(batches)
@@ -151,8 +156,7 @@ class Trainer:
                         self._save()
                     if stop and not last:
                         if asked():
-                            signal = preemption.SIGNAL.name
-                            logger.info("rank %d got %s", rank(), signal, extra=EVERY_RANK)
+                            logger.info("rank %d was asked to stop", rank(), extra=EVERY_RANK)
                         raise preemption.StoppedError(
                             f"{run.name}: stopped at iteration {self.iteration}, as requested; the "
                             "same command continues from there"
@@ -308,6 +312,16 @@ class Trainer:
         self.loss = state["loss"]
         self.seconds = state["seconds"]
         self.started = {k: v for k, v in state["identity"].items() if k == START_DIGEST and v}
+
+
+@contextlib.contextmanager
+def _ended_in_the_end(batches: Iterator[Batch] | None) -> Iterator[Iterator[Batch] | None]:
+    """End a data loader's processes in the end; they block the signal that would end them later."""
+    try:
+        yield batches
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()  # type: ignore[no-untyped-call]
 
 
 def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:
