@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import show_on_stdout
-from nemo_chameleon.utils.parent import end_with_parent
+from nemo_chameleon.utils.parent import end_with_parent, is_new_helper
 from nemo_chameleon.utils.preemption import StoppedError, end_if_terminated, exit_code_of
 from nemo_chameleon.utils.tables import printable
 
@@ -58,7 +57,7 @@ def program(main: Callable[[], None]) -> Callable[[], None]:
     Returns:
         A function that runs `main` as described.
     """
-    if parent_process() is not None:  # a helper of the program, which imports it again
+    if is_new_helper():
         end_with_parent()
 
     @functools.wraps(main)

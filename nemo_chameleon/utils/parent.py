@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from functools import cache
-from multiprocessing import parent_process
+from multiprocessing import current_process
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -34,12 +34,14 @@ def end_with_parent() -> None:
     Megatron's checkpoints, or one that `multiprocessing` starts anew and that calls this function
     as it imports the program. A process that nothing of the sort started stays as it is.
     """
-    parent = parent_process()
-    if parent is not None and parent.pid is not None:
-        _end_with(parent.pid)
-    elif _LAUNCHED in os.environ and "RANK" in os.environ:
+    if is_new_helper() or (_LAUNCHED in os.environ and "RANK" in os.environ):
         _end_with(os.getppid())
     _watch_forks()
+
+
+def is_new_helper() -> bool:
+    """Return whether `multiprocessing` has just started this process, which imports the program."""
+    return bool(getattr(current_process(), "_inheriting", False))
 
 
 def siblings() -> set[int]:
