@@ -47,9 +47,11 @@ def code_of(text: str) -> int:
     def main() -> None:
         raise UserError(text)
 
-    with pytest.raises(SystemExit) as left:
+    try:
         main()
-    return int(str(left.value.code))
+    except SystemExit as left:
+        return int(str(left.code))
+    return 0  # torch's `record` returns where a program exits with 0
 
 
 @pytest.mark.usefixtures("of_rank")
