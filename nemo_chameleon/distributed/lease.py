@@ -220,9 +220,10 @@ class Lease:
                 ended = True
             else:
                 time.sleep(min(1.0, PERIOD))
-                found = _found(self.path)
-                if found is None:
+                now = _found(self.path)
+                if now is None:
                     return
+                found = now
         if not ended:
             raise UserError(
                 f"{self.what} is in use by {Owner.read(found[0]) or 'another process'}: wait until "

@@ -321,7 +321,7 @@ def _ended_in_the_end(batches: Iterator[Batch] | None) -> Iterator[Iterator[Batc
         yield batches
     finally:
         if isinstance(batches, _MultiProcessingDataLoaderIter):
-            batches._shutdown_workers()  # type: ignore[no-untyped-call]
+            batches._shutdown_workers()
 
 
 def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:
