@@ -1,6 +1,7 @@
 """The public interface, one line per item; `python tests/interface.py` prints it."""
 
 import argparse
+import signal
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from nemo_chameleon import cli, config, embedding, mixture
 from nemo_chameleon.config.constraints import constraint_of
 from nemo_chameleon.config.data import DatasetConfig, DomainConfig
 from nemo_chameleon.config.schema import Config
-from nemo_chameleon.utils.preemption import StoppedError
+from nemo_chameleon.utils.preemption import StoppedError, exit_code_of
 
 
 def described() -> str:
@@ -70,6 +71,8 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 def _exit_codes() -> Iterator[str]:
     yield "exit 2: a UserError"
     yield f"exit {StoppedError.exit_code}: a run that saved and stopped, as it was asked to"
+    yield f"exit {exit_code_of(signal.SIGINT)}: stopped by SIGINT, or by a second one"
+    yield f"exit {exit_code_of(signal.SIGTERM)}: stopped by a second SIGTERM"
 
 
 if __name__ == "__main__":

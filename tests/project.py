@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "pretrain_chameleon.py"
+WITHIN_A_MINUTE = 60  # seconds
 CONSOLE = Path(sys.executable).with_name("nemo-chameleon")
 
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]

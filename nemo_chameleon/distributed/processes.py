@@ -12,6 +12,7 @@ from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr
 from torch.distributed.rendezvous import rendezvous
 
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.parent import end_with_parent
 from nemo_chameleon.utils.preemption import StoppedError
 
 # While one rank indexes a large dataset, the others wait in a barrier, longer than the ten minutes
@@ -39,8 +40,9 @@ def shared_store() -> Store:
 def process_group(size: int | None = None) -> Iterator[None]:
     """Initialise torch.distributed for the block, unless it is initialised already.
 
-    A process that torchrun did not start is a job of one process. Afterwards nothing is left that
-    would disturb a host which then initialises torch.distributed for itself.
+    From then on this process ends when torchrun is killed, and its helpers end with it. A process
+    that torchrun did not start is a job of one process. Afterwards nothing is left that would
+    disturb a host which then initialises torch.distributed for itself.
 
     Args:
         size: the job's processes form groups of this size, by rank; None: one group of all.
@@ -61,6 +63,7 @@ def process_group(size: int | None = None) -> Iterator[None]:
                 f"{variable}={os.environ[variable]}, but RANK is not set: start one torchrun per "
                 "node, which starts the processes"
             )
+    end_with_parent()
     cuda = torch.cuda.is_available()
     # Megatron requires this under tensor parallelism, so that collectives start in order.
     connections = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS")

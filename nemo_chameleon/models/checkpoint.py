@@ -6,6 +6,7 @@ hashes of all files. A checkpoint is written under a temporary name and renamed 
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def save(
     optimizer: Any,
     scheduler: Any,
     keep: int | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint and remove old ones; every rank must call it.
 
@@ -50,6 +52,8 @@ def save(
         optimizer: its optimizer.
         scheduler: its learning rate schedule.
         keep: how many checkpoints up to this one to keep; None keeps all.
+        confirm: raises an error if the folder is another job's by now; it is called before the
+            first file is written, and before the checkpoint gets its name.
 
     Returns:
         The checkpoint's folder.
@@ -59,6 +63,7 @@ def save(
     """
     parts = _sharded(model, optimizer, scheduler)
     require_finite(parts)
+    confirm()
     final = directory / f"iter_{iteration:07d}"
     beside = directory / f"{final.name}.tmp"
     if is_first_rank():
@@ -70,6 +75,7 @@ def save(
     if is_first_rank():
         write_atomically(beside / STATE, json.dumps(state, indent=2, allow_nan=False) + "\n")
     whole.seal(beside)
+    confirm()
     if is_first_rank():
         shutil.rmtree(final, ignore_errors=True)
         beside.rename(final)

@@ -4,8 +4,9 @@ A proxy is not special: `trainer.train` trains a small model on a uniform mixtur
 killed and started again at any point, and what is finished is not done twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.lease import owned
 from nemo_chameleon.embedding.registry import Proxy
 from nemo_chameleon.embedding.sampler import Sampler, draw_until_known, heaviest_token
 from nemo_chameleon.method.embeddings import ShardedEmbedding
@@ -44,9 +46,28 @@ def compute_mixture(prepared: Prepared) -> Mixture:
         The mixture before bounds, equal to the last bit on every rank.
 
     Raises:
-        UserError: the training or the embedding fails for a reason that the user can mend, or the
-            mixture file cannot be written.
+        UserError: the training or the embedding fails for a reason that the user can mend, another
+            job computes this mixture file, or it cannot be written.
     """
+    file = Path(prepared.config.chameleon.file)
+    lease = file.with_name(f"{file.name}.lease")
+    remedy = "set chameleon.file to another file"
+    with owned(lease, f"chameleon.file={file}", remedy) as confirm:
+        mixture = _computed(prepared, confirm)
+    logger.info("weights written to %s", file)
+    if mixture.method["tempering"] < 1:
+        logger.warning(
+            "the weights were tempered to keep the effective number of domains that "
+            "chameleon.min_effective asks for"
+        )
+    for caveat in mixture.method["caveats"]:
+        logger.warning("%s", caveat)
+    if "layers" in mixture.method:
+        logger.info("%s", layers_table(mixture))
+    return mixture
+
+
+def _computed(prepared: Prepared, confirm: Callable[[], None]) -> Mixture:
     config, domains, plan = prepared.config, prepared.domains, prepared.plan
     assert plan is not None, "a computed mixture has a plan"
     if plan.proxy is None:
@@ -93,18 +114,8 @@ def compute_mixture(prepared: Prepared) -> Mixture:
                 proxy.drift.forget()
         return text
 
-    mixture = Mixture.from_json(on_first_rank(write), config.chameleon.file)
-    logger.info("weights written to %s", config.chameleon.file)
-    if mixture.method["tempering"] < 1:
-        logger.warning(
-            "the weights were tempered to keep the effective number of domains that "
-            "chameleon.min_effective asks for"
-        )
-    for caveat in mixture.method["caveats"]:
-        logger.warning("%s", caveat)
-    if "layers" in mixture.method:
-        logger.info("%s", layers_table(mixture))
-    return mixture
+    confirm()
+    return Mixture.from_json(on_first_rank(write), config.chameleon.file)
 
 
 def train_proxy(prepared: Prepared) -> None:

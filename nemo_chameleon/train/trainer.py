@@ -4,6 +4,7 @@ It logs losses and samples by domain, saves checkpoints, evaluates, and continue
 checkpoint. At the end it leaves a result.json, which train/report.py reads.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +16,13 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nemo_chameleon.data.blend import BatchSampler, training_dataset, validation_datasets
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
+from nemo_chameleon.distributed.lease import owned
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.models import checkpoint
 from nemo_chameleon.models.finite import NotFiniteError
@@ -61,26 +64,32 @@ def train(run: TrainingRun, pauses: Pauses = MappingProxyType({})) -> dict[str, 
 
     Raises:
         UserError: there is a checkpoint that this run cannot continue from, some node does not see
-            the run's folders, or the loss is not finite.
+            the run's folders, another job has the run's folder, or the loss is not finite.
         StoppedError: the run was asked to stop, and has saved its state.
     """
     require_shared(run.config)
-    with model_parallel(run.settings.parallel, run.settings.train.seed):
-        return Trainer(run).complete(pauses)
+    lease = run.directory / "run.lease"
+    with (
+        owned(lease, str(run.directory), "set output to another folder") as confirm,
+        model_parallel(run.settings.parallel, run.settings.train.seed),
+    ):
+        return Trainer(run, confirm).complete(pauses)
 
 
 class Trainer:
     """The state of a run, and the steps that change it."""
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, confirm: Callable[[], None] = lambda: None) -> None:
         """Build the model and its data, and load the checkpoint that the run continues from.
 
         Every rank must call it, within the run's layout.
 
         Args:
             run: the run.
+            confirm: raises an error if the run's folder is another job's by now; every rank calls
+                it before the run writes.
         """
-        self.run = run
+        self.run, self.confirm = run, confirm
         settings, names = run.settings, list(run.domains)
         self.iteration = 0
         self.drawn, self.answers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -126,8 +135,11 @@ class Trainer:
         run, train = self.run, self.run.settings.train
         if is_first_rank():
             run.mixture.save(run.directory / "mixture.json")
-        with preemption.listening() as asked, _progress(run, self.iteration) as bar:
-            batches = self._batches()
+        with (
+            preemption.listening() as asked,
+            _progress(run, self.iteration) as bar,
+            _ended_in_the_end(self._batches()) as batches,
+        ):
             window = time.monotonic()
             while self.iteration < train.train_iters:
                 grad_norm = self.step(batches)
@@ -144,8 +156,7 @@ class Trainer:
                         self._save()
                     if stop and not last:
                         if asked():
-                            signal = preemption.SIGNAL.name
-                            logger.info("rank %d got %s", rank(), signal, extra=EVERY_RANK)
+                            logger.info("rank %d was asked to stop", rank(), extra=EVERY_RANK)
                         raise preemption.StoppedError(
                             f"{run.name}: stopped at iteration {self.iteration}, as requested; the "
                             "same command continues from there"
@@ -163,6 +174,7 @@ class Trainer:
             seconds=self.seconds,
             scores=scores,
         )
+        self.confirm()
         if is_first_rank():
             save_result(run, result)
             if self.writer:
@@ -283,7 +295,12 @@ class Trainer:
         run, parts = self.run, (self.model, self.optimizer, self.scheduler)
         try:
             checkpoint.save(
-                run.directory, self.iteration, state, *parts, run.config.checkpoint.keep
+                run.directory,
+                self.iteration,
+                state,
+                *parts,
+                run.config.checkpoint.keep,
+                self.confirm,
             )
         except NotFiniteError as error:
             raise self._diverged(str(error)) from error
@@ -295,6 +312,16 @@ class Trainer:
         self.loss = state["loss"]
         self.seconds = state["seconds"]
         self.started = {k: v for k, v in state["identity"].items() if k == START_DIGEST and v}
+
+
+@contextlib.contextmanager
+def _ended_in_the_end(batches: Iterator[Batch] | None) -> Iterator[Iterator[Batch] | None]:
+    """End a data loader's processes in the end; they block the signal that would end them later."""
+    try:
+        yield batches
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
 
 
 def _over_ranks(losses: list[torch.Tensor], asked: bool) -> tuple[float, bool]:

@@ -7,7 +7,8 @@ files.py        atomic file writes, and digests
 console.py      how commands and recipes behave as programs
 logging.py      one logger per package
 ranks.py        the rank of this process
-preemption.py   the signal that asks a run to stop
+preemption.py   the signals that ask a run to stop
+parent.py       the end of torchrun ends its processes and their helpers
 seeding.py      random generators that are seeded from names
 tables.py       tables in plain text
 moved.py        names where old checkpoints look for them

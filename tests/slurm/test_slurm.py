@@ -1,5 +1,6 @@
 """The .sbatch scripts on a real SLURM with jobs of two nodes: make test-slurm."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -130,6 +131,55 @@ def test_a_rank_that_dies_takes_the_job_with_it(
     assert "gloo" not in log, "the other rank waits for the one that died to be named"
     again = submit(slurm, config_file, *LONG)
     assert slurm.ended(again)["JobState"] == "COMPLETED", said(config_file, again)
+    assert result(folder)["loss"] == pytest.approx(undisturbed(), abs=1e-6)
+
+
+def test_two_jobs_and_one_run(
+    slurm: Cluster, config_file: Path, undisturbed: Callable[[], float]
+) -> None:
+    """A second job on other nodes is refused, with the node and the job that have the run's folder.
+
+    After the first one was killed, the third one takes over within a minute, and continues.
+    """
+    settings = ("train.train_iters=160", *UNIFORM)
+    first = submit(slurm, config_file, *settings, "checkpoint.save_interval=10")
+    folder = config_file.parent / "out" / "uniform"
+    slurm.until((folder / "latest_checkpointed_iteration.txt").exists, 300, first)
+    owner = json.loads((folder / "run.lease").read_text())
+    assert (owner["host"] in NODES, owner["job"]) == (True, first)
+    others = f"--exclude={slurm.facts(first)['NodeList']}"
+    log = f"--output={config_file.parent}/job-%j.log"
+    script = str(SCRIPTS / "pretrain_chameleon.sbatch")
+
+    def again() -> str:
+        command = ("--gpus-per-node=1", others, log, script, str(config_file), *settings)
+        return slurm.submit(*command)
+
+    ranks = [
+        process
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get("SLURM_JOB_ID") == first
+    ]
+    for process in ranks:  # it renews its lease, and does not finish
+        if (process.info["environ"] or {}).get("RANK") == "1":
+            process.suspend()
+    second = again()
+    assert slurm.ended(second)["JobState"] == "FAILED"
+    said_by_second = said(config_file, second)
+    wanted = f"error: {folder} is in use by process {owner['process']} on {owner['host']}, SLURM"
+    assert wanted in said_by_second, said_by_second
+    assert "UserError" not in said_by_second  # torchrun has a traceback of its own
+
+    for process in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    slurm.ended(first)
+    assert (folder / "run.lease").exists()
+    third = again()
+    assert slurm.ended(third)["JobState"] == "COMPLETED", said(config_file, third)
+    assert "waiting up to 60 s" in said(config_file, third)
+    assert "resuming from" in said(config_file, third)
+    assert not (folder / "run.lease").exists()
     assert result(folder)["loss"] == pytest.approx(undisturbed(), abs=1e-6)
 
 

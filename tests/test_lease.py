@@ -1,0 +1,301 @@
+"""distributed/lease.py: one job at a time owns what a run writes."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import ranks
+from nemo_chameleon.config.schema import Config
+from nemo_chameleon.distributed import lease
+from nemo_chameleon.distributed.lease import Lease, Owner
+from nemo_chameleon.models import tracker
+from nemo_chameleon.provider.preflight import prepare
+from nemo_chameleon.provider.proxy import compute_mixture
+from nemo_chameleon.train import trainer
+from nemo_chameleon.train.run import TrainingRun
+from nemo_chameleon.utils.errors import UserError
+from project import RECIPE
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "run.lease"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let seconds pass as tenths of seconds."""
+    monkeypatch.setattr(lease, "PERIOD", 0.1)
+    monkeypatch.setattr(lease, "LIFETIME", 1.0)
+    monkeypatch.setattr(lease, "_SETTLING", 0.2)
+
+
+def make(path: Path) -> Lease:
+    return Lease(path, "out/run", "set output to another folder")
+
+
+def left_by(owner: Owner, path: Path, age: float = 0.0) -> None:
+    """Write a lease as an owner left it, some seconds ago."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(owner)) + "\n")
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def elsewhere(**facts: str | int) -> Owner:
+    """Return an owner on another node."""
+    return dataclasses.replace(Owner.here(), **{"host": "n7", "token": "other", **facts})
+
+
+@pytest.fixture
+def another() -> Iterator[int]:
+    """The number of another process that runs on this node."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate(b"\n")
+
+
+def running(process: int) -> Owner:
+    started = lease._state_and_start(process)[1]
+    return dataclasses.replace(Owner.here(), process=process, started=started, token="other")
+
+
+def test_a_lease_is_taken_renewed_and_given_up(path: Path, quick: None) -> None:
+    """The file names this process while the lease is held; its time is set again and again."""
+    mine = make(path)
+    mine.take()
+    assert json.loads(path.read_text())["process"] == os.getpid()
+    assert [file.name for file in path.parent.iterdir()] == ["run.lease"]
+    os.utime(path, (1, 1))
+    deadline = time.monotonic() + 30
+    while path.stat().st_mtime == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert time.time() - path.stat().st_mtime < 60
+    mine.require()
+    mine.release()
+    assert not path.exists()
+
+
+def test_a_process_that_lives_is_named(path: Path, another: int) -> None:
+    """A process of this node keeps its lease for as long as it lives, however old the lease is."""
+    owner = dataclasses.replace(running(another), job="77", since="2026-01-02 03:04:05")
+    left_by(owner, path, age=1e6)
+    before = path.read_bytes()
+    with pytest.raises(UserError) as error:
+        make(path).take()
+    assert str(error.value) == (
+        f"out/run is in use by process {another} on {owner.host}, SLURM job 77, since 2026-01-02 "
+        "03:04:05: wait until that has ended, or set output to another folder"
+    )
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["run.lease"]
+
+
+@pytest.mark.parametrize("what", ["ended", "number used again"])
+def test_a_process_that_has_ended(path: Path, another: int, what: str) -> None:
+    """The lease of an ended process of this node is taken over without waiting.
+
+    A later process with the same number does not keep it.
+    """
+    owner = dataclasses.replace(running(another), started="1")
+    if what == "ended":
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        owner = dataclasses.replace(owner, process=ended.pid)
+    left_by(owner, path)
+    begun = time.monotonic()
+    mine = make(path)
+    mine.take()
+    assert time.monotonic() - begun < 5
+    mine.require()
+    mine.release()
+
+
+@pytest.mark.parametrize("fact", ["host", "boot", "namespace"])
+def test_processes_of_other_nodes_are_not_looked_up(fact: str) -> None:
+    """Process numbers mean nothing on another node, after a restart or in another container."""
+    assert dataclasses.replace(Owner.here(), process=1 << 29).has_ended() is True
+    assert dataclasses.replace(Owner.here(), process=1 << 29, **{fact: "x"}).has_ended() is None
+
+
+@pytest.mark.parametrize("contents", ["other node", "", "{}", "\x00\x00"])
+def test_a_lease_that_nobody_renews(path: Path, quick: None, contents: str) -> None:
+    """A lease of another node is watched for a minute, and then taken over; so is half of one."""
+    left_by(elsewhere(), path)
+    if contents != "other node":
+        path.write_text(contents)
+    begun = time.monotonic()
+    mine = make(path)
+    mine.take()
+    assert time.monotonic() - begun > lease.LIFETIME * 0.9
+    mine.require()
+    mine.release()
+
+
+def test_a_lease_that_is_renewed_elsewhere(path: Path, quick: None) -> None:
+    """A process of another node that renews its lease is named, even if it was late."""
+    left_by(elsewhere(), path, age=3600)
+
+    def renew() -> None:
+        time.sleep(0.15)
+        os.utime(path)
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    with pytest.raises(UserError, match=r"out/run is in use by process \d+ on n7 since "):
+        make(path).take()
+    renewing.join()
+
+
+@pytest.mark.parametrize("clock", [-7200, 7200])
+def test_clocks_of_nodes_are_not_compared(
+    path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, clock: float
+) -> None:
+    """The age of a lease does not depend on this node's clock."""
+    left_by(elsewhere(), path)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + clock)
+    begun = time.monotonic()
+    mine = make(path)
+    mine.take()
+    assert 0.9 * lease.LIFETIME < time.monotonic() - begun < 10 * lease.LIFETIME
+    mine.release()
+
+
+def test_one_of_many_takes_it_over(path: Path, quick: None) -> None:
+    """Of several that find the same ended lease one gets it, and the others are refused."""
+    for _ in range(20):
+        left_by(dataclasses.replace(Owner.here(), process=1 << 29, token="ended"), path)
+        several = [make(path) for _ in range(8)]
+
+        def taken(one: Lease) -> bool:
+            try:
+                one.take()
+            except UserError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(taken, several))
+        owners = [one for one, has in zip(several, results, strict=True) if has]
+        still = [one for one in owners if json.loads(path.read_text()) == json.loads(one._own)]
+        assert len(still) == 1
+        for one in several:
+            one._over.set()
+            if one is still[0]:
+                one.require()
+            elif one in owners:
+                with pytest.raises(UserError, match="is no longer this run's"):
+                    one.require()
+        still[0].release()
+        assert list(path.parent.iterdir()) == []
+
+
+def test_a_quicker_process_keeps_what_it_took(path: Path) -> None:
+    """A process that comes late removes nobody else's lease."""
+    old, new = elsewhere(token="old"), elsewhere(token="new")
+    left_by(old, path)
+    seen = lease._found(path)
+    assert seen is not None
+    left_by(new, path)
+    make(path)._remove(seen)
+    assert json.loads(path.read_text())["token"] == "new"
+
+    # It may also be replaced between the last look and the renaming.
+    looks = iter([seen])
+    found = lease._found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "_found", lambda file: next(looks, None) or found(file))
+        make(path)._remove(seen)
+    assert json.loads(path.read_text())["token"] == "new"
+    assert [file.name for file in path.parent.iterdir()] == ["run.lease"]
+
+
+def test_file_systems_without_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no hard links, the file is created if there is none."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    mine = make(path)
+    mine.take()
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"):
+        make(path).take()
+    mine.require()
+    mine.release()
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_run_that_lost_its_lease_writes_nothing(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose lease another process took over stops before its next checkpoint."""
+    job.config.checkpoint.save_interval = 2
+    file, other = job.directory / "run.lease", elsewhere()
+    step = trainer.Trainer.step
+
+    def suspended(self: trainer.Trainer, batches: object) -> float | None:
+        if self.iteration == 3:
+            left_by(other, file)
+        return step(self, batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer.Trainer, "step", suspended)
+    with pytest.raises(
+        UserError, match=rf"{job.directory} is no longer .* on n7 .* writes nothing"
+    ):
+        trainer.train(job)
+    assert tracker.newest(job.directory) == job.directory / "iter_0000002"
+    assert not (job.directory / "iter_0000004.tmp").exists()
+    assert json.loads(file.read_text())["token"] == "other"
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_lease_that_is_lost_while_a_checkpoint_is_written(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint does not get its name if the lease is lost while its files are written."""
+    from nemo_chameleon.models import whole
+
+    job.config.checkpoint.save_interval = 2
+    seal = whole.seal
+
+    def slowly(folder: Path) -> None:
+        seal(folder)
+        left_by(elsewhere(), job.directory / "run.lease")
+
+    monkeypatch.setattr(whole, "seal", slowly)
+    with pytest.raises(UserError, match="is no longer this run's"):
+        trainer.train(job)
+    assert tracker.newest(job.directory) is None
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mixture_that_another_job_computes(config: Config, another: int) -> None:
+    """A mixture file that another job computes is refused before a proxy is trained."""
+    prepared = prepare(config)
+    file = Path(config.chameleon.file)
+    left_by(running(another), file.with_name(f"{file.name}.lease"))
+    with pytest.raises(UserError, match=rf"^chameleon.file={file} is in use by process {another} "):
+        compute_mixture(prepared)
+    assert not (Path(config.output) / "proxy").exists()
+
+
+def test_every_rank_is_refused(config_file: Path, another: int) -> None:
+    """When another process has the run's folder, all ranks end with one line."""
+    folder = config_file.parent / "out" / "uniform"
+    folder.mkdir(parents=True)
+    left_by(running(another), folder / "run.lease")
+    done = ranks.run(RECIPE, ["--config", str(config_file), "data.mixture=uniform"], 2, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count(f"error: {folder} is in use by process {another} ") == 1
+    assert "Traceback" not in done.stderr
