@@ -9,7 +9,6 @@ number of jobs can share a cache (see `data/cached.py`).
 import hashlib
 import json
 import shutil
-import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from nemo_chameleon.data import cached
-from nemo_chameleon.data.index_file import token_type
+from nemo_chameleon.data.index_file import read_header, token_type
 from nemo_chameleon.data.parts import as_list
 from nemo_chameleon.data.readers import (
     DataFile,
@@ -250,11 +249,13 @@ def _fault_of_unsealed(folder: Path) -> str | None:
     """
     try:
         index = Index.load(folder)
+        size = Path(f"{index.prefix}.bin").stat().st_size
+        read_header(Path(f"{index.prefix}.idx"), FACTS)
         lengths, lines = index._dataset.sequence_lengths, index._lines
         examples, tokens = index.facts["examples"], index.facts["tokens"]
         found = {
             "examples.idx": [len(index.firsts) - 1, int(lengths.sum()), int(lengths.min()) >= 0],
-            "examples.bin": Path(f"{index.prefix}.bin").stat().st_size,
+            "examples.bin": size,
             "lines.npy": [lines.shape, lines.dtype.kind, int(lines.min(axis=0)[1]) >= 1],
             SKIPPED: (folder / SKIPPED).is_file(),
         }
@@ -268,7 +269,7 @@ def _fault_of_unsealed(folder: Path) -> str | None:
         raise
     except (
         *(AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError),
-        *(RecursionError, struct.error),
+        *(RecursionError, UserError),
     ) as error:
         return f"it cannot be read: {' '.join(str(error).split()) or repr(error)}"
     wrong = [name for name in wanted if found[name] != wanted[name]]
