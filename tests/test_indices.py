@@ -92,6 +92,11 @@ def one_bit(folder: Path, file: Path) -> None:
     file.write_bytes(contents)
 
 
+def missing(folder: Path, file: Path) -> None:
+    """Remove an array."""
+    file.unlink()
+
+
 def as_link(folder: Path, file: Path) -> None:
     """Replace the folder by a link to nothing."""
     shutil.rmtree(folder)
@@ -114,7 +119,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "one bit": (one_bit, "are not what was written"),
     "foreign": (foreign, "are not what was written"),
     "other type": (other_type, "bytes instead of"),
-    "missing": (lambda folder, file: file.unlink(), "shuffle_index.npy is missing"),
+    "missing": (missing, "shuffle_index.npy is missing"),
     "description": (
         lambda folder, file: [path.unlink() for path in folder.glob("*description.txt")],
         "description.txt is missing",

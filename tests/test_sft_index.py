@@ -23,7 +23,7 @@ EXAMPLES: list[dict[str, Any]] = [
     {"prompt": "3+3?", "completion": "It is 6, and no other number."},
 ]
 Damage = Callable[[Path], Any]
-FILES = ("index.json", "examples.bin", "examples.idx", "lines.npy")
+FILES = (manifest.NAME, "index.json", "examples.bin", "examples.idx", "lines.npy")
 
 
 @pytest.fixture
@@ -72,19 +72,14 @@ def warned(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
 
 
-@pytest.mark.parametrize("sealed", [True, False], ids=["manifest", "0.2"])
 @pytest.mark.parametrize("damage", [cut, zeroed, foreign, removed])
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_found_and_made_anew(
-    sft: Config, name: str, damage: Damage, sealed: bool, capsys: pytest.CaptureFixture[str]
+    sft: Config, name: str, damage: Damage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An index that is not what was written is named and kept, and the same is made again."""
     domain, before = read(sft)
     folder = domain.index.folder
-    if not sealed:
-        if name == "examples.bin" and damage in (zeroed, foreign):
-            pytest.skip("version 0.2 has nothing to see this by")
-        (folder / manifest.NAME).unlink()
     damage(folder / name)
     assert read(sft)[1] == before
     (warning,) = warned(capsys)
@@ -95,21 +90,26 @@ def test_damage_is_found_and_made_anew(
     assert not warned(capsys)
 
 
-def test_an_index_of_version_0_2(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index without a manifest is read if its files fit each other."""
+def test_samples_without_a_hash(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples that an earlier version stored are made again without a warning."""
     domain, before = read(sft)
-    (domain.index.folder / manifest.NAME).unlink()
     (packs,) = domain.index.folder.glob("packs-*")
-    save_file(load_file(packs), packs)  # without its hash
-    monkeypatch.setattr(indices, "_write", None)
+    whole = packs.read_bytes()
+    save_file(load_file(packs), packs)
     assert read(sft)[1] == before
+    assert packs.read_bytes() == whole
+    assert not warned(capsys)
 
 
 def test_an_index_is_verified_once(sft: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process does not read the same files for their hashes again."""
-    count = []
-    fault_of = manifest.fault_of
-    monkeypatch.setattr(manifest, "fault_of", lambda *of: count.append(of) or fault_of(*of))
+    count, fault_of = [], manifest.fault_of
+
+    def counted(folder: Path, entries: manifest.Entries) -> str | None:
+        count.append(folder)
+        return fault_of(folder, entries)
+
+    monkeypatch.setattr(manifest, "fault_of", counted)
     read(sft)
     assert not count
     indices._verified.clear()  # as in the next process

@@ -8,7 +8,6 @@ others use it. A folder that is not what was written is put aside, and made anew
 import os
 import secrets
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ _ABANDONED = 24 * 3600  # seconds
 _RANDOM = 8  # hexadecimal digits
 
 
-def fault_of(folder: Path, unsealed: Callable[[Path], str | None] | None = None) -> str | None:
+def fault_of(folder: Path) -> str | None:
     """Find out whether a folder is what was written, by the sizes and hashes of its files.
 
     No .npy file is unpickled: numpy, which Megatron lets unpickle what is no array, gets only
@@ -32,7 +31,6 @@ def fault_of(folder: Path, unsealed: Callable[[Path], str | None] | None = None)
 
     Args:
         folder: the folder.
-        unsealed: says the same of a folder without a manifest. By default such a folder is damaged.
 
     Returns:
         What is wrong, for a sentence that begins with the folder; None if nothing is.
@@ -45,7 +43,7 @@ def fault_of(folder: Path, unsealed: Callable[[Path], str | None] | None = None)
     try:
         entries = manifest.read(folder)
         if entries is None:
-            return unsealed(folder) if unsealed else f"{manifest.NAME} is missing"
+            return f"{manifest.NAME} is missing"
         for path in sorted(folder.glob("*.npy")):
             if path.name not in entries:
                 return f"{path.name} was not written with it"
@@ -70,12 +68,11 @@ def _fault_of_array(path: Path) -> str | None:
     return f"{path.name} has Python objects" if dtype.hasobject else None
 
 
-def is_whole(folder: Path, unsealed: Callable[[Path], str | None] | None = None) -> bool:
+def is_whole(folder: Path) -> bool:
     """Return whether a folder is there and whole; one that is damaged is put aside.
 
     Args:
         folder: the folder.
-        unsealed: see `fault_of`.
 
     Returns:
         Whether it can be used. Otherwise nothing has its name any more.
@@ -85,13 +82,13 @@ def is_whole(folder: Path, unsealed: Callable[[Path], str | None] | None = None)
     """
     try:
         seen = folder.lstat()
-        fault = fault_of(folder, unsealed)
+        fault = fault_of(folder)
         if fault is None:
             return True
         aside = folder.with_name(f"{folder.name}.{secrets.token_hex(_RANDOM // 2)}.damaged")
         # Another job may have put the damaged folder aside, and a whole one in its place.
         if not os.path.samestat(seen, folder.lstat()):
-            return is_whole(folder, unsealed)
+            return is_whole(folder)
         folder.rename(aside)
     except FileNotFoundError:
         return False
@@ -136,15 +133,12 @@ def begin(folder: Path) -> Path:
     return beside
 
 
-def finish(
-    beside: Path, folder: Path, unsealed: Callable[[Path], str | None] | None = None
-) -> None:
+def finish(beside: Path, folder: Path) -> None:
     """Give a filled folder its name, unless another job was faster and has made the same.
 
     Args:
         beside: the filled folder.
         folder: the name that it gets.
-        unsealed: see `fault_of`.
 
     Raises:
         OSError: it cannot be written or renamed.
@@ -160,7 +154,7 @@ def finish(
         except OSError:
             if not os.path.lexists(folder):
                 raise
-            if is_whole(folder, unsealed):
+            if is_whole(folder):
                 return
         else:
             keep_names(folder.parent)

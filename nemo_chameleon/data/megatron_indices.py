@@ -6,7 +6,7 @@ folder of its own, and loads from one that is whole (see `cached.py`).
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,7 +94,7 @@ def _named(folder: Path) -> Iterator[None]:
 
 
 def facts_of(
-    kind: type, config: GPTDatasetConfig, domains: Iterable[Domain], prefixes: Iterable[str] = ()
+    kind: type, config: GPTDatasetConfig, domains: Collection[Domain], prefixes: Iterable[str] = ()
 ) -> list[Any]:
     """Return what decides the indices of Megatron's datasets over some domains.
 
@@ -113,7 +113,7 @@ def facts_of(
         if field.name not in ("path_to_cache", "tokenizer")
     }
     identity = [[domain.name, domain.fingerprint, [*domain.datasets.items()]] for domain in domains]
-    prefixes = [*prefixes] or [prefix for _, _, datasets in identity for prefix, _ in datasets]
+    prefixes = [*prefixes] or [prefix for domain in domains for prefix in domain.datasets]
     lengths = [[prefix, *_identity(Path(f"{prefix}.idx"))] for prefix in prefixes]
     return [kind.__name__, settings, config.tokenizer.unique_identifiers, identity, lengths]
 

@@ -22,7 +22,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from nemo_chameleon.data import cached
-from nemo_chameleon.data.index_file import read_header, token_type
+from nemo_chameleon.data.index_file import token_type
 from nemo_chameleon.data.parts import as_list
 from nemo_chameleon.data.readers import (
     DataFile,
@@ -38,6 +38,7 @@ from nemo_chameleon.data.sft.layout import Layout
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.tokenizer import vocabulary_size
+from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.arrays import Bools, Ints
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
@@ -47,7 +48,7 @@ from nemo_chameleon.utils.ranks import is_first_rank
 _BATCH = 512  # lines that are tokenised together
 _PLAIN_TEXT = {".txt", ".text", ".md", ".markdown"}
 FACTS, SKIPPED = "index.json", "malformed.txt"
-_FILES = (FACTS, SKIPPED, "examples.bin", "examples.idx", "lines.npy")
+_FILES = (manifest.NAME, FACTS, SKIPPED, "examples.bin", "examples.idx", "lines.npy")
 # What this process has verified: name, inode, time and size of each file, by folder.
 _verified: dict[Path, list[Any]] = {}
 
@@ -212,7 +213,7 @@ def build(sources: Sequence[Source], reader: ExampleTokenizer, cache: Path, wher
             beside = cached.begin(folder)
             try:
                 _write(files, named, reader, beside, where)
-                cached.finish(beside, folder, _fault_of_unsealed)
+                cached.finish(beside, folder)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
             _verified[folder] = _state(folder)
@@ -227,7 +228,7 @@ def _is_usable(folder: Path) -> bool:
         return (folder / FACTS).is_file()
     if folder in _verified and _verified[folder] == _state(folder):
         return True
-    if not cached.is_whole(folder, _fault_of_unsealed):
+    if not cached.is_whole(folder):
         return False
     _verified[folder] = _state(folder)
     return True
@@ -237,43 +238,6 @@ def _state(folder: Path) -> list[Any]:
     files = [folder / name for name in _FILES if (folder / name).exists()]
     stats = [(file.name, file.stat()) for file in files]
     return [(name, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
-
-
-def _fault_of_unsealed(folder: Path) -> str | None:
-    """Return what is wrong with an index without a manifest, which version 0.2 has written.
-
-    Tokenising again could change its fingerprint, so it is used if its files fit each other.
-
-    Raises:
-        PermissionError: this user may not read it.
-    """
-    try:
-        index = Index.load(folder)
-        size = Path(f"{index.prefix}.bin").stat().st_size
-        read_header(Path(f"{index.prefix}.idx"), FACTS)
-        lengths, lines = index._dataset.sequence_lengths, index._lines
-        examples, tokens = index.facts["examples"], index.facts["tokens"]
-        found = {
-            "examples.idx": [len(index.firsts) - 1, int(lengths.sum()), int(lengths.min()) >= 0],
-            "examples.bin": size,
-            "lines.npy": [lines.shape, lines.dtype.kind, int(lines.min(axis=0)[1]) >= 1],
-            SKIPPED: (folder / SKIPPED).is_file(),
-        }
-        wanted = {
-            "examples.idx": [examples, tokens, True],
-            "examples.bin": tokens * index._dataset.index.dtype_size,
-            "lines.npy": [(examples, 2), "i", True],
-            SKIPPED: True,
-        }
-    except PermissionError:
-        raise
-    except (
-        *(AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError),
-        *(RecursionError, UserError),
-    ) as error:
-        return f"it cannot be read: {' '.join(str(error).split()) or repr(error)}"
-    wrong = [name for name in wanted if found[name] != wanted[name]]
-    return f"{wrong[0]} does not fit {FACTS}" if wrong else None
 
 
 def _write(
