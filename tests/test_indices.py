@@ -93,7 +93,7 @@ def one_bit(folder: Path, file: Path) -> None:
 
 
 def missing(folder: Path, file: Path) -> None:
-    """Remove an array."""
+    """Remove a file."""
     file.unlink()
 
 
@@ -121,7 +121,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "other type": (other_type, "bytes instead of"),
     "missing": (missing, "shuffle_index.npy is missing"),
     "description": (
-        lambda folder, file: [path.unlink() for path in folder.glob("*description.txt")],
+        lambda folder, file: missing(folder, next(folder.glob("*description.txt"))),
         "description.txt is missing",
     ),
     "further array": (
