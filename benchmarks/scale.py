@@ -85,7 +85,7 @@ def indices(folder: Path, samples: int, count: int = 22) -> dict[str, float]:
         training_dataset(data, domains, mixture, **sizes)
 
     first, again = seconds(build), seconds(build)
-    cache = sum(path.stat().st_size for path in Path(data.cache).iterdir())
+    cache = sum(path.stat().st_size for path in Path(data.cache).rglob("*") if path.is_file())
     shutil.rmtree(folder)
     return {
         "samples": samples,

@@ -178,10 +178,8 @@ def train_missing(config: Config, domains: Mapping[str, Domain], runs: Sequence[
     with part_of_job(processes_of_a_run(config)) as part:
         opened = kind_of(config.data).open_validation(config.data, domains, config.model.seq_length)
         validation = {name: dataset.fingerprint for name, dataset in opened.items()}
-        if part.count > 1:  # each part has its own indices, as Megatron does not lock their files
-            cache = str(Path(config.data.cache) / f"part{part.index}")
-            logging = replace(config.logging, progress=False)
-            config = replace(config, data=replace(config.data, cache=cache), logging=logging)
+        if part.count > 1:
+            config = replace(config, logging=replace(config.logging, progress=False))
         wanted = [run.run(config, domains) for run in runs]
 
         def find() -> list[int]:

@@ -82,7 +82,7 @@ class DataConfig:
     vocab_size: int | None = setting(None, minimum=1)
     """The size of the vocabulary; set it if no tokenizer is given."""
     cache: str = "${output}/cache"
-    """The folder where Megatron keeps the sample indices that it builds."""
+    """The folder of Megatron's sample indices and, for sft, of tokens. Runs may share it."""
     num_workers: int = setting(2, minimum=0)
     """Processes per rank that read samples; 0 reads in the training process."""
 

@@ -7,6 +7,8 @@ kind.py          what differs between pretraining and finetuning data
 kinds.py         the kind that data.dataset names
 pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
+megatron_indices.py  Megatron's sample indices, verified before they are used
+cached.py        folders of data.cache that are whole or not there
 token_shares.py  converts shares of answer tokens to shares of samples
 parts.py         the datasets of a domain: a prefix, a list, or what a glob matches
 splits.py        refuses the files of several splits as one domain

@@ -7,8 +7,8 @@ a global batch among the ranks.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
+from nemo_chameleon.data.megatron_indices import facts_of, with_indices
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.mixture import Mixture
@@ -60,22 +61,50 @@ def training_dataset(
     sizes = {"seq_length": seq_length, "seed": seed}
     if data.unit == "tokens":
         weights = sample_shares(weights, domains, samples=samples, **sizes)
-    if any(len(domain.datasets) > 1 for domain in domains.values()):
-        return _blend_of_domains(data, domains, weights, samples=samples, **sizes)
+    kind, config = dataset_config(data, domains.values(), seq_length, seed, ([], None))
+
+    def facts() -> Any:
+        return ["training", *facts_of(kind, config, domains.values()), [*weights.items()], samples]
+
+    def build(cache: str, here: Callable[[], bool]) -> Any:
+        blend = _blend_of_domains if _any_has_several(domains) else _blend_of_datasets
+        placed = replace(data, cache=cache)
+        return blend(placed, domains, weights, samples=samples, here=here, **sizes)
+
+    return with_indices(data.cache, facts, build)
+
+
+def _any_has_several(domains: Mapping[str, Domain]) -> bool:
+    return any(len(domain.datasets) > 1 for domain in domains.values())
+
+
+def _blend_of_datasets(
+    data: DataConfig,
+    domains: Mapping[str, Domain],
+    weights: Mapping[str, float],
+    *,
+    samples: int,
+    seq_length: int,
+    seed: int,
+    here: Callable[[], bool],
+) -> Any:
+    """Blend domains of one dataset each."""
     blend = blend_of(weights, {name: domain.datasets for name, domain in domains.items()})
     kind, config = dataset_config(data, domains.values(), seq_length, seed, blend)
     # When a domain gives only a few samples, rounding can need more of them than Megatron's default
     # surplus provides, and Megatron then refuses to build the dataset.
     if samples < _SMALL_RUN:
         config.mid_level_dataset_surplus = 0.5
-    return _training_split(kind, config, samples)
+    return _training_split(kind, config, samples, here)
 
 
-def _training_split(kind: type, config: GPTDatasetConfig, samples: int) -> Any:
+def _training_split(
+    kind: type, config: GPTDatasetConfig, samples: int, here: Callable[[], bool]
+) -> Any:
     # Validation datasets are built per domain below: a blended one would tell less, and Megatron
     # fails on it when domains are small.
     config.split_matrix = [config.split_matrix[0], None, None]
-    return BlendedMegatronDatasetBuilder(kind, [samples, 0, 0], lambda: True, config).build()[0]
+    return BlendedMegatronDatasetBuilder(kind, [samples, 0, 0], here, config).build()[0]
 
 
 class _OfDomain(Dataset[dict[str, Any]]):
@@ -102,6 +131,7 @@ def _blend_of_domains(
     samples: int,
     seq_length: int,
     seed: int,
+    here: Callable[[], bool],
 ) -> Any:
     """Blend the datasets of each domain, and then the domains."""
     # One blend of all datasets would draw the same shares. But Megatron's blend takes datasets of
@@ -117,11 +147,12 @@ def _blend_of_domains(
         count = math.ceil(count * (1 + surplus))
         if several:
             config.mid_level_dataset_surplus = _surplus(len(prefixes), count)
-        built.append(_OfDomain(_training_split(kind, config, count)))
+        split = _training_split(kind, config, count, here)
+        built.append(None if split is None else _OfDomain(split))
     _, config = dataset_config(data, domains.values(), seq_length, seed, ([], None))
     return BlendedMegatronDatasetBuilder.build_generic_dataset(
         BlendedDataset,
-        lambda: True,
+        here,
         True,
         built,
         list(weights.values()),
@@ -156,16 +187,35 @@ def validation_datasets(
     Returns:
         Datasets by name: first one for each domain, then the other sets of data.validation.
     """
-    held_out, datasets = kind_of(data).open_validation(data, domains, seq_length), {}
-    for name, domain in {**domains, **held_out}.items():
-        whole = name in held_out
-        prefixes = domain.evaluated(seq_length, whole=whole)
-        kind, config = dataset_config(data, [domain], seq_length, seed, (prefixes, None))
-        part = (0.0, 1.0) if whole else config.split_matrix[1]
+    held_out = kind_of(data).open_validation(data, domains, seq_length)
+    everything = {**domains, **held_out}
+    prefixes = {
+        name: domain.evaluated(seq_length, whole=name in held_out)
+        for name, domain in everything.items()
+    }
+
+    def config_of(name: str, cache: str) -> tuple[type, GPTDatasetConfig]:
+        placed, blend = replace(data, cache=cache), (prefixes[name], None)
+        kind, config = dataset_config(placed, [everything[name]], seq_length, seed, blend)
+        part = (0.0, 1.0) if name in held_out else config.split_matrix[1]
         config.split_matrix = [None, part, None]
-        sizes = [None, None, None]
-        datasets[name] = BlendedMegatronDatasetBuilder(kind, sizes, lambda: True, config).build()[1]
-    return datasets
+        return kind, config
+
+    def facts() -> Any:
+        return [
+            facts_of(*config_of(name, data.cache), [domain], prefixes[name])
+            for name, domain in everything.items()
+        ]
+
+    def build(cache: str, here: Callable[[], bool]) -> dict[str, Any]:
+        datasets = {}
+        for name in everything:
+            kind, config = config_of(name, cache)
+            sizes = [None, None, None]
+            datasets[name] = BlendedMegatronDatasetBuilder(kind, sizes, here, config).build()[1]
+        return datasets
+
+    return with_indices(data.cache, facts, build)
 
 
 def in_turn(datasets: Sequence[Any]) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from nemo_chameleon.data.index_file import write_index
 from nemo_chameleon.data.stamp import ENDING
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.files import keep_names, write_atomically
 from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
@@ -158,11 +158,15 @@ class UnfinishedDataset:
         write_atomically(self._stamp, stamp)
         if self._identity is not None:
             self.save()
-        # A reader between these steps finds no dataset, never files of two datasets.
+        # A reader between these steps finds no dataset, never files of two datasets; nor does one
+        # after a power failure, which may lose a step that was not waited for.
         Path(f"{self.prefix}.idx").unlink(missing_ok=True)
+        keep_names(self.prefix.parent)
         self._bin_file.replace(f"{self.prefix}.bin")
         self._stamp.replace(f"{self.prefix}{ENDING}")
+        keep_names(self.prefix.parent)
         self._index.replace(f"{self.prefix}.idx")
+        keep_names(self.prefix.parent)
         self._written = True
         self._journal.unlink(missing_ok=True)
         self._lengths_file.unlink(missing_ok=True)

@@ -57,6 +57,22 @@ def keep_names(folder: Path) -> None:
             os.close(number)
 
 
+def keep_contents(file: Path) -> None:
+    """Wait until what was written to a file is on the disk, as before the file is renamed.
+
+    Args:
+        file: the file.
+
+    Raises:
+        OSError: a part of it could not be written.
+    """
+    number = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def require_writable(path: Path) -> None:
     """Try whether a file can be written, and leave nothing but its folder behind.
 
@@ -95,19 +111,20 @@ def read_blocks(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
             yield stream.read(BLOCK_BYTES)
 
 
-def sampled_digest(path: Path) -> str:
-    """Return the SHA-256 of 64 evenly spaced 4 KiB blocks of a file.
+def sampled_digest(path: Path, count: int = BLOCKS) -> str:
+    """Return the SHA-256 of evenly spaced 4 KiB blocks of a file.
 
     The time that this takes does not grow with the size of the file.
 
     Args:
         path: the file.
+        count: number of blocks.
 
     Returns:
         The first 16 hexadecimal digits of the digest.
     """
     size, blocks = path.stat().st_size, hashlib.sha256()
-    for block in read_blocks(path, (size * part // BLOCKS for part in range(BLOCKS))):
+    for block in read_blocks(path, (size * part // count for part in range(count))):
         blocks.update(block)
     return blocks.hexdigest()[:16]
 

@@ -2,13 +2,12 @@
 
 Each example is a document. Its first sequence is the text before the first answer (empty for plain
 text), its second sequence is the first answer, and so on. The .idx file thus says which tokens
-carry loss. Each index has a folder of its own, named by a digest of all that it depends on. The
-folder appears only when it is complete, so any number of jobs can share a cache.
+carry loss. Each index has a folder of its own, named by a digest of all that it depends on. Any
+number of jobs can share a cache (see `data/cached.py`).
 """
 
 import hashlib
 import json
-import secrets
 import shutil
 from array import array
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
+from nemo_chameleon.data import cached
 from nemo_chameleon.data.index_file import token_type
 from nemo_chameleon.data.parts import as_list
 from nemo_chameleon.data.readers import (
@@ -38,14 +38,19 @@ from nemo_chameleon.data.sft.layout import Layout
 from nemo_chameleon.data.sft.reports import Reports, describe_malformed
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.tokenizer import vocabulary_size
+from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.arrays import Bools, Ints
 from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
+from nemo_chameleon.utils.ranks import is_first_rank
 
 _BATCH = 512  # lines that are tokenised together
 _PLAIN_TEXT = {".txt", ".text", ".md", ".markdown"}
 FACTS, SKIPPED = "index.json", "malformed.txt"
+_FILES = (manifest.NAME, FACTS, SKIPPED, "examples.bin", "examples.idx", "lines.npy")
+# What this process has verified: name, inode, time and size of each file, by folder.
+_verified: dict[Path, list[Any]] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,27 +208,36 @@ def build(sources: Sequence[Source], reader: ExampleTokenizer, cache: Path, wher
         raise UserError(f"{where}: {error}") from error
     folder = cache / digest([reader.identity, reader.rules, stats])
     places = [place for place, *_ in stats]
-    if (folder / FACTS).is_file():
-        return Index.load(folder, places)
-    beside = cache / f"{folder.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-        _write(files, named, reader, beside, where)
-        _rename(beside, folder)
-    except OSError as error:
-        raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    if not _is_usable(folder):
+        try:
+            beside = cached.begin(folder)
+            try:
+                _write(files, named, reader, beside, where)
+                cached.finish(beside, folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+            _verified[folder] = _state(folder)
+        except OSError as error:
+            raise UserError(f"{where}: cannot make an index in {cache}: {error}") from error
     return Index.load(folder, places)
 
 
-def _rename(finished: Path, folder: Path) -> None:
-    """Give a finished folder its name, unless another job was faster: its index is the same."""
-    try:
-        finished.rename(folder)
-    except OSError:
-        if not (folder / FACTS).is_file():
-            raise
+def _is_usable(folder: Path) -> bool:
+    """Return whether an index is there and whole, which one rank verifies once."""
+    if not is_first_rank():  # `first_rank_first` lets the first rank verify it before
+        return (folder / FACTS).is_file()
+    if folder in _verified and _verified[folder] == _state(folder):
+        return True
+    if not cached.is_whole(folder):
+        return False
+    _verified[folder] = _state(folder)
+    return True
+
+
+def _state(folder: Path) -> list[Any]:
+    files = [folder / name for name in _FILES if (folder / name).exists()]
+    stats = [(file.name, file.stat()) for file in files]
+    return [(name, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
 
 def _write(

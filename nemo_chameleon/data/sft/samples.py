@@ -4,10 +4,14 @@ This module decides which pieces of examples go into samples; `packing.py` sorts
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from nemo_chameleon.data.sft.index import Index
 from nemo_chameleon.data.sft.layout import Layout
@@ -15,6 +19,11 @@ from nemo_chameleon.data.sft.packing import Packs, chunks, pack
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, write_atomically
+from nemo_chameleon.utils.logging import package_logger
+
+logger = package_logger(__package__)
+
+_HASH = "xxh3_128"
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ def packs_of(
 ) -> tuple[Packs, dict[str, Ints]]:
     """Return the samples of some examples: from the file beside the index, or make that file.
 
+    The file has a hash of what is in it. Without it, or with another one, it is made anew.
+
     A text without a prompt is cut into as many pieces as it needs, and loses nothing. Any other
     example that does not fit is too long. `on_too_long=truncate` cuts off its beginning, so that it
     begins with a prompt and ends with its whole last answer. Other values leave it out, and
@@ -56,14 +67,40 @@ def packs_of(
     """
     key = digest([[part.start, part.stop], seq_length, packing.together, packing.on_too_long])
     file = index.folder / f"packs-{key}.safetensors"
-    if not file.is_file():
-        try:
-            write_atomically(file, save(packed(index, part, seq_length, packing)))
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error}; set another data.cache") from error
-    found = load_file(file)
+    try:
+        found = _read(file)
+        if found is None:
+            found = packed(index, part, seq_length, packing)
+            write_atomically(file, save(found, {_HASH: _hash(found)}))
+    except OSError as error:
+        raise UserError(f"cannot use {file}: {error}; set another data.cache") from error
     packs = Packs(*(found.pop(name) for name in ("pieces", "starts", "answers")))
     return packs, found
+
+
+def _read(file: Path) -> dict[str, Ints] | None:
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, "np") as stored:
+            found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            told = (stored.metadata() or {}).get(_HASH)
+        fault = "its contents are not what was written" if told != _hash(found) else None
+    except SafetensorError as error:
+        told, fault = "", str(error)
+    if fault is None:
+        return found
+    if told is not None:  # version 0.2 wrote no hash
+        logger.warning("%s is damaged: %s. It is made anew.", file, fault)
+    return None
+
+
+def _hash(tensors: Mapping[str, Ints]) -> str:
+    state = xxhash.xxh3_128()
+    for name, values in sorted(tensors.items()):
+        state.update(f"{name} {values.dtype} {values.shape}".encode())
+        state.update(values.tobytes())
+    return state.hexdigest()
 
 
 def packed(index: Layout, part: range, length: int, packing: Packing) -> dict[str, Ints]:
