@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_chameleon.utils import console
+from nemo_chameleon.utils import console, preemption
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.errors import UserError
 
@@ -80,4 +80,4 @@ def test_a_rank_that_alone_has_an_error(tmp_path: Path) -> None:
 
 def test_signals_are_reported_as_a_shell_does() -> None:
     """The exit code after Ctrl-C is that of a shell."""
-    assert console.exit_code_of(signal.SIGINT) == 130
+    assert preemption.exit_code_of(signal.SIGINT) == 130

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def left_by(owner: Owner, path: Path, age: float = 0.0) -> None:
     os.utime(path, (time.time() - age,) * 2)
 
 
-def elsewhere(**facts: str | int) -> Owner:
+def elsewhere(**facts: Any) -> Owner:
     """Return an owner on another node."""
     return dataclasses.replace(Owner.here(), **{"host": "n7", "token": "other", **facts})
 

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import pytest
@@ -54,13 +56,13 @@ def gone(*processes: psutil.Process) -> bool:
 
 def lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
 def launched(
-    tmp_path: Path, thread: bool = False, **variables: str
+    tmp_path: Path, thread: bool = False, variables: Mapping[str, str] = MappingProxyType({})
 ) -> tuple["subprocess.Popen[str]", psutil.Process, psutil.Process]:
     """Start a launcher, its process and the process's helper."""
     file = tmp_path / "helper"
@@ -70,7 +72,7 @@ def launched(
         [sys.executable, "-c", LAUNCHER, code],
         stdout=subprocess.PIPE,
         text=True,
-        env=env | variables,
+        env={**env, **variables},
     )
     assert launcher.stdout is not None
     process = psutil.Process(int(launcher.stdout.readline()))
@@ -85,7 +87,7 @@ OF_TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0"}
 
 def test_a_killed_launcher_takes_its_processes_with_it(tmp_path: Path) -> None:
     """When torchrun is killed, the process that it started ends, and so does a helper of that."""
-    launcher, process, helper = launched(tmp_path, **OF_TORCHRUN)
+    launcher, process, helper = launched(tmp_path, variables=OF_TORCHRUN)
     assert lives(process)
     launcher.kill()
     launcher.wait()
@@ -115,7 +117,7 @@ def test_processes_that_torchrun_did_not_start_live_on(tmp_path: Path) -> None:
 
 def test_the_end_of_a_thread_ends_no_process(tmp_path: Path) -> None:
     """A process that a thread has forked lives on when the thread has ended."""
-    launcher, process, helper = launched(tmp_path, thread=True, **OF_TORCHRUN)
+    launcher, process, helper = launched(tmp_path, thread=True, variables=OF_TORCHRUN)
     time.sleep(0.2)
     others = [child for child in process.children() if child.pid != helper.pid]
     assert [lives(child) for child in others] == [True]
