@@ -14,7 +14,7 @@ from typing import Any
 from nemo_chameleon.models import whole
 from nemo_chameleon.models.identity import require_same
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import digest, digest_of_files, write_atomically
+from nemo_chameleon.utils.files import write_atomically
 
 STATE = "state.json"
 """The name of a checkpoint's file with the state of the run."""
@@ -175,19 +175,6 @@ def numbered(directory: Path) -> list[tuple[int, Path]]:
         for path in directory.glob("iter_*")
         if path.name[5:].isascii() and path.name[5:].isdigit() and path.is_dir()
     ]
-
-
-def content_digest(place: str) -> str | None:
-    """Return a digest of a checkpoint's files, to recognise it by wherever it lies.
-
-    Args:
-        place: the checkpoint's folder, or the folder above it with a tracker.
-
-    Returns:
-        The digest of names, sizes and samples of the files; None if there is no such folder.
-    """
-    folder = tracked(Path(place))[1] or Path(place)
-    return digest(digest_of_files(folder)) if folder.is_dir() else None
 
 
 def remove_all(directory: Path) -> None:
