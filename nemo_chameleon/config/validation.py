@@ -59,6 +59,9 @@ def _check_places(config: Config) -> None:
     for key, place in places:
         if place is None:
             continue
+        if not place or "\0" in place:
+            what = "has a NUL character, as no path has" if place else "is empty"
+            raise UserError(f"{key}={place!r} {what}: name a place, such as . for this folder")
         if (whole := os.path.expanduser(place)) != place:  # noqa: PTH111  # ~name may be no user
             raise UserError(f"{key}={place}: ~ is no folder here: write {whole}")
         if (variable := _VARIABLE.search(place)) and not _exists(place):

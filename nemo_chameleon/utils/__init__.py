@@ -9,6 +9,8 @@ logging.py      one logger per package
 ranks.py        the rank of this process
 preemption.py   the signal that asks a run to stop
 seeding.py      random generators that are seeded from names
+names.py        names that become names of folders
+limits.py       limits of time and memory
 tables.py       tables in plain text
 moved.py        names where old checkpoints look for them
 provenance.py   time and versions, for the record
