@@ -62,10 +62,13 @@ def test_places_that_are_none(config: Config, key: str, place: str) -> None:
         check_mixture(config)
 
 
-def test_domains_have_names_that_can_be_written() -> None:
+def test_domains_have_names_that_can_be_written(config: Config) -> None:
     """Half of a surrogate pair in a name would end the run when its mixture is written."""
+    config.data.domains["\ud800"] = config.data.domains.pop("code")
     with pytest.raises(UserError, match="is not Unicode"):
-        Mixture({"\ud800": 0.5, "b": 0.5})
+        check_mixture(config)
+    with pytest.raises(UserError, match="is not Unicode"):
+        Mixture.from_json('{"format": 1, "weights": {"\\ud800": 0.5, "b": 0.5}}')
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", "", "a\0b"])

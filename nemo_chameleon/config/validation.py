@@ -12,6 +12,7 @@ from nemo_chameleon.config.schema import ChameleonConfig, Config, RunConfig
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture.datasets import MOST_DATASETS
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.names import require_unicode
 
 _VARIABLE = re.compile(r"(?<![^/])\$([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -89,6 +90,8 @@ def check_mixture(config: Config) -> None:
             f"data.domains has {len(data.domains):,} domains, but Megatron's blend can number only "
             f"{MOST_DATASETS:,}: merge domains that are alike"
         )
+    for name in (*data.domains, *data.validation):
+        require_unicode(name)
     if data.mixture not in MIXTURES and not _is_file(data.mixture):
         raise UserError(
             f"data.mixture={data.mixture} is neither a file that exists nor one of "

@@ -19,7 +19,6 @@ from nemo_chameleon.mixture.datasets import Datasets, blend_of
 from nemo_chameleon.mixture.parsing import parse_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
-from nemo_chameleon.utils.names import is_unicode
 from nemo_chameleon.utils.tables import listed
 
 FORMAT = 1
@@ -84,8 +83,6 @@ class Mixture:
         if not self.weights:
             raise UserError("a mixture needs at least one domain")
         for name, weight in self.weights.items():
-            if not is_unicode(name):
-                raise UserError(f"the name of domain {name!r} is not Unicode: give it another one")
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise UserError(f"the weight of domain {name!r} is {weight!r}, not a number")
             if not (math.isfinite(weight) and weight > 0):

@@ -13,6 +13,8 @@ BLOCKS = 64
 """Number of blocks that `sampled_digest` reads from a file."""
 BLOCK_BYTES = 4096
 """Size of a block in bytes."""
+TEMPORARY = len(".01234567.tmp")
+"""How much longer the name of a file is while the file is written."""
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:

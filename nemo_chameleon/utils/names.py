@@ -2,6 +2,8 @@
 
 import os
 
+from nemo_chameleon.utils.errors import UserError
+
 _LONGEST = 200  # bytes; a folder's name may get an ending, and has at most 255
 
 
@@ -25,10 +27,18 @@ def fault_of_name(name: str) -> str | None:
     return None
 
 
-def is_unicode(name: str) -> bool:
-    """Return whether a name can be written as UTF-8, which halves of surrogate pairs cannot be."""
+def require_unicode(name: str) -> None:
+    """Check that a domain's name can be written as UTF-8, as halves of surrogate pairs cannot be.
+
+    Args:
+        name: the name.
+
+    Raises:
+        UserError: it cannot.
+    """
     try:
         name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the name of domain {name!r} is not Unicode: give it another one"
+        ) from error
