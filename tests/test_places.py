@@ -1,8 +1,8 @@
 """provider/places.py: what a run could not write in the end is refused before it begins."""
 
 import shutil
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_names_that_are_too_long(config: Config, tmp_path: Path, look: object) -
 def test_a_disk_without_room(config: Config, look: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that cannot hold one checkpoint is refused, unless the last one is there already."""
     Path(config.output).mkdir()
-    usage = namedtuple("usage", "total used free")(10**12, 10**12, 10**4)
+    usage = SimpleNamespace(free=10**4)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"^output=.*a checkpoint of chameleon has at least"):
         look(config)  # type: ignore[operator]

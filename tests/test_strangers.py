@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from nemo_chameleon import Mixture
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import check_mixture
+from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft import templates
 from nemo_chameleon.data.sft.templates import ChatTemplate, read_template
 from nemo_chameleon.models.pickles import read_metadata
@@ -104,7 +105,7 @@ def test_chat_templates_have_limits(bomb: str, monkeypatch: pytest.MonkeyPatch) 
     """A template that would take forever, or all memory, ends in an error within seconds."""
     monkeypatch.setattr(templates, "_SECONDS", 1.0)
     limit, began = resource.getrlimit(resource.RLIMIT_AS), time.monotonic()
-    with pytest.raises((UserError, templates.MalformedError), match="the chat template"):
+    with pytest.raises((UserError, MalformedError), match="the chat template"):
         ChatTemplate(bomb, {}).write(CHAT, None)
     assert time.monotonic() - began < 20
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
