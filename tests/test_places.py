@@ -65,7 +65,7 @@ def test_a_disk_without_room(config: Config, look: object, monkeypatch: pytest.M
         look(config)  # type: ignore[operator]
     monkeypatch.setattr(tracker, "saved", lambda folder: [folder / "iter_0000006"])
     for name in ("chameleon", "proxy"):
-        (Path(config.output) / name).mkdir()
+        (Path(config.output) / name).mkdir(exist_ok=True)
     if look is on_login_node:
         on_login_node(config)
 
