@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -71,9 +72,17 @@ class Job:
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
     """Kill a job with all its processes."""
+    members: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # The ranks of a torchrun have process groups of their own.
+        members = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
+    psutil.wait_procs(members, timeout=60)
 
 
 def stage_of(output: Path, run: str) -> str:
