@@ -12,12 +12,14 @@
 # make test-slurm    run recipes/slurm on a real SLURM on this machine; needs root
 # make bench-quality SIZE=smoke|cpu|gpu [CORPORA=FOLDER]
 #                    compare mixtures by the models that they make, see benchmarks/mixtures
+# make kill-test N=200 SEED=1
+#                    kill small jobs again and again, see docs/guarantees.md; takes hours
 # make coverage      run `make test` and show which lines it covers
 # make ci            run everything that must pass before a change is merged, see .ci/run
 
 .DELETE_ON_ERROR:
 .PHONY: install demo demo-sft check test test-all tests test-gpu test-nemo test-bridge
-.PHONY: fuzz test-real test-slurm bench-quality smoke coverage ci clean
+.PHONY: fuzz kill-test test-real test-slurm bench-quality smoke coverage ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,6 +28,10 @@ SIZE ?= smoke
 # The size itself, and the sizes that finetune its model.
 SIZES = $(SIZE) $(basename $(notdir $(wildcard benchmarks/mixtures/sizes/$(SIZE)-*.yaml)))
 CORPORA ?=
+# Random kills, the seed of their moments, and which changes of files a job dies before (0: none).
+N ?= 200
+SEED ?= 1
+EVERY ?= 1
 
 # Two processes use two cores, so more threads would only compete. By default glibc returns every
 # large buffer to the kernel, which costs a small model a fifth of its speed.
@@ -98,6 +104,9 @@ bench-quality: .venv/installed
 	set -e; for size in $(SIZES); do \
 	  $(BIN)/python -m benchmarks.mixtures.run $$size $(if $(CORPORA),--corpora $(CORPORA)); done
 	$(BIN)/python -m benchmarks.mixtures.report $(if $(filter smoke%,$(SIZE)),$(SIZES))
+
+kill-test: .venv/installed
+	$(BIN)/python tests/kill/run.py --kills $(N) --seed $(SEED) --every $(EVERY)
 
 test-gpu:
 	$(PYTHON) -m pytest -m gpu

@@ -93,7 +93,7 @@ def test_identities_and_digests_are_what_they_were(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("weights of a small model\n")
     config = configured()
     assert proxy_run(config, DOMAINS).identity() == IDENTITY
-    assert plan._proxy_settings(config, DOMAINS, None, None) == SETTINGS
+    assert plan._training_settings(config, DOMAINS) == SETTINGS
     found = PretrainedCheckpoint(tmp_path, config.proxy, 512)
     assert found.identity == RECORD["trained"]
     written = {**MegatronProxy(found).record(), "trained": found.identity}

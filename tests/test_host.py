@@ -215,6 +215,7 @@ class Existing:
     """As much of an existing proxy as a plan asks for."""
 
     identity: str
+    earlier_identity: str = ""
     num_layers: int = 4
     seq_length: int = 32
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from nemo_chameleon.models.content import digests_of, files_digest
 from nemo_chameleon.models.identity import START, START_DIGEST, require_same
-from nemo_chameleon.models.tracker import content_digest
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -54,12 +54,15 @@ def test_a_checkpoint_is_what_it_holds(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "link").symlink_to("a")
 
     def start(place: str | None) -> dict[str, Any]:
-        return {START: place, START_DIGEST: None if place is None else content_digest(place)}
+        return {START: place, START_DIGEST: None if place is None else digests_of(Path(place))}
 
     for same in ("a", "a/", "./a", str(tmp_path / "a"), "link", "copy"):
         assert differs(start("a"), start(same)) is None
     for another in ("other", "gone", None):
         assert f"with {START} = a, but" in (differs(start("a"), start(another)) or "")
+    # Earlier versions recorded the digest of the files alone.
+    assert differs({START: "a", START_DIGEST: files_digest(Path("a"))}, start("copy")) is None
+    assert differs({START: "a", START_DIGEST: files_digest(Path("a"))}, start("other"))
     # Checkpoints of earlier versions have no digest, and their paths still say enough.
     assert differs({START: "a"}, start(str(tmp_path / "a"))) is None
     assert differs({START: "a"}, start("copy")) is not None

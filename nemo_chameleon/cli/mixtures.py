@@ -170,9 +170,11 @@ def _add(arguments: argparse.Namespace) -> None:
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"domain {twice!r} is given twice")
     before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
+    # By default this is data.cache of the run that computed the mixture.
+    cache = str(Path(arguments.file).parent / "cache")
     with process_group():
         embedded = embed_new(
-            before, paths, arguments.proxy, arguments.micro_batch_size, arguments.tokenizer
+            before, paths, arguments.proxy, arguments.micro_batch_size, arguments.tokenizer, cache
         )
         if is_first_rank():
             _change(arguments, before, before.with_domains(*embedded))

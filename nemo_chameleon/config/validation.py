@@ -12,6 +12,7 @@ from nemo_chameleon.config.schema import ChameleonConfig, Config, RunConfig
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture.datasets import MOST_DATASETS
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.names import require_unicode
 
 _VARIABLE = re.compile(r"(?<![^/])\$([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -59,6 +60,9 @@ def _check_places(config: Config) -> None:
     for key, place in places:
         if place is None:
             continue
+        if not place or "\0" in place:
+            what = "has a NUL character, as no path has" if place else "is empty"
+            raise UserError(f"{key}={place!r} {what}: name a place, such as . for this folder")
         if (whole := os.path.expanduser(place)) != place:  # noqa: PTH111  # ~name may be no user
             raise UserError(f"{key}={place}: ~ is no folder here: write {whole}")
         if (variable := _VARIABLE.search(place)) and not _exists(place):
@@ -86,6 +90,8 @@ def check_mixture(config: Config) -> None:
             f"data.domains has {len(data.domains):,} domains, but Megatron's blend can number only "
             f"{MOST_DATASETS:,}: merge domains that are alike"
         )
+    for name in (*data.domains, *data.validation):
+        require_unicode(name)
     if data.mixture not in MIXTURES and not _is_file(data.mixture):
         raise UserError(
             f"data.mixture={data.mixture} is neither a file that exists nor one of "

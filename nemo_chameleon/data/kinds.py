@@ -24,13 +24,14 @@ def kind_of(data: DataConfig) -> DataKind:
 
 
 def read_as_recorded(
-    record: Mapping[str, Any], domains: dict[str, DomainConfig]
+    record: Mapping[str, Any], domains: dict[str, DomainConfig], cache: str
 ) -> tuple[DataConfig, int]:
     """Return a configuration that reads domains as a mixture's own domains were read.
 
     Args:
         record: what a mixture file says about its proxy.
         domains: the domains that are to be read, by name.
+        cache: data.cache, unless the file is of an earlier version, which recorded it.
 
     Returns:
         The data configuration, and the tokens per sample.
@@ -39,5 +40,5 @@ def read_as_recorded(
         UserError: the domains would be tokenised differently from the mixture's own.
     """
     dataset = SFT if "sft" in record else GPT
-    data = DataConfig(dataset=dataset, domains=domains, split=str(record.get("split")))
+    data = DataConfig(dataset=dataset, domains=domains, split=str(record.get("split")), cache=cache)
     return kind_of(data).as_recorded(record, data)

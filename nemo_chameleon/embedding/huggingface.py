@@ -73,6 +73,11 @@ class HuggingFaceProxy:
         return digest({"name": "" if files else self.name, "files": files, "commit": self.commit})
 
     @property
+    def earlier_identity(self) -> str:
+        """See `Proxy`."""
+        return self.identity
+
+    @property
     def commit(self) -> str | None:
         """The commit of a model from the hub; None for a model in a folder."""
         return getattr(self.settings, "_commit_hash", None)

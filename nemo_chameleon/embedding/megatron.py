@@ -52,6 +52,11 @@ class MegatronProxy:
         """See `Proxy`."""
         return self.checkpoint.identity
 
+    @property
+    def earlier_identity(self) -> str:
+        """See `Proxy`."""
+        return self.checkpoint.earlier_identity
+
     def record(self) -> dict[str, Any]:
         """See `Proxy`."""
         return {

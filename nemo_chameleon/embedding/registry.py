@@ -35,7 +35,11 @@ class Proxy(Protocol):
 
     @property
     def identity(self) -> str:
-        """A digest that differs from that of any other model."""
+        """A digest that differs from that of any other model, wherever the model was trained."""
+
+    @property
+    def earlier_identity(self) -> str:
+        """The digest that mixture files of versions before 0.3 record of the model."""
 
     def record(self) -> dict[str, Any]:
         """Describe the model for a mixture file.
@@ -86,7 +90,8 @@ def proxy_from_record(record: Mapping[str, Any], place: str | None = None) -> Pr
         raise UserError(
             f"the mixture file does not describe its proxy completely: {error!r}"
         ) from error
-    if proxy.identity != record.get("trained"):
+    trained = record.get("trained")
+    if trained != proxy.identity and trained != proxy.earlier_identity:
         where = place or record.get("checkpoint", record.get("hf"))
         raise UserError(
             f"{where} is not the proxy that the mixture was computed through: name that one with "

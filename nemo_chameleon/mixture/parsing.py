@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_chameleon.utils import json_objects
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.names import require_unicode
 
 without_duplicates = functools.partial(json_objects.distinct_keys, UserError)
 """Makes a dictionary of a JSON object, as `object_pairs_hook` of `json`."""
@@ -44,6 +45,8 @@ def parse_mixture(text: str, version: int, known: Collection[str]) -> dict[str, 
         raise UserError(f"unknown entry {unknown[0]!r}")
     if not isinstance(body.get("weights"), dict):
         raise UserError("it has no 'weights'")
+    for name in body["weights"]:
+        require_unicode(name)
     for entry in ("domains", "method", "proxy", "uncertainty", "created"):
         if not isinstance(body.get(entry, {}), dict):
             raise UserError(f"{entry!r} must be an object")

@@ -13,7 +13,7 @@ from nemo_chameleon.utils.errors import UserError
 START = "checkpoint.pretrained_checkpoint"
 """The key of the checkpoint that a run starts from, as it was typed."""
 START_DIGEST = "digest of checkpoint.pretrained_checkpoint"
-"""The key of a digest of that checkpoint's files, or None; earlier versions do not record it."""
+"""The key of its digests: a list, or in earlier versions the text of one, or None."""
 _NAMED = 3  # so many differences are named, and the others counted
 
 
@@ -45,13 +45,18 @@ def require_same(
 
 
 def _same_start(made: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two paths lead to one checkpoint, or to checkpoints with the same files."""
+    """Return whether two paths lead to one checkpoint, or to checkpoints with the same weights."""
     before, after = made.get(START), now.get(START)
     if not (isinstance(before, str) and isinstance(after, str)):
         return False
     if Path(before).resolve() == Path(after).resolve():
         return True
-    return made.get(START_DIGEST) is not None and made[START_DIGEST] == now.get(START_DIGEST)
+    return not _digests(made).isdisjoint(_digests(now))
+
+
+def _digests(identity: Mapping[str, Any]) -> set[str]:
+    found = identity.get(START_DIGEST) or []
+    return {found} if isinstance(found, str) else set(found)
 
 
 def _is_pairs(value: Any) -> TypeGuard[list[Any]]:

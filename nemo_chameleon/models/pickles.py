@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.names import fault_of_name
 
 METADATA = ".metadata"
 """The name of the pickle that describes a checkpoint's tensors."""
@@ -80,13 +81,18 @@ def read_metadata(folder: Path) -> Any:
     """
     with (folder / METADATA).open("rb") as stream:
         try:
-            return _Unpickler(stream).load()
+            described = _Unpickler(stream).load()
+            names = {str(place.relative_path) for place in described.storage_data.values()}
         except _RefusedError as error:
             raise UserError(_would_run(folder / METADATA, str(error))) from error
         except OSError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
             raise ValueError(f"{METADATA} is damaged: {error!r}") from error
+    for name in names:
+        if (fault := fault_of_name(name)) is not None:
+            raise ValueError(f"{METADATA} is damaged: the name {name!r} of a file {fault}")
+    return described
 
 
 def require_harmless(folder: Path) -> None:

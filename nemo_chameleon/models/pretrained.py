@@ -24,6 +24,7 @@ from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.layout import union_over_stages
 from nemo_chameleon.models import checkpoint, tracker
+from nemo_chameleon.models.content import weights_digest
 from nemo_chameleon.models.gpt import model_of_identity, model_record, unwrap
 from nemo_chameleon.models.whole import fault_of, fault_of_contents
 from nemo_chameleon.utils.errors import UserError
@@ -53,7 +54,15 @@ class PretrainedCheckpoint:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A digest of the model and of a sample of every file, to recognise the checkpoint by."""
+        """A digest of the model and of its weights, to recognise the checkpoint by."""
+        weights = weights_digest(self.path)
+        if weights is None:
+            return self.earlier_identity
+        return digest({"weights": weights, "model": model_record(self.run.model)})
+
+    @functools.cached_property
+    def earlier_identity(self) -> str:
+        """The digest that versions before 0.3 recorded; every file of the folder counts."""
         return digest({"files": digest_of_files(self.path), "model": model_record(self.run.model)})
 
     def fill(self, gpt: torch.nn.Module, *, whole: bool = False) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 from nemo_chameleon.models import whole
 from nemo_chameleon.models.identity import require_same
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import digest, digest_of_files, write_atomically
+from nemo_chameleon.utils.files import write_atomically
 
 STATE = "state.json"
 """The name of a checkpoint's file with the state of the run."""
-_TRACKER = "latest_checkpointed_iteration.txt"
+TRACKER = "latest_checkpointed_iteration.txt"
+"""The name of the file in a run's folder that names its newest checkpoint."""
 _DIGITS = 18  # an iteration's number has fewer
 
 
@@ -32,7 +33,7 @@ def name_newest(directory: Path, iteration: int) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_atomically(directory / _TRACKER, f"{iteration}\n")
+    write_atomically(directory / TRACKER, f"{iteration}\n")
 
 
 def newest(directory: Path) -> Path | None:
@@ -93,7 +94,7 @@ def _none_whole(directory: Path) -> str:
     why = "; ".join(f"{folder.name}: {fault_of(folder)}" for folder in saved(directory)[:3])
     found = f" ({why})" if why else ""
     return (
-        f"{directory / _TRACKER} says {text!r:.40}, but no checkpoint there is whole{found}: copy "
+        f"{directory / TRACKER} says {text!r:.40}, but no checkpoint there is whole{found}: copy "
         "a whole one to its place, or remove this file to start from iteration 0"
     )
 
@@ -155,7 +156,7 @@ def tracked(directory: Path) -> tuple[str | None, Path | None]:
         The text of the tracker, or None if there is no tracker; and the folder of the checkpoint
         that it names, which may not exist, or None if it names none.
     """
-    tracker = directory / _TRACKER
+    tracker = directory / TRACKER
     text = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
     number = text is not None and text.isascii() and text.isdigit() and len(text) < _DIGITS
     return text, directory / f"iter_{int(text or 0):07d}" if number else None
@@ -177,26 +178,13 @@ def numbered(directory: Path) -> list[tuple[int, Path]]:
     ]
 
 
-def content_digest(place: str) -> str | None:
-    """Return a digest of a checkpoint's files, to recognise it by wherever it lies.
-
-    Args:
-        place: the checkpoint's folder, or the folder above it with a tracker.
-
-    Returns:
-        The digest of names, sizes and samples of the files; None if there is no such folder.
-    """
-    folder = tracked(Path(place))[1] or Path(place)
-    return digest(digest_of_files(folder)) if folder.is_dir() else None
-
-
 def remove_all(directory: Path) -> None:
     """Remove the checkpoints of a run that is finished, the tracker first.
 
     Args:
         directory: the run's folder.
     """
-    (directory / _TRACKER).unlink(missing_ok=True)
+    (directory / TRACKER).unlink(missing_ok=True)
     for path in directory.glob("iter_*"):  # those of saves that were killed, too
         shutil.rmtree(path)
 

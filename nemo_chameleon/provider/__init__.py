@@ -1,6 +1,7 @@
 """The blended-dataset provider: it turns a configuration into the weights that a run draws by.
 
 preflight.py     checks before training; what they find out is passed on
+places.py        where a run will write, tried before it begins
 plan.py          the model and the windows that embed the domains
 stored.py        mixtures that need not be computed
 runs.py          the base model's run and the proxies' runs

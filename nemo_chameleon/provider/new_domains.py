@@ -24,6 +24,7 @@ def embed_new(
     checkpoints: Sequence[str] = (),
     micro_batch_size: int | None = None,
     tokenizer: str | None = None,
+    cache: str = "cache",
 ) -> tuple[list[dict[str, ShardedEmbedding]], dict[str, dict[str, Any]]]:
     """Embed new domains with the proxies of a computed mixture, from windows like its own.
 
@@ -37,6 +38,7 @@ def embed_new(
             for the places that the file records.
         micro_batch_size: windows that each rank embeds at once; None for the device's default.
         tokenizer: where the tokenizer of the domains is now; None for the place that is recorded.
+        cache: data.cache, for domains of examples to finetune on.
 
     Returns:
         For each proxy the embeddings of the new domains by name; and facts about these domains by
@@ -63,7 +65,7 @@ def embed_new(
         _require_tokenizer(record)
         proxy = proxy_from_record(record, place)
         reencoding = _reencoding(record, place)
-        domains = _opened_as(record, paths, method)
+        domains = _opened_as(record, paths, method, cache)
         for name, domain in domains.items():
             computed.require_unknown(name, domain.fingerprint, domain.sources.values())
         windows = Windows.recorded((method["layer"],), method)
@@ -116,10 +118,13 @@ def _tokenizer(record: Mapping[str, Any]) -> str | None:
 
 
 def _opened_as(
-    record: Mapping[str, Any], paths: Mapping[str, str | list[str]], method: Mapping[str, Any]
+    record: Mapping[str, Any],
+    paths: Mapping[str, str | list[str]],
+    method: Mapping[str, Any],
+    cache: str,
 ) -> dict[str, Domain]:
     """Open new domains, and read them as the mixture's own domains were read."""
     wanted = {name: DomainConfig(path=path) for name, path in paths.items()}
-    data, length = read_as_recorded(record, wanted)
+    data, length = read_as_recorded(record, wanted, cache)
     answers_alone = method.get("tokens") == "answers"
     return kind_of(data).open_domains(data, length, answers_alone=answers_alone)

@@ -39,6 +39,7 @@ class EmbeddingPlan:
         method: the settings that decide the embeddings, as a mixture file records them.
         objective: the objective that a new mixture is computed for.
         settings: for each proxy a digest of what the configuration asks of it.
+        earlier_settings: the same digests as versions before 0.3 recorded them.
         reencoding: how the domains' tokens become those of an existing proxy; None if they are the
             same.
         tokenizer: the tokenizer of the model that embeds; None if it is not known.
@@ -51,6 +52,7 @@ class EmbeddingPlan:
     method: dict[str, Any]
     objective: str
     settings: tuple[str, ...]
+    earlier_settings: tuple[str, ...]
     reencoding: Reencoding | None
     tokenizer: str | None
 
@@ -128,7 +130,11 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
     layers = (layer, *(other for other in others if other != layer))
     windows = Windows.recorded(layers, method)
     numbers = range(1, config.proxy.count + 1)
-    settings = [_proxy_settings(config, domains, proxy, reencoding, n) for n in numbers]
+    if proxy is None:
+        settings = earlier = [_training_settings(config, domains, number) for number in numbers]
+    else:
+        settings = [_existing_settings(config, proxy.identity, reencoding)]
+        earlier = [_existing_settings(config, proxy.earlier_identity, reencoding)]
     tokenizer = config.data.tokenizer if reencoding is None else reencoding.target
     return EmbeddingPlan(
         proxy,
@@ -138,6 +144,7 @@ def _plan(config: Config, domains: Mapping[str, Domain]) -> EmbeddingPlan:
         method,
         settled["objective"],
         tuple(settings),
+        tuple(earlier),
         reencoding,
         tokenizer,
     )
@@ -187,23 +194,20 @@ def _reencoding(data: DataConfig, target: str) -> Reencoding | None:
     return Reencoding.between(data.tokenizer, target)
 
 
-def _proxy_settings(
-    config: Config,
-    domains: Mapping[str, Domain],
-    proxy: Proxy | None,
-    reencoding: Reencoding | None,
-    number: int = 1,
-) -> str:
-    """Return a digest of what a configuration asks of a proxy, the first one or a further one.
+def _training_settings(config: Config, domains: Mapping[str, Domain], number: int = 1) -> str:
+    """Return a digest of what a configuration asks of a proxy's training.
 
     Settings of the machine are left out, because a mixture may be used on another machine. The
     domains are left out too: a proxy may embed domains that it was not trained on, and a mixture
     file records fingerprints of its own domains.
     """
-    if proxy is not None:
-        asked = {"proxy": proxy.identity, "data.split": config.data.split}
-        return digest(asked if reencoding is None else {**asked, "tokens": reencoding.identity})
     of_others = ["train.precision", "optimizer.use_distributed_optimizer"]
     of_others += ["data.domains", "weights"]
     identity = proxy_run(config, domains, number).identity()
     return digest({key: value for key, value in identity.items() if key not in of_others})
+
+
+def _existing_settings(config: Config, identity: str, reencoding: Reencoding | None) -> str:
+    """Return a digest of what a configuration asks of a model that exists."""
+    asked = {"proxy": identity, "data.split": config.data.split}
+    return digest(asked if reencoding is None else {**asked, "tokens": reencoding.identity})

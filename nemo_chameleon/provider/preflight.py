@@ -6,9 +6,7 @@ and `inspect` for jobs on other machines. What they find out is passed on as `Pr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from nemo_chameleon.config.keys import typed
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import (
     check,
@@ -24,15 +22,13 @@ from nemo_chameleon.distributed.device import require_device
 from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.embedding.megatron import MegatronProxy
 from nemo_chameleon.mixture import Mixture
-from nemo_chameleon.mixture.embeddings_file import embeddings_file
 from nemo_chameleon.models import tracker
+from nemo_chameleon.provider.places import require_folders, require_mixture_file
 from nemo_chameleon.provider.plan import EmbeddingPlan, plan_embedding
 from nemo_chameleon.provider.runs import base_run, proxy_run, proxy_runs, within_bounds
 from nemo_chameleon.provider.stored import stored_mixture
-from nemo_chameleon.provider.trained import kept_draws
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import require_writable
 from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
@@ -102,6 +98,7 @@ def prepare(config: Config) -> Prepared:
 
     def look() -> None:
         run = _checked_base_run(prepared)
+        require_folders(config, [run], trial=True)
         if prepared.stored is None:
             run.pretrained()
             _require_proxy(prepared)
@@ -155,10 +152,14 @@ def inspect(
     """
     check(config, processes)
     prepared = Prepared.of(config, _opened(config) if domains is None else domains)
-    _checked_base_run(prepared).pretrained()
+    run = _checked_base_run(prepared)
+    run.pretrained()
+    require_folders(config, [run], trial=False)
     if prepared.stored is None:
-        _require_writable(config, trial=False)
+        require_mixture_file(config, trial=False)
         _check_proxy(prepared, proxy_processes)
+        if prepared.plan is not None and prepared.plan.proxy is None:
+            require_folders(config, proxy_runs(config, prepared.domains), trial=False)
     return prepared
 
 
@@ -194,40 +195,14 @@ def _require_samples(run: TrainingRun, prefix: str) -> None:
 
 def _require_proxy(prepared: Prepared) -> None:
     config = prepared.config
-    _require_writable(config, trial=True)
+    require_mixture_file(config, trial=True)
     _check_proxy(prepared, world_size())
     require_device(config.proxy, "proxy.")
     if prepared.plan is not None and prepared.plan.proxy is None:
-        for run in proxy_runs(config, prepared.domains):
+        proxies = proxy_runs(config, prepared.domains)
+        require_folders(config, proxies, trial=True)
+        for run in proxies:
             run.resumable()
-
-
-def _require_writable(config: Config, trial: bool) -> None:
-    """Refuse files that could not be written after hours of training a proxy.
-
-    Args:
-        config: the whole configuration.
-        trial: whether to write a file beside them, which only the machine of the job can do.
-
-    Raises:
-        UserError: the mixture file or what lies beside it cannot be written.
-    """
-    file = Path(config.chameleon.file)
-    remedy = f"set {typed(('chameleon', 'file'), 'FILE.json')} to a file that can be written"
-    for path, is_wrong, what in (
-        (file, file.is_dir(), "is a folder"),
-        (embeddings_file(file), embeddings_file(file).is_dir(), "is a folder"),
-        (kept_draws(config), kept_draws(config).is_file(), "is a file, but must be a folder"),
-    ):
-        if is_wrong:
-            raise UserError(f"chameleon.file={file}: {path} {what}; {remedy}")
-    if trial:
-        try:
-            require_writable(file)
-        except OSError as error:
-            raise UserError(
-                f"chameleon.file={file} cannot be written: {error}; {remedy}"
-            ) from error
 
 
 def _check_proxy(prepared: Prepared, processes: int) -> None:

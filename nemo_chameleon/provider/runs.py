@@ -16,6 +16,7 @@ from nemo_chameleon.data.token_shares import within_token_bounds
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.names import fault_of_name
 
 COMPARED = "compare"
 """The folder under `output` of the runs of a comparison."""
@@ -87,6 +88,11 @@ def run_name(config: Config) -> str:
     """
     wanted = config.data.mixture
     name = wanted if wanted in MIXTURES else Path(wanted).stem
+    if (fault := fault_of_name(name)) is not None:
+        raise UserError(
+            f"data.mixture={wanted}: the run's folder would be named {name!r}, which {fault}; "
+            "rename the file"
+        )
     proxies = [_proxy_name(number + 1) for number in range(config.proxy.count)]
     others = (*MIXTURES, *proxies, COMPARED, Path(config.data.cache).name)
     if wanted not in MIXTURES and name in others:

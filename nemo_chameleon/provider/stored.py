@@ -152,7 +152,9 @@ def _require_settings(
 
 def _require_proxies(config: Config, mixture: Mixture, plan: EmbeddingPlan) -> None:
     """Refuse a mixture that comes from other proxies than the configuration asks for."""
-    made = [str(proxy.get("settings")) for proxy in proxies_of(mixture.proxy)]
+    now = dict(zip(plan.earlier_settings, plan.settings, strict=True))
+    recorded = [str(proxy.get("settings")) for proxy in proxies_of(mixture.proxy)]
+    made = [now.get(settings, settings) for settings in recorded]
     if sorted(made) == sorted(plan.settings):
         return
     count = f"set proxy.count={len(made)}" if plan.settings[0] in made else ""

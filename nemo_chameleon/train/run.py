@@ -18,6 +18,7 @@ from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import tracker
+from nemo_chameleon.models.content import digests_of
 from nemo_chameleon.models.gpt import model_record, weights_shape
 from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
@@ -116,9 +117,11 @@ class TrainingRun:
         return same
 
     @functools.cached_property
-    def _start_digest(self) -> str | None:
+    def _start_digest(self) -> list[str] | None:
         place = self.config.checkpoint.pretrained_checkpoint
-        return None if place is None else tracker.content_digest(place)
+        if place is None:
+            return None
+        return digests_of(tracker.tracked(Path(place))[1] or Path(place))
 
     def resumable(self) -> Path | None:
         """Find the checkpoint that the run continues from, as far as one sees by its files' sizes.

@@ -10,6 +10,8 @@ ranks.py        the rank of this process
 preemption.py   the signals that ask a run to stop
 parent.py       the end of torchrun ends its processes and their helpers
 seeding.py      random generators that are seeded from names
+names.py        names that become names of folders
+limits.py       limits of time and memory
 tables.py       tables in plain text
 moved.py        names where old checkpoints look for them
 provenance.py   time and versions, for the record

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ BLOCKS = 64
 """Number of blocks that `sampled_digest` reads from a file."""
 BLOCK_BYTES = 4096
 """Size of a block in bytes."""
+TEMPORARY = len(".01234567.tmp")
+"""How much longer the name of a file is while the file is written."""
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -126,6 +128,35 @@ def sampled_digest(path: Path, count: int = BLOCKS) -> str:
     size, blocks = path.stat().st_size, hashlib.sha256()
     for block in read_blocks(path, (size * part // count for part in range(count))):
         blocks.update(block)
+    return blocks.hexdigest()[:16]
+
+
+def digest_of_ranges(ranges: Sequence[tuple[Path, int, int]]) -> str:
+    """Return a SHA-256 of samples of many ranges of bytes, up to 16 blocks of 4 KiB of each.
+
+    The more ranges there are, the fewer blocks of each are read, but at least one.
+
+    Args:
+        ranges: file, first byte and number of bytes of each range.
+
+    Returns:
+        The first 16 hexadecimal digits of the digest.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file ends before a range does.
+    """
+    most, blocks = max(1, min(16, 2**16 // max(len(ranges), 1))), hashlib.sha256()
+    for path, start, length in ranges:
+        last = max(length - BLOCK_BYTES, 0)
+        count = min(most, -(-length // BLOCK_BYTES))
+        with path.open("rb") as stream:
+            for place in range(count):
+                stream.seek(start + last * (place + 1) // count)
+                block = stream.read(min(BLOCK_BYTES, length))
+                if len(block) < min(BLOCK_BYTES, length):
+                    raise ValueError(f"{path.name} ends before byte {start + length}")
+                blocks.update(block)
     return blocks.hexdigest()[:16]
 
 

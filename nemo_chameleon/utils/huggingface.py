@@ -7,7 +7,7 @@ from nemo_chameleon.utils.errors import UserError
 
 
 def from_pretrained(kind: str, name: str, **settings: Any) -> Any:
-    """Load something by the name of its model.
+    """Load something by the name of its model; code that lies beside the model never runs.
 
     Args:
         kind: a class of transformers, for instance "AutoConfig".
@@ -18,7 +18,8 @@ def from_pretrained(kind: str, name: str, **settings: Any) -> Any:
         What `from_pretrained` of the class returns.
 
     Raises:
-        UserError: transformers is not installed, or there is no such model.
+        UserError: transformers is not installed, there is no such model, or it needs code of its
+            own.
     """
     try:
         import transformers
@@ -27,9 +28,17 @@ def from_pretrained(kind: str, name: str, **settings: Any) -> Any:
             f"the Hugging Face model {name} needs transformers: pip install nemo_chameleon[hf]"
         ) from error
     try:
-        return getattr(transformers, kind).from_pretrained(name, **settings)
+        # Unless this is False, transformers asks on a terminal whether to run the code.
+        return getattr(transformers, kind).from_pretrained(
+            name, **settings, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:200]
+        if "trust_remote_code" in str(error):
+            cause = (
+                "it brings its own code (auto_map in its configuration), which is never run; name "
+                "a model of a type that transformers has"
+            )
         raise UserError(f"cannot load the Hugging Face model {name}: {cause}") from error
 
 

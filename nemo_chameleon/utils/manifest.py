@@ -12,6 +12,7 @@ from typing import Any
 import xxhash
 
 from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.names import fault_of_name
 
 NAME = "manifest.json"
 """The name of the manifest's own file."""
@@ -81,6 +82,9 @@ def read(folder: Path) -> dict[str, tuple[int, str]] | None:
         return None
     try:
         files: dict[str, Any] = json.loads(text)["files"]
+        for name in files:
+            if fault_of_name(name) is not None:
+                raise ValueError(f"{name!r} is no name of a file in its folder")
         return {str(name): (int(size), str(hashed)) for name, (size, hashed) in files.items()}
     except (
         ValueError,

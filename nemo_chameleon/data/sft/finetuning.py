@@ -21,7 +21,7 @@ from nemo_chameleon.distributed.collectives import first_rank_first
 from nemo_chameleon.utils.errors import UserError
 
 # The settings of `data` that decide how JSONL is read; a mixture file records them.
-_READING = ("chat_template", "ignored_keys", "on_malformed", "on_too_long", "cache")
+_READING = ("chat_template", "ignored_keys", "on_malformed", "on_too_long")
 
 
 class FinetuningData(DataKind):
@@ -90,8 +90,8 @@ class FinetuningData(DataKind):
     def as_recorded(self, record: Mapping[str, Any], data: DataConfig) -> tuple[DataConfig, int]:
         """See `DataKind`."""
         read = record[SFT]
-        # Files that an earlier version wrote lack the keys that came later.
-        settings = {key: read[key] for key in _READING if key in read}
+        # Files that an earlier version wrote lack the keys that came later, and have the cache.
+        settings = {key: read[key] for key in (*_READING, "cache") if key in read}
         data = replace(data, tokenizer=record["tokenizer"], **settings)
         if ExampleTokenizer(data).identity != read["reader"]:
             raise UserError(

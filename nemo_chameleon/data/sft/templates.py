@@ -3,6 +3,7 @@
 The template is a Jinja file, or one of the tokenizer's own files.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from nemo_chameleon.data.tokenizer_files import (
     tokenizer_settings,
 )
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.limits import OutOfTimeError, limited
 
 # Some templates mark the text of the assistant with this block.
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -23,6 +25,11 @@ _REMEDY = (
     "so the answers cannot be found; set data.chat_template to a template that marks them with "
     "{% generation %} and {% endgeneration %}"
 )
+# What writing one chat may use. Without limits, a template can stop a run or a whole machine.
+_SECONDS = 10.0
+_MEMORY = 1 << 30  # bytes
+# The longest text, in characters: so many, and so many for each of the chat in JSON.
+_CHARACTERS, _PER_CHARACTER = 1 << 20, 100
 _FIRST = (
     "the assistant begins the chat, and the chat template does not write what comes before such a "
     "turn; put a turn of the user or a system prompt before it, or mark the answers in the "
@@ -236,7 +243,18 @@ class ChatTemplate:
             "return_assistant_tokens_mask": self._marks,
         }
         try:
-            rendered: Any = render_jinja_template(**settings)
+            with limited(_SECONDS, _MEMORY):
+                rendered: Any = render_jinja_template(**settings)
+        except OutOfTimeError:
+            raise UserError(
+                f"the chat template takes longer than {_SECONDS:.0f} seconds to write one chat: "
+                "set data.chat_template to another one"
+            ) from None
+        except MemoryError:
+            raise UserError(
+                f"the chat template needs more than {_MEMORY >> 20} MiB to write one chat: set "
+                "data.chat_template to another one"
+            ) from None
         except TemplateSyntaxError as error:
             raise UserError(f"the chat template is not valid Jinja: {error}") from error
         # A template may do anything with the values of a line, and so it may raise anything.
@@ -245,6 +263,13 @@ class ChatTemplate:
             raise MalformedError(f"the chat template refuses the chat: {cause}") from error
         texts, marked = rendered
         text = require_text(texts[0], "the rendered chat")
+        if len(text) > _CHARACTERS:
+            size = len(json.dumps([messages, tools], ensure_ascii=False, default=str))
+            if len(text) > _CHARACTERS + _PER_CHARACTER * size:
+                raise UserError(
+                    f"the chat template writes {len(text):,} characters for a chat of {size:,}: "
+                    "set data.chat_template to another one"
+                )
         return text, marked[0] if marked else []
 
 
@@ -272,8 +297,13 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data.chat_template={file} cannot be read: {error}") from error
     if isinstance(source, list):  # a list of templates, each with a name
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = {entry.get("name"): entry.get("template") for entry in named}.get("default")
     if source is None:
         return None
+    if not isinstance(source, str):
+        raise UserError(
+            f"the chat_template of {beside} is not a text: set data.chat_template to a Jinja file"
+        )
     tokens = {key: token_text(value) for key, value in settings.items() if key.endswith("_token")}
     return ChatTemplate(source, {key: token for key, token in tokens.items() if token is not None})
