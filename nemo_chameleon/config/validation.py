@@ -91,7 +91,7 @@ def check_mixture(config: Config) -> None:
             f"{MOST_DATASETS:,}: merge domains that are alike"
         )
     for name in (*data.domains, *data.validation):
-        require_unicode(name)
+        require_unicode(name, f"the name of domain {name!r}")
     if data.mixture not in MIXTURES and not _is_file(data.mixture):
         raise UserError(
             f"data.mixture={data.mixture} is neither a file that exists nor one of "

@@ -1,6 +1,8 @@
 """The names that users choose: which of them can be written, and be names of folders."""
 
+import json
 import os
+from typing import Any
 
 from nemo_chameleon.utils.errors import UserError
 
@@ -27,18 +29,18 @@ def fault_of_name(name: str) -> str | None:
     return None
 
 
-def require_unicode(name: str) -> None:
-    """Check that a domain's name can be written as UTF-8, as halves of surrogate pairs cannot be.
+def require_unicode(value: Any, what: str = "a text") -> None:
+    """Check that every text in a value can be written as UTF-8, as halves of characters cannot be.
 
     Args:
-        name: the name.
+        value: a text, or what JSON can hold.
+        what: has the text; the error begins with it.
 
     Raises:
-        UserError: it cannot.
+        UserError: a text has half of a character, which JSON allows.
     """
     try:
-        name.encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"the name of domain {name!r} is not Unicode: give it another one"
-        ) from error
+        half = ascii(error.object[error.start])
+        raise UserError(f"{what} has {half}, which is half of a character: correct it") from error

@@ -310,7 +310,7 @@ def _runs(folder: Path) -> Iterator[Target]:
         (run / f"iter_{number:07d}").mkdir(parents=True)
 
     def find(path: Path) -> None:
-        tracker.content_digest(str(path.parent))
+        tracker.tracked(path.parent)
         for found in tracker.saved(path.parent):
             tracker.iteration_of(found)
 

@@ -25,9 +25,9 @@ from nemo_chameleon.mixture.formats.nemo import NEMO
 from nemo_chameleon.mixture.formats.tables import CSV, RATIOS
 from nemo_chameleon.mixture.formats.weights import JSON
 from nemo_chameleon.mixture.mixture import SUM_TOLERANCE, Mixture
-from nemo_chameleon.mixture.parsing import require_unicode
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.names import require_unicode
 
 logger = package_logger(__package__)
 
