@@ -11,10 +11,10 @@ from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.data.sft.forms import complaint, preference
 from nemo_chameleon.data.sft.keys import present, require_known, unread_keys
 from nemo_chameleon.data.sft.repeated import repeats
+from nemo_chameleon.data.sft.roles import is_user
 from nemo_chameleon.data.sft.turns import (
     Turn,
     contents,
-    is_user,
     read_tools,
     read_turns,
     written_turn,
@@ -24,6 +24,7 @@ _LISTS = ("messages", "conversations")
 _ALPACA = ("instruction", "output")
 _PAIRS = (("prompt", "completion"), ("input", "output"))
 _SYSTEM = ("system", "system_prompt")
+_SETTINGS = ("on", "off")  # of reasoning beside messages, as Nemotron's data have it
 _BESIDE = (*_SYSTEM, "history", "tools")  # they make a chat of a pair
 
 
@@ -173,5 +174,10 @@ def _require_read(
     known = [key for key, value in said.items() if key in own or is_repeated(key, value)]
     if fault := preference(said):
         raise MalformedError(fault)
-    require_known(said, known, "line")
-    return tuple(unread_keys(said, known))
+    settings = [
+        key
+        for key in ("reasoning",)
+        if said.get(key) in _SETTINGS and not set(_LISTS).isdisjoint(own)
+    ]
+    require_known(said, [*known, *settings], "line")
+    return (*unread_keys(said, known), *settings)
