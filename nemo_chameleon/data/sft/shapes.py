@@ -106,6 +106,11 @@ def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair
             return _chat(said, [*_context(turns(first)), *turns(second)], keys)
         if first == "prompt" and any(lists):
             raise MalformedError("prompt and completion must both be texts or both be lists")
+        if any(lists):
+            raise MalformedError(
+                "input and output must both be texts: write a list of messages as 'messages', with "
+                "the answer as the last of them"
+            )
         prompt, completion = text(first), text(second)
         if any(said.get(key) not in (None, [], {}) and _says(said[key]) for key in _BESIDE):
             pair = [written_turn("user", prompt), written_turn("assistant", completion)]
