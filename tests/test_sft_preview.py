@@ -117,7 +117,7 @@ def test_malformed_lines_are_shown(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A malformed line has its fault and the way out; what the setting does is said."""
-    written(config, {"text": "a b", "mood": 1}, {"text": "c d"}, *[{"texts": "e"}] * 20)
+    written(config, {"text": "a b", "mood": 3}, {"text": "c d"}, *[{"texts": "e"}] * 20)
     said = run(monkeypatch, capsys, config, "--domain", "pairs")
     assert "line 1\n  This line is malformed: the key 'mood' of a line is not understood." in said
     assert "set 'data.ignored_keys=[mood]'" in said

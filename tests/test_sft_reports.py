@@ -17,8 +17,10 @@ from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft import index as indices
 from nemo_chameleon.data.sft.domain import SFTDomain, open_sft_domain
+from nemo_chameleon.data.sft.preview import preview
 from nemo_chameleon.data.sft.reports import (
     Reports,
+    describe_after,
     describe_malformed,
     describe_unread,
 )
@@ -110,7 +112,7 @@ def test_unknown_keys_and_the_way_out(sft: Config) -> None:
     lines: list[dict[str, Any]] = [
         {"text": "ab", "title": "A"},
         {"text": "cd"},
-        {"text": "ef", "mood": 1, "title": "B"},
+        {"text": "ef", "mood": 3, "title": "B"},
     ]
     sft.data.ignored_keys = ["rest"]
     with pytest.raises(UserError) as error:
@@ -130,7 +132,7 @@ def test_unknown_keys_and_the_way_out(sft: Config) -> None:
 def test_keys_that_are_not_to_be_ignored(sft: Config) -> None:
     """The error advises to ignore no key that decides the loss, and names the other way out."""
     lines: list[dict[str, Any]] = [
-        {"text": "ab", "weight": 0, "mood": 1},
+        {"text": "ab", "weight": 0, "mood": 3},
         {"text": "cd", "title": "A"},
         {"text": "ef"},
     ]
@@ -167,6 +169,38 @@ def test_metadata_that_are_not_read(sft: Config, capsys: pytest.CaptureFixture[s
     sft.data.ignored_keys = ["topic", "notes"]
     assert again().tokens == domain.tokens
     assert "metadata" not in capsys.readouterr().out
+
+
+def test_turns_after_the_last_answer(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line counts them, also from the cache; the preview has a note; tokens stay."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    more = [{"role": "user", "content": "c"}, {"role": "tool", "content": "d"}]
+    lines: list[dict[str, Any]] = [{"messages": chat}, {"messages": chat + more}]
+    lines.append({"messages": chat + more[:1]})
+    domain = opened(sft, *lines)
+    again = open_sft_domain(
+        "mine",
+        str(domain.path),
+        sft.data,
+        ExampleTokenizer(sft.data),
+        seq_length=sft.model.seq_length,
+    )
+    said = (
+        "3 turns of 2 of 3 examples come after the last answer that carries loss, and are left out "
+        "(first: mine.jsonl, line 2, user and tool)"
+    )
+    assert capsys.readouterr().out.count(said) == 2
+    assert domain.tokens == again.tokens
+    shown = preview(str(domain.path), sft.data, ExampleTokenizer(sft.data), 64, 3, "mine")
+    notes = [[note for note in line.notes if "left out" in note] for line in shown]
+    assert notes == [
+        [],
+        ["The last 2 turns are left out (user and tool), because no answer with loss follows."],
+        ["The last turn is left out (user), because no answer with loss follows."],
+    ]
+    older = {**domain.index.facts}
+    del older["after"], older["turns_after"], older["first_after"]
+    assert describe_after(older) == ""
 
 
 def test_many_metadata_are_counted_in_little_memory() -> None:

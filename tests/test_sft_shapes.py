@@ -167,6 +167,7 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
         (PAIR | {"history": [["a", ""]]}, "an answer is empty"),
         (PAIR | {"history": "a"}, "not a list of pairs"),
         ({"prompt": [ASKED], "completion": "4"}, "both be texts or both be lists"),
+        ({"input": [ASKED], "output": "4"}, "both be texts: write a list of messages as 'mess"),
         ({"prompt": [{**SAID, "train": True}, ASKED], "completion": [SAID]}, "prompt asks for"),
         ({"instruction": "a", "output": " "}, "an answer is empty"),
         (messages({"role": "human", "content": "a"}), r"assistant \(the roles are 'user'\)"),

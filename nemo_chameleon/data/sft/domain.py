@@ -23,6 +23,7 @@ from nemo_chameleon.data.parts import shown
 from nemo_chameleon.data.sft.index import SKIPPED, Index, build, find_example_files
 from nemo_chameleon.data.sft.packing import Packs, chunks
 from nemo_chameleon.data.sft.reports import (
+    describe_after,
     describe_left_out,
     describe_malformed,
     describe_unread,
@@ -207,6 +208,8 @@ def open_sft_domain(
         logger.warning("%s: %s; they are left out", where, wrong)
     if left_out := describe_left_out(index.facts):
         logger.warning("%s: %s", where, left_out)
+    if after := describe_after(index.facts):
+        logger.info("%s: %s", where, after)
     if unread := describe_unread(index.facts):
         logger.info("%s: %s", where, unread)
     shares = split_shares(split)

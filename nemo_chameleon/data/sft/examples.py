@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, parse_object
+from nemo_chameleon.data.sft.roles import ROLES, unknown_role
 from nemo_chameleon.data.sft.shapes import Chat, Pair, read_shape
 from nemo_chameleon.data.sft.templates import ChatTemplate, Example
 from nemo_chameleon.data.sft.turns import called_functions
@@ -56,10 +57,14 @@ def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
             "the line is a chat, but there is no chat template beside data.tokenizer: set "
             "data.chat_template to a Jinja file"
         )
+    roles = list(dict.fromkeys(turn.message["role"] for turn in chat.turns))
     trained = [i for i, turn in enumerate(chat.turns) if turn.carries_loss]
-    if not any(turn.message["role"] == "assistant" for turn in chat.turns):
-        roles = ", ".join(dict.fromkeys(repr(turn.message["role"]) for turn in chat.turns))
-        raise MalformedError(f"no message has the role assistant (the roles are {roles})")
+    if "assistant" not in roles:
+        named = ", ".join(map(repr, roles))
+        raise MalformedError(f"no message has the role assistant (the roles are {named})")
+    for role in roles:
+        if role not in ROLES and not template.knows(role):
+            raise unknown_role(role)
     if not trained:
         raise MalformedError("no message carries loss")
     decoded = [turn.message for turn in chat.turns]
@@ -102,7 +107,9 @@ def _written(
     unknown = [turn.unknown for turn in chat.turns]
     require_read(template, messages, chat.tools, unknown, last)
     unread = (*chat.unread, *unread_metadata(template, messages[:last], example.text))
-    return replace(example, unread=unread) if unread else example
+    return replace(
+        example, unread=unread, after=tuple(turn.message["role"] for turn in chat.turns[last:])
+    )
 
 
 def _has_python(example: Example) -> bool:

@@ -8,9 +8,9 @@ from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.keys import is_metadata
 from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
 
-_MESSAGES = tuple("conversation dialogue dialog chat chats turns".split())
-_QUESTIONS = tuple("question query problem".split())
-_ANSWERS = tuple("answer response reply solution target".split())
+_MESSAGES = tuple("conversation conversations dialogue dialog chat chats turns".split())
+_QUESTIONS = tuple("question query problem inputs".split())
+_ANSWERS = tuple("answer response reply solution target targets outputs".split())
 # The names of each form, and other names that public datasets have for them.
 _FORMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"messages": _MESSAGES},
@@ -67,10 +67,14 @@ def complaint(
     if "input_ids" in said:
         return f"tokenised already (input_ids): a line is text, and {_WANTED}"
     if best := _best_renaming(said, read, ignored):
-        renamed, rest = best
+        renamed, error = best
         steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
-        setting = ignored_keys_setting([*ignored, *rest])
-        also = f" and set {setting} to read the lines without these keys" if rest else ""
+        also = ""
+        if error is not None and error.ignorable:
+            setting = ignored_keys_setting([*ignored, *error.ignorable])
+            also = f" and set {setting} to read the lines without these keys"
+        elif error is not None:
+            also = f"; {error}"
         return f"unknown form: rename {steps}{also}"
     names = ", ".join(repr(key) for key in said if not is_metadata(key)) or "only metadata"
     chat = next((key for key in _MESSAGES if key in said), None)
@@ -80,29 +84,34 @@ def complaint(
 
 def _best_renaming(
     said: Mapping[str, Any], read: Callable[[dict[str, Any]], Any], ignored: Collection[str]
-) -> tuple[dict[str, str], Sequence[str]] | None:
-    """Return the fewest keys to rename and to ignore so that a line can be read."""
-    found = []
+) -> tuple[dict[str, str], UnknownKeysError | None] | None:
+    """Return the fewest keys to rename so that a line can be read, and what is then unknown."""
+    found: list[tuple[dict[str, str], UnknownKeysError | None]] = []
     for renamed in _renamings(said):
         if not set(ignored).isdisjoint(renamed.values()):
             continue
         try:
             read({renamed.get(key, key): value for key, value in said.items()})
-            rest: tuple[str, ...] = ()
+            found.append((renamed, None))
         except UnknownKeysError as error:
-            rest = error.ignorable
-            if not rest or not _NAMES.isdisjoint(rest):
-                continue
+            if error.readable and _NAMES.isdisjoint(key.lower() for key in error.keys):
+                found.append((renamed, error))
         except MalformedError:
             continue
-        found.append((renamed, rest))
-    return min(found, key=lambda each: (len(each[1]), len(each[0])), default=None)
+    return min(
+        found, key=lambda each: (len(each[1].keys) if each[1] else 0, len(each[0])), default=None
+    )
+
+
+def _spelled(said: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the keys of a line with these names, whatever their capitals."""
+    return [key for name in names for key in said if key.lower() == name]
 
 
 def _renamings(said: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     for form in _FORMS:
         choices = [
-            [name] if name in said else [other for other in others if other in said]
+            [name] if name in said else _spelled(said, (name, *others))
             for name, others in form.items()
         ]
         if "instruction" in form and not choices[1]:

@@ -279,6 +279,7 @@ def _write(
                     reports.malformed(name(line), found)
                     continue
                 reports.left_out(name(line), found.example.left_out)
+                reports.after(name(line), found.example.after)
                 reports.unread(found.example.unread)
                 tensor = torch.tensor(found.tokens, dtype=torch.int64)
                 # The lines alone do not decide the tokens: a template may write today's date.

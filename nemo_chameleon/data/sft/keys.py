@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nemo_chameleon.data.sft.deciding import deciding_metadata, is_flag, leaves_nothing_out
 from nemo_chameleon.data.sft.unknown import UnknownKeysError
 
 # What public datasets say about a line, but not in it, and first the plain ids. Keys are compared
@@ -24,8 +25,8 @@ _METADATA = frozenset(
     "licence copyright citation author authors creator username user_name annotator annotators "
     "language languages lang lang_code locale country state region "
     "category categories subcategory main_category domain domains topic topics subtopic full_topic "
-    "subject subjects field skill skills capability tag tags keyword keywords type kind task tasks "
-    "task_name task_type task_category other_task_category intent intention knowledge level grade "
+    "subject subjects field skill skills capability tag tags keyword keywords type kind tasks "
+    "task_name task_type task_category other_task_category intent intention level grade "
     "difficulty complexity quality quality_score input_quality score scores rating ratings rank "
     "upvotes downvotes likes votes views stars num_stars "
     "model models model_name generator generator_model generation_model teacher_model "
@@ -36,7 +37,7 @@ _METADATA = frozenset(
     "total_tokens prompt_tokens completion_tokens length len char_count word_count "
     "toxic redacted nsfw moderation openai_moderation detoxify_moderation llama_guard_2 "
     "repeat_count min_neighbor_distance min_similar_uuid similarity perplexity ppl embedding "
-    "avatarurl header used_in_training metadata meta meta_data metainfo extra extras extra_info "
+    "avatarurl header metadata meta meta_data metainfo extra extras extra_info "
     "additional_info info misc notes annotations".split()
 )
 
@@ -81,12 +82,17 @@ def unknown_keys(said: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     return [
         key
         for key, value in said.items()
-        if not (key in known or is_metadata(key) or says_nothing(value))
+        if not (
+            key in known
+            or is_metadata(key)
+            or says_nothing(value)
+            or leaves_nothing_out(key, value)
+        )
     ]
 
 
 def require_known(said: Mapping[str, Any], known: Iterable[str], of: str) -> None:
-    """Check that every key is understood, is metadata, or has an empty value.
+    """Check that every key is understood, is metadata, or has a value that says nothing.
 
     Args:
         said: the keys with their values.
@@ -94,10 +100,25 @@ def require_known(said: Mapping[str, Any], known: Iterable[str], of: str) -> Non
         of: what has the keys; the error names it.
 
     Raises:
-        UnknownKeysError: a key is not understood.
+        UnknownKeysError: a key is not understood, or one within metadata decides the loss.
     """
-    if unknown := unknown_keys(said, known):
-        raise UnknownKeysError(unknown, of)
+    unknown = unknown_keys(said, known)
+    if found := [*unknown, *deciding_metadata(said)]:
+        raise UnknownKeysError(found, of, [key for key in unknown if is_flag(said[key])])
+
+
+def require_metadata(said: Mapping[str, Any], of: str) -> None:
+    """Check that no key within metadata decides the loss.
+
+    Args:
+        said: the keys with their values.
+        of: what has the keys; the error names it.
+
+    Raises:
+        UnknownKeysError: one does.
+    """
+    if found := deciding_metadata(said):
+        raise UnknownKeysError(found, of)
 
 
 def unread_keys(said: Mapping[str, Any], known: Iterable[str]) -> list[str]:

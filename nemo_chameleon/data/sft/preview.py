@@ -139,6 +139,10 @@ def _previewed(
     if found.example.left_out:
         what = " and ".join(found.example.left_out)
         notes.append(f"The chat template leaves reasoning out of the answers ({what}).")
+    if after := found.example.after:
+        turns = "The last turn is" if len(after) == 1 else f"The last {len(after)} turns are"
+        roles = " and ".join(dict.fromkeys(after))
+        notes.append(f"{turns} left out ({roles}), because no answer with loss follows.")
     if found.example.unread:
         keys = ", ".join(found.example.unread)
         notes.append(f"Metadata that are not in the text: {keys}.")

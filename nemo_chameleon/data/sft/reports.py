@@ -39,6 +39,8 @@ class Reports:
         self._unknown: dict[str, None] = {}
         self._left_out: list[str] = []
         self._examples = 0
+        self._after: list[str] = []
+        self._with_after = self._turns_after = 0
         self._unread: Counter[str] = Counter()
         self._with_unread = 0
 
@@ -73,6 +75,18 @@ class Reports:
             self._examples += 1
             self._left_out = self._left_out or [where, *what]
 
+    def after(self, where: str, roles: Sequence[str]) -> None:
+        """Count an example with turns after its last answer.
+
+        Args:
+            where: the file and the line.
+            roles: the roles of these turns; empty if there are none.
+        """
+        if roles:
+            self._with_after += 1
+            self._turns_after += len(roles)
+            self._after = self._after or [where, *dict.fromkeys(map(_shortened, roles))]
+
     def unread(self, keys: Sequence[str]) -> None:
         """Count an example with metadata that are not read.
 
@@ -93,8 +107,9 @@ class Reports:
             malformed, the number of malformed lines by kind of fault, the first kinds first; first,
             the first line of each of the first kinds with its fault; unknown_keys; ignored_keys;
             left_out, the number of examples without their reasoning; first_left_out, the first of
-            them; unread, the number of examples by key of metadata; and with_unread, the number of
-            examples that have any.
+            them; after, the number of examples with turns after their last answer; turns_after,
+            the number of these turns; first_after, the first of these examples; unread, the number
+            of examples by key of metadata; and with_unread, the number of examples that have any.
         """
         return {
             "malformed": dict(self._kinds),
@@ -103,6 +118,9 @@ class Reports:
             "ignored_keys": self._ignored,
             "left_out": self._examples,
             "first_left_out": self._left_out,
+            "after": self._with_after,
+            "turns_after": self._turns_after,
+            "first_after": self._after,
             "unread": dict(self._unread),
             "with_unread": self._with_unread,
         }
@@ -162,6 +180,25 @@ def describe_left_out(facts: Mapping[str, Any]) -> str:
         f"the chat template leaves reasoning out of the answers of {facts['left_out']:,} of "
         f"{facts['examples']:,} examples (first: {where}, {' and '.join(what)}); they are trained "
         "on without it; set data.chat_template to a template that writes it to train on it"
+    )
+
+
+def describe_after(facts: Mapping[str, Any]) -> str:
+    """Describe the turns that stand after the last answers that carry loss.
+
+    Args:
+        facts: of an index; one that an earlier version made does not count these turns.
+
+    Returns:
+        How many turns of how many examples, and the first of them; empty if there are none.
+    """
+    if not facts.get("after"):
+        return ""
+    where, *roles = facts["first_after"]
+    return (
+        f"{facts['turns_after']:,} turns of {facts['after']:,} of {facts['examples']:,} examples "
+        f"come after the last answer that carries loss, and are left out (first: {where}, "
+        f"{' and '.join(roles)})"
     )
 
 

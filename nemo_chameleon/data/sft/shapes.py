@@ -11,10 +11,10 @@ from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.data.sft.forms import complaint, preference
 from nemo_chameleon.data.sft.keys import present, require_known, unread_keys
 from nemo_chameleon.data.sft.repeated import repeats
+from nemo_chameleon.data.sft.roles import is_user
 from nemo_chameleon.data.sft.turns import (
     Turn,
     contents,
-    is_user,
     read_tools,
     read_turns,
     written_turn,
@@ -24,6 +24,7 @@ _LISTS = ("messages", "conversations")
 _ALPACA = ("instruction", "output")
 _PAIRS = (("prompt", "completion"), ("input", "output"))
 _SYSTEM = ("system", "system_prompt")
+_SETTINGS = ("on", "off")  # of reasoning beside messages, as Nemotron's data have it
 _BESIDE = (*_SYSTEM, "history", "tools")  # they make a chat of a pair
 
 
@@ -105,6 +106,11 @@ def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair
             return _chat(said, [*_context(turns(first)), *turns(second)], keys)
         if first == "prompt" and any(lists):
             raise MalformedError("prompt and completion must both be texts or both be lists")
+        if any(lists):
+            raise MalformedError(
+                "input and output must both be texts: write a list of messages as 'messages', with "
+                "the answer as the last of them"
+            )
         prompt, completion = text(first), text(second)
         if any(said.get(key) not in (None, [], {}) and _says(said[key]) for key in _BESIDE):
             pair = [written_turn("user", prompt), written_turn("assistant", completion)]
@@ -173,5 +179,10 @@ def _require_read(
     known = [key for key, value in said.items() if key in own or is_repeated(key, value)]
     if fault := preference(said):
         raise MalformedError(fault)
-    require_known(said, known, "line")
-    return tuple(unread_keys(said, known))
+    settings = [
+        key
+        for key in ("reasoning",)
+        if said.get(key) in _SETTINGS and not set(_LISTS).isdisjoint(own)
+    ]
+    require_known(said, [*known, *settings], "line")
+    return (*unread_keys(said, known), *settings)

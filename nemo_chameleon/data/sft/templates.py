@@ -56,6 +56,7 @@ class Example:
         spans: the answers of a chat by the positions of their messages.
         left_out: where a chat has reasoning that the template has left out of its answers.
         unread: metadata of the line and of its messages that are not in the text.
+        after: the roles of the messages of a chat after its last answer, which are left out.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Example:
     spans: Mapping[int, Sequence[Span]] = field(default_factory=dict, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
+    after: tuple[str, ...] = field(default=(), compare=False)
 
 
 class ChatTemplate:
@@ -82,6 +84,17 @@ class ChatTemplate:
         """
         self.source, self.special_tokens = source, dict(special_tokens)
         self._marks = _GENERATION.search(source) is not None
+
+    def knows(self, role: str) -> bool:
+        """Return whether the template has the name of a role, in quotes or in a special token.
+
+        Args:
+            role: the role of a message.
+
+        Returns:
+            Whether it has; the same word within a sentence is not the name of a role.
+        """
+        return re.search(rf"(?<![\w\s]){re.escape(role)}(?![\w\s])", self.source) is not None
 
     def render(
         self,

@@ -7,11 +7,18 @@ value.
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, distinct_keys, require_text
-from nemo_chameleon.data.sft.keys import present, require_known, says_nothing, unknown_keys
+from nemo_chameleon.data.sft.keys import (
+    present,
+    require_known,
+    require_metadata,
+    says_nothing,
+    unknown_keys,
+)
+from nemo_chameleon.data.sft.roles import CALL, ROLES, beside_role, has_other_name, without_role
+from nemo_chameleon.data.sft.unknown import remedy
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The keys under which models' reasoning stands beside the content of a message."""
@@ -21,20 +28,6 @@ READ = ("role", "content", "tool_calls", "tool_call_id", *REASONING, *_MARKS)
 _KNOWN = (*READ, "name")
 _FUNCTION = ("name", "arguments")
 _PART = ("type", "text")
-_ROLES = {
-    name: role
-    for role, names in {
-        "system": "system",
-        "user": "user human prompter",
-        "assistant": "assistant gpt chatgpt bard bing bot model function_call",
-        "tool": "tool observation function tool_response function_response",
-    }.items()
-    for name in names.split()
-}
-# What OpenAI and templates call them; a template may know several names of tools.
-_NAMES = ("system", "user", "assistant", *(name for name in _ROLES if _ROLES[name] == "tool"))
-_ANSWERING = [name for name in _ROLES if _ROLES[name] == "assistant"]
-_CALL = "function_call"  # ShareGPT's role of a turn that calls a tool, with the call as its value
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ def written_turn(role: str, content: str) -> Turn:
 
 
 def read_turns(messages: Any, key: str, ignored: Collection[str]) -> list[Turn]:
-    """Read a list of messages.
+    """Read a list of messages, which may be given as JSON text.
 
     Args:
         messages: the value of the line.
@@ -96,29 +89,28 @@ def read_turns(messages: Any, key: str, ignored: Collection[str]) -> list[Turn]:
     Raises:
         MalformedError: a message is not understood.
     """
+    if isinstance(messages, str):
+        messages = _json(messages, key)
     if not isinstance(messages, list) or not messages:
         raise MalformedError(f"{key} must be a list of one or more messages")
     if not all(isinstance(message, dict) for message in messages):
         raise MalformedError("a message is not a JSON object")
     said = [present(message, ignored) for message in messages]
-    other_names = any(_has_other_name(message.get("role")) for message in said)
+    other_names = any(has_other_name(message.get("role")) for message in said)
     return [_turn(_renamed(message, other_names), ignored) for message in said]
-
-
-def _has_other_name(role: Any) -> bool:
-    """Return whether a role is human, gpt, User and so on, which templates do not know."""
-    return isinstance(role, str) and role not in _NAMES and role.lower() in _ROLES
 
 
 def _turn(message: dict[str, Any], ignored: Collection[str]) -> Turn:
     if "role" not in message:
-        raise MalformedError("a message has no role")
+        raise without_role(message)
     role = require_text(message["role"], "role")
     calls = message.get("tool_calls")
     if "content" in message:
         message["content"] = _text(message["content"], ignored)
     elif not calls:
-        raise MalformedError("a message has no content")
+        how = f"write what is said as 'content', which is a text{beside_role(message)}"
+        how = remedy(CALL, "message") if CALL in message else how
+        raise MalformedError(f"a message has no content: {how}")
     else:
         message["content"] = None
     if role == "assistant" and not (message["content"] or "").strip() and not calls:
@@ -126,11 +118,10 @@ def _turn(message: dict[str, Any], ignored: Collection[str]) -> Turn:
     for key in REASONING:
         if key in message:
             require_text(message[key], key)
-    if role not in _ROLES and (meant := get_close_matches(role.lower(), _ANSWERING, 1, 0.8)):
-        raise MalformedError(f"the role {role!r} of a message is not known: write {meant[0]!r}")
     mark = _mark(message)
     if mark and role != "assistant":
         raise MalformedError(f"a message of the role {role!r} asks for loss")
+    require_metadata(message, "message")
     if calls:
         message["tool_calls"] = _without(ignored, calls)
     decoded = _decoded(message)
@@ -172,8 +163,8 @@ def _renamed(message: dict[str, Any], other_names: bool) -> dict[str, Any]:
     role: Any
     if "from" in message:
         role = require_text(message["from"], "from")
-        if role.lower() not in _ROLES:
-            known = ", ".join(_ROLES)
+        if role.lower() not in ROLES:
+            known = ", ".join(ROLES)
             raise MalformedError(f"the role {role!r} of a message is not one of {known}")
         others = {key: said for key, said in message.items() if key not in ("from", "value")}
         renamed = {"role": role, **others}
@@ -183,8 +174,8 @@ def _renamed(message: dict[str, Any], other_names: bool) -> dict[str, Any]:
         renamed = {"content" if key == "value" else key: said for key, said in message.items()}
         role = renamed.get("role")
     if isinstance(role, str) and ("from" in message or other_names):
-        renamed["role"] = _ROLES.get(role.lower(), role)
-        if role.lower() == _CALL:
+        renamed["role"] = ROLES.get(role.lower(), role)
+        if role.lower() == CALL:
             return _calling(renamed)
     return renamed
 
@@ -194,10 +185,10 @@ def _calling(message: dict[str, Any]) -> dict[str, Any]:
     if says_nothing(message.get("content")):
         return message
     if "tool_calls" in message:
-        raise MalformedError(f"a message of the role {_CALL} has both a content and tool_calls")
+        raise MalformedError(f"a message of the role {CALL} has both a content and tool_calls")
     content = message["content"]
     if isinstance(content, str):
-        content = _json(content, f"the value of a {_CALL}")
+        content = _json(content, f"the value of a {CALL}")
     calls = content if isinstance(content, list) else [content]
     others = {key: said for key, said in message.items() if key != "content"}
     return {**others, "tool_calls": [{"type": "function", "function": call} for call in calls]}
@@ -300,18 +291,6 @@ def _json(text: Any, what: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"{what} cannot be read as JSON") from error
-
-
-def is_user(role: Any) -> bool:
-    """Return whether a name of a role means the user.
-
-    Args:
-        role: the name.
-
-    Returns:
-        Whether it does.
-    """
-    return isinstance(role, str) and _ROLES.get(role.lower()) == "user"
 
 
 def contents(turns: Sequence[Turn]) -> list[str]:

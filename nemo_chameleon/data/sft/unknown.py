@@ -2,21 +2,18 @@
 
 data.ignored_keys leaves a key out of all lines and messages of all domains. It is no way out for a
 key that decides what is trained on, who speaks or what is called, because the text or the loss
-would then be another one without a word.
+would then be another one without a word. A key with a yes or a no may decide that too, which only
+the reader of the error can tell.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import yaml
 
 from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.deciding import decides_loss, words_of
 
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_LOSS = frozenset(
-    "weight weights label labels mask masks masked loss losses train training trainable trained "
-    "ignore ignored skip skipped exclude excluded".split()
-)
 _SPEAKERS = frozenset("role roles speaker speakers sender from".split())
 _CALLS = frozenset(
     "function functions tool tools call calls api apis arguments parameters args".split()
@@ -32,21 +29,29 @@ class UnknownKeysError(MalformedError):
 
     Attributes:
         keys: the keys.
-        ignorable: the keys too, or nothing if data.ignored_keys is no way out for one of them.
+        readable: whether the line can be read without the keys, if none of them decides what is
+            trained on.
+        ignorable: the keys too, or nothing if data.ignored_keys is no way out for one of them, or
+            only the reader can tell.
     """
 
-    def __init__(self, keys: Sequence[str], of: str) -> None:
+    def __init__(self, keys: Sequence[str], of: str, flags: Collection[str] = ()) -> None:
         """Name the keys.
 
         Args:
             keys: the keys.
             of: what has the keys, for instance "message".
+            flags: those with a yes or a no as their values.
         """
         self.keys = tuple(keys)
-        self.ignorable = ignorable(keys) if len(ignorable(keys)) == len(keys) else ()
+        self.readable = len(ignorable(keys)) == len(keys)
+        doubtful = [key for key in keys if key in flags and not remedy(key, of)]
+        self.ignorable = self.keys if self.readable and not doubtful else ()
         quoted = ", ".join(map(repr, keys))
         which = f"key {quoted} of a {of} is" if len(keys) == 1 else f"keys {quoted} of a {of} are"
-        remedies = dict.fromkeys(filter(None, (_remedy(key, of) for key in keys)))
+        remedies = dict.fromkeys(filter(None, (remedy(key, of) for key in keys)))
+        if doubtful:
+            remedies[_doubt(doubtful)] = None
         super().__init__("; ".join([f"the {which} not understood", *remedies]))
 
 
@@ -59,13 +64,30 @@ def ignorable(keys: Sequence[str]) -> tuple[str, ...]:
     Returns:
         Those that decide neither the loss nor who speaks nor what is called.
     """
-    return tuple(key for key in keys if not _remedy(key, "line"))
+    return tuple(key for key in keys if not remedy(key, "line"))
 
 
-def _remedy(key: str, of: str) -> str:
-    """Say what to write instead of a key; empty for a key that may be ignored."""
-    words = {word.lower() for word in _WORD.findall(key)}
-    if words & _LOSS:
+def _doubt(keys: Sequence[str]) -> str:
+    """Say that keys may decide what is trained on."""
+    does, it, them = ("does", "it", "it") if len(keys) == 1 else ("do", "they", "them")
+    return (
+        f"{', '.join(map(repr, keys))} may decide what is trained on; if {it} {does} not, "
+        f"data.ignored_keys reads the line without {them}"
+    )
+
+
+def remedy(key: str, of: str) -> str:
+    """Say what to write instead of a key.
+
+    Args:
+        key: a key that is not understood.
+        of: what has the key, for instance "message".
+
+    Returns:
+        What to do; empty for a key that may be ignored.
+    """
+    words = set(words_of(key))
+    if decides_loss(key):
         if of == "line":
             return (
                 f"{key!r} may say what is not to be trained on: write it as 'weight' (0 or 1) of "

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.deciding import is_flag
 from nemo_chameleon.data.sft.keys import says_nothing, unread_keys
 from nemo_chameleon.data.sft.templates import ChatTemplate
 from nemo_chameleon.data.sft.turns import READ
@@ -42,7 +43,7 @@ def require_read(
     """
     _require_tools(template, messages[:written], tools)
     _require_contents(template, messages[:written], tools)
-    unread: dict[str, dict[str, None]] = {}
+    unread: dict[str, dict[str, bool]] = {}
     for i, places in enumerate(unknown):
         shown = messages[:written] if i < written else messages
         text = template.write(shown, tools) if places else ""
@@ -51,9 +52,10 @@ def require_read(
                 _is_read(template, shown, tools, text, i, leaf) for leaf in _leaves(shown[i], place)
             ):
                 of = "message" if len(place) == 1 else "tool call"
-                unread.setdefault(of, {})[str(place[-1])] = None
+                flag = is_flag(_at(shown[i], place))
+                unread.setdefault(of, {})[str(place[-1])] = flag
     for of, keys in unread.items():
-        raise UnknownKeysError(list(keys), of)
+        raise UnknownKeysError(list(keys), of, [key for key, flag in keys.items() if flag])
 
 
 def unread_metadata(template: ChatTemplate, messages: Messages, text: str) -> tuple[str, ...]:
