@@ -83,11 +83,12 @@ def test_malformed_lines_are_left_out(sft: Config, capsys: pytest.CaptureFixture
 
 
 def test_a_malformed_line_in_a_file_whose_name_is_not_utf8(
-    sft: Config, monkeypatch: pytest.MonkeyPatch
+    sft: Config, request: pytest.FixtureRequest
 ) -> None:
     """The list of malformed lines has one line for each, whatever the bytes of the file's name."""
     # Workers of pytest-xdist cannot hand on a captured log with such a name.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    request.addfinalizer(lambda: logging.disable(logging.NOTSET))
+    logging.disable()
     path = Path(os.fsdecode(os.fsencode(sft.output) + b"-caf\xe9\n.jsonl"))
     path.write_text('{"text": "ab"}\n{\n')
     sft.data.on_malformed = "skip"
