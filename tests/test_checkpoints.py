@@ -152,8 +152,8 @@ def test_what_is_not_finite_is_no_checkpoint(
     lower = trainer.Trainer.__init__
     rates: list[float] = []
 
-    def noted(self: trainer.Trainer, run: TrainingRun) -> None:
-        lower(self, run)
+    def noted(self: trainer.Trainer, *of: Any) -> None:
+        lower(self, *of)
         rates.extend(group["lr"] for group in self.optimizer.param_groups)
 
     monkeypatch.setattr(trainer.Trainer, "__init__", noted)

@@ -200,8 +200,9 @@ def test_add_through_a_proxy_that_was_moved(
     with pytest.raises(UserError, match=r"does not exist: name its folder with --proxy"):
         command("add", computed, domain)
     command("add", computed, domain, "--proxy", tmp_path / "moved")
-    state = tmp_path / "moved" / "state.json"
-    state.write_text(state.read_text().replace('"train.seed": 1', '"train.seed": 3'))
+    (tmp_path / "moved" / "manifest.json").unlink()
+    weights = max((tmp_path / "moved").glob("*.distcp"), key=lambda file: file.stat().st_size)
+    weights.write_bytes(weights.read_bytes()[::-1])
     command("remove", computed, "prose")
     with pytest.raises(UserError, match="is not the proxy"):
         command("add", computed, domain, "--proxy", tmp_path / "moved")

@@ -419,7 +419,7 @@ def test_checked_before_jobs_are_submitted(
         ("m.json/", "m.json is a folder"),
         ("m.safetensors/", "m.safetensors is a folder"),
         ("m.partial", "m.partial is a file, but must be a folder"),
-        ("a file in place of the folder/file", "cannot be written"),
+        ("a file in place of the folder/file", "is a file, but must be a folder"),
     ],
 )
 def test_a_mixture_file_that_cannot_be_written(

@@ -27,6 +27,7 @@ from nemo_chameleon.data.sft.reports import (
 from nemo_chameleon.data.sft.tokenize import ExampleTokenizer
 from nemo_chameleon.data.sft.unknown import UnknownKeysError
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT
+from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.errors import UserError
 from sft_data import opened, write_sft_config
 
@@ -165,6 +166,9 @@ def test_metadata_that_are_not_read(sft: Config, capsys: pytest.CaptureFixture[s
     older = json.loads(facts.read_text())
     del older["unread"], older["with_unread"]
     facts.write_text(json.dumps(older))
+    folder = domain.index.folder
+    names = [path.name for path in folder.iterdir() if path.name != manifest.NAME]
+    manifest.write(folder, manifest.entries_of(folder, names))
     assert again().fingerprint == domain.fingerprint
     assert "metadata" not in capsys.readouterr().out
     sft.data.ignored_keys = ["topic", "notes"]

@@ -76,7 +76,7 @@ def keep_contents(file: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Try whether a file can be written, and leave nothing but its folder behind.
+    """Try whether a file can be written, and leave nothing behind.
 
     Args:
         path: the file, which stays as it is if it exists.
@@ -84,12 +84,16 @@ def require_writable(path: Path) -> None:
     Raises:
         OSError: a file cannot be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [folder for folder in path.parents if not folder.exists()]
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(bytes(BLOCK_BYTES))
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder could not be made, or is in use by now
+            beside.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
 
 
 def read_blocks(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:

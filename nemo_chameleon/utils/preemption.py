@@ -7,7 +7,6 @@ from a scheduler that ends a job, and from torchrun, which forwards both of them
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,7 +143,8 @@ class _Listener:
             return
         if os.environ.get("LOCAL_RANK", "0") == "0":
             name = signal.Signals(number).name
-            print(f"{name} came a second time: ended without saving", file=sys.stderr, flush=True)
+            # The main thread may hold the locks of sys.stderr and of the loggers.
+            os.write(2, f"{name} came a second time: ended without saving\n".encode())
         os._exit(exit_code_of(number))
 
 
