@@ -12,8 +12,8 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import listed
 
 ROUNDING = 0.01  # shares are often written with few digits
-# Keys and rows that tools and spreadsheets put beside the domains, in lower case.
-_NO_DOMAINS = ("total", "totals", "grand total", "sum", "version", "format_version")
+_EXACT = 1e-6  # what computed shares differ from 1 at most
+_SUMS = ("total", "totals", "grand total", "sum")  # rows of spreadsheets, in lower case
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -156,18 +156,21 @@ def with_sum(blend: Blend) -> Blend:
         The blend, with a note if its weights add up to something far from 1.
 
     Raises:
-        UserError: an entry is the sum of the others, or stands beside shares that add up to 1
-            without it, and has a name such as total or version.
+        UserError: an entry stands beside two or more shares that add up to 1 without it, whatever
+            its name is; or it has a name such as total, and is the sum of the others.
     """
     total = total_of(blend.weights)
     for name, weight in blend.weights.items():
-        others = total - weight
-        is_sum = abs(others - weight) <= ROUNDING * weight
-        if name.strip().casefold() in _NO_DOMAINS and (is_sum or abs(others - 1) <= ROUNDING):
+        others = math.fsum(other for key, other in blend.weights.items() if key != name)
+        beside = len(blend.weights) > 2 and abs(others - 1) <= _EXACT < abs(total - 1)
+        is_sum = name.strip().casefold() in _SUMS and (
+            abs(others - weight) <= ROUNDING * weight or abs(others - 1) <= ROUNDING
+        )
+        if is_sum or beside:
             what = "is the sum of the others" if is_sum else "stands beside shares that add up to 1"
             raise UserError(
-                f"the entry {name!r} {what}, so it seems to be no domain: delete it, or rename it "
-                "if it is one"
+                f"the entry {name!r} {what}, so it seems to be no domain: delete it; if it is a "
+                f"domain, {'rename it' if is_sum else f'divide each weight by {total:.6g}'}"
             )
     if abs(total - 1) <= ROUNDING:
         return blend
