@@ -160,17 +160,22 @@ def with_sum(blend: Blend) -> Blend:
             its name is; or it has a name such as total, and is the sum of the others.
     """
     total = total_of(blend.weights)
-    for name, weight in blend.weights.items():
-        others = math.fsum(other for key, other in blend.weights.items() if key != name)
-        beside = len(blend.weights) > 2 and abs(others - 1) <= _EXACT < abs(total - 1)
-        is_sum = name.strip().casefold() in _SUMS and (
-            abs(others - weight) <= ROUNDING * weight or abs(others - 1) <= ROUNDING
-        )
-        if is_sum or beside:
-            what = "is the sum of the others" if is_sum else "stands beside shares that add up to 1"
+    others = {name: total - weight for name, weight in blend.weights.items()}
+    for name, rest in others.items():
+        weight, is_row = blend.weights[name], name.strip().casefold() in _SUMS
+        if is_row and (abs(rest - weight) <= ROUNDING * weight or abs(rest - 1) <= ROUNDING):
             raise UserError(
-                f"the entry {name!r} {what}, so it seems to be no domain: delete it; if it is a "
-                f"domain, {'rename it' if is_sum else f'divide each weight by {total:.6g}'}"
+                f"the entry {name!r} is the sum of the others, so it seems to be no domain: delete "
+                "it, or rename it if it is one"
+            )
+    largest = max(blend.weights, key=blend.weights.__getitem__)
+    # The difference of two large numbers is not exact.
+    others[largest] = math.fsum(blend.weights[name] for name in others if name != largest)
+    for name, rest in others.items():
+        if len(others) > 2 and abs(rest - 1) <= _EXACT < abs(total - 1):
+            raise UserError(
+                f"the entry {name!r} stands beside shares that add up to 1, so it seems to be no "
+                f"domain: delete it; if it is one, divide each weight by {total:.6g}"
             )
     if abs(total - 1) <= ROUNDING:
         return blend
