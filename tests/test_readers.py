@@ -495,7 +495,12 @@ def test_numbered_sets(tmp_path: Path) -> None:
 
 def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:
     """A folder of text documents is read, unless whole words of their names are splits."""
-    names = ("speed_test.txt", "model_train.txt", "src/test/a.py", "src/train/b.py")
+    names: tuple[str, ...] = (
+        "speed_test.txt",
+        "model_train.txt",
+        "src/test/a.py",
+        "src/train/b.py",
+    )
     names += ("tests/train.py", "src/tests.py", "TestData.java", "test_data.py")
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
