@@ -81,6 +81,15 @@ def test_other_options_are_refused() -> None:
         ),
         ("output: ${DATA}/x", "write ${oc.env:DATA} for an environment variable"),
         ("output: ${data.dat}/x", "correct the key in '${...}'"),
+        (
+            "data: {domains: {a: {path: */part-*}}}",
+            "write .* quotes around text that begins with .,",
+        ),
+        ("output: ~/runs", "output=~/runs: ~ is no folder here: write /"),
+        ("output: $HOME/x", "only a shell replaces $HOME: write ${oc.env:HOME}/x"),
+        ("output: *", "quotes around text that begins with .,"),
+        ("output: *x", "quotes around text that begins with .,"),
+        ("output: %x", "quotes around text that begins with .,"),
         ("train:\n\tseed: 1", "it is not YAML at line 2, column 1: write blanks in place of tabs"),
     ],
 )
@@ -159,6 +168,7 @@ def test_a_path_is_text_or_a_list(tmp_path: Path) -> None:
         ("~train.seed", "a key cannot be removed"),
         ("train.seed =1", "write train.seed=1, without blanks"),
         ("output=setup.cfg", "output=setup.cfg is a file: name a folder"),
+        ("data.ignored_keys=title,mood", 'write \'data.ignored_keys=["title", "mood"]\''),
         ("data.domains.a.path=[]", r"data.domains.a.path=[] is empty: name at least one part"),
         ("data.domains.a.path=[x,[y]]", "data.domains.a.path=['x', ['y']] must be text, or a list"),
         (

@@ -227,6 +227,17 @@ def test_folders_are_no_datasets(folder: Path) -> None:
             prepare([str(folder / "a.jsonl")], str(folder / "t.json"), prefix)
 
 
+def test_names_of_files_are_no_prefixes(folder: Path) -> None:
+    """A name with the ending of one of the two files, or with a ~ that no shell has replaced."""
+    for prefix, says in (
+        (f"{folder}/x.bin", r"name their prefix, which is \S*/x$"),
+        (f"{folder}/x.idx", r"name their prefix, which is \S*/x$"),
+        ("~/x", r"^--output ~/x: ~ is no folder here: write /"),
+    ):
+        with pytest.raises(UserError, match=says):
+            prepare([str(folder / "a.jsonl")], str(folder / "t.json"), prefix)
+
+
 def test_a_name_that_is_nowhere(folder: Path) -> None:
     """A name that is not in the local cache is an error at once, and nothing is downloaded."""
     with pytest.raises(UserError, match=r"no file or folder some/other, .* hf download"):
@@ -374,7 +385,7 @@ def test_a_text_that_the_tokenizer_refuses(workers: int, folder: Path) -> None:
 def test_an_end_token_that_is_no_token(folder: Path, tokenizer: Tokenizer) -> None:
     """The error names the file that names the token, and a token that could be named."""
     settings = folder / "tokenizer_config.json"
-    settings.write_text('{"eos_token": "<none>"}')
+    settings.write_text('{"eos_token": "<none>"}', encoding="utf-8-sig")
     with pytest.raises(UserError, match=rf"{settings} names it as eos_token: .* as <\|endoftext"):
         prepared(folder, "d")
     with pytest.raises(UserError, match=r"the tokenizer has no token <none> .* as eos_token in a"):

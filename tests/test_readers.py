@@ -416,6 +416,20 @@ SPLITS = {
     ("a.jsonl", "b.jsonl", "valid/c.jsonl"): (
         "'data.domains.d.path={}/*.jsonl' data.validation.d.path={}/valid/c.jsonl"
     ),
+    ("split=train/a.jsonl", "split=test/a.jsonl"): "data.domains.d.path={}/split=train/a.jsonl",
+    ("train1.jsonl", "train2.jsonl", "test1.jsonl"): "'data.domains.d.path={}/train*.jsonl'",
+    ("trainset.jsonl", "my_testset.jsonl"): "data.domains.d.path={}/trainset.jsonl",
+    ("TrainData.jsonl", "TestData.jsonl"): "data.domains.d.path={}/TrainData.jsonl",
+    ("my train.jsonl", "my test.jsonl"): "data.domains.d.path={}/my train.jsonl",
+    ("d_trn.jsonl", "d_tst.jsonl"): "data.domains.d.path={}/d_trn.jsonl",
+    ("train.jsonl", "validate.jsonl"): "data.validation.d.path={}/validate.jsonl",
+    ("a_train_x.jsonl", "a_validated.jsonl"): "data.validation.d.path={}/a_validated.jsonl",
+    ("en_train.jsonl", "en_evalset.jsonl"): "data.validation.d.path={}/en_evalset.jsonl",
+    ("en_train.jsonl", "en-heldout2.jsonl"): "data.validation.d.path={}/en-heldout2.jsonl",
+    ("train.jsonl", "held-out.jsonl"): "data.validation.d.path={}/held-out.jsonl",
+    ("train/x.jsonl", "tests/x.jsonl"): "data.domains.d.path={}/train/x.jsonl",
+    ("train1.txt", "test1.txt"): "data.domains.d.path={}/train1.txt",
+    ("split=train/a.txt", "split=test/a.txt"): "data.domains.d.path={}/split=train/a.txt",
 }
 
 
@@ -428,7 +442,7 @@ def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> N
     with pytest.raises(UserError, match="files of several splits") as caught:
         find_files([str(tmp_path)], "data.domains.d.path")
     assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
-    held_out = [name for name in names if re.search("test|val|dev", name)]
+    held_out = [name for name in names if re.search("(?i)test|tst|val|dev|held", name)]
     for name in held_out:
         (tmp_path / name).unlink()
     assert len(files_of(str(tmp_path))) == len(names) - len(held_out)
@@ -481,10 +495,17 @@ def test_numbered_sets(tmp_path: Path) -> None:
 
 def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:
     """A folder of text documents is read, unless whole words of their names are splits."""
-    for name in ("speed_test.txt", "model_train.txt", "src/test/a.py", "src/train/b.py"):
+    names: tuple[str, ...] = (
+        "speed_test.txt",
+        "model_train.txt",
+        "src/test/a.py",
+        "src/train/b.py",
+    )
+    names += ("tests/train.py", "src/tests.py", "TestData.java", "test_data.py")
+    for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a document")
-    assert len(files_of(str(tmp_path))) == 4
+    assert len(files_of(str(tmp_path))) == 8
     for name in ("wiki.train.tokens", "wiki.test.tokens"):
         (tmp_path / name).write_text("a document")
     with pytest.raises(UserError, match=r"files of several splits.* a list of paths reads all"):

@@ -30,6 +30,7 @@ from nemo_chameleon.config.keys import (
     unknown_options,
 )
 from nemo_chameleon.config.layers import keys_of, refuse_unknown_keys, replace_values
+from nemo_chameleon.config.places import require_places
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.values import read_override, read_yaml, type_at
 from nemo_chameleon.utils.errors import UserError
@@ -54,11 +55,11 @@ def load_config(
         defaults: texts of the same form, which replace the schema's defaults.
 
     Returns:
-        The configuration. Its keys and types are checked, but not its values.
+        The configuration. Its keys, types and paths are checked, but not its other values.
 
     Raises:
-        UserError: a file cannot be read, or a key is unknown, missing or of the wrong type. The
-            error names the key or the file.
+        UserError: a file cannot be read, a key is unknown, missing or of the wrong type, or a path
+            has ~ or $NAME, which only a shell replaces. The error names the key or the file.
     """
     layers = [_override_layer(override) for override in defaults]
     layers += [] if file is None else [_file_layer(file)]
@@ -83,6 +84,7 @@ def load_config(
         raise UserError(f"{source}: {_one_line(error)}") from error
     assert isinstance(config, Config)
     require_paths(config.data)
+    require_places(config)
     return config
 
 

@@ -1,20 +1,16 @@
 """Checks of a configuration that need no data file, so that a run fails before it starts."""
 
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from nemo_chameleon.config.constraints import nearest, require_valid
 from nemo_chameleon.config.data import MIXTURES, SFT
-from nemo_chameleon.config.keys import dotted
+from nemo_chameleon.config.places import require_places
 from nemo_chameleon.config.schema import ChameleonConfig, Config, RunConfig
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture.datasets import MOST_DATASETS
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.names import require_unicode
-
-_VARIABLE = re.compile(r"(?<![^/])\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
 def check(config: Config, world_size: int) -> None:
@@ -38,38 +34,6 @@ def check(config: Config, world_size: int) -> None:
     require_valid(config.logging, "logging.")
 
 
-def _check_places(config: Config) -> None:
-    """Refuse paths with ~ or $NAME, which only a shell replaces."""
-    data, proxy = config.data, config.proxy
-    places = [
-        ("output", config.output),
-        ("data.mixture", data.mixture),
-        ("chameleon.file", config.chameleon.file),
-        ("checkpoint.pretrained_checkpoint", config.checkpoint.pretrained_checkpoint),
-        ("proxy.load", proxy.load),
-        ("proxy.hf", proxy.hf),
-        ("proxy.tokenizer", proxy.tokenizer),
-        ("data.tokenizer", data.tokenizer),
-        ("data.chat_template", data.chat_template),
-        ("data.cache", data.cache),
-    ]
-    for section, entries in (("domains", data.domains), ("validation", data.validation)):
-        for name, entry in entries.items():
-            parts = entry.path if isinstance(entry.path, list) else [entry.path]
-            places += [(dotted(("data", section, name, "path")), part) for part in parts]
-    for key, place in places:
-        if place is None:
-            continue
-        if not place or "\0" in place:
-            what = "has a NUL character, as no path has" if place else "is empty"
-            raise UserError(f"{key}={place!r} {what}: name a place, such as . for this folder")
-        if (whole := os.path.expanduser(place)) != place:  # noqa: PTH111  # ~name may be no user
-            raise UserError(f"{key}={place}: ~ is no folder here: write {whole}")
-        if (variable := _VARIABLE.search(place)) and not _exists(place):
-            said = _VARIABLE.sub(r"${oc.env:\1}", place)
-            raise UserError(f"{key}={place}: only a shell replaces {variable[0]}: write {said}")
-
-
 def check_mixture(config: Config) -> None:
     """Check the sections `data` and `chameleon`, which do not depend on what trains on the data.
 
@@ -80,7 +44,7 @@ def check_mixture(config: Config) -> None:
         UserError: a value is wrong; the error names the key and what its value must be.
     """
     data = config.data
-    _check_places(config)
+    require_places(config)
     if len(data.domains) < 2:
         raise UserError(
             f"data.domains has {len(data.domains)} domain(s): a mixture needs at least two"
@@ -298,10 +262,6 @@ def check_windows(wanted: ChameleonConfig, num_layers: int, seq_length: int) -> 
             f"chameleon.sample_length={length} must be between 1 and the proxy's seq_length, "
             f"{seq_length}"
         )
-
-
-def _exists(path: str) -> bool:
-    return any(Path(path + ending).exists() for ending in ("", ".idx"))
 
 
 def _is_file(path: str) -> bool:

@@ -211,7 +211,8 @@ def _remedy(place: _Place, text: str | None) -> tuple[str, tuple[str, ...], str]
         return "a mapping of keys", key, text or "..."
     if typing.get_origin(wanted) is list:
         (own,) = typing.get_args(wanted)
-        return "a list", key, f"[{json.dumps(text or '...') if own is str else text or 10}]"
+        texts = ", ".join(json.dumps(one.strip()) for one in (text or "...").split(","))
+        return "a list", key, f"[{texts if own is str else text or 10}]"
     for kind, what, example in (
         (bool, "true or false", "true"),
         (int, "a whole number or a word" if str in choices else "a whole number", "10"),

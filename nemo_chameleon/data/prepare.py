@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers import __version__ as tokenizers_version
 
+from nemo_chameleon.config.places import require_no_tilde
+from nemo_chameleon.data.parts import ENDINGS
 from nemo_chameleon.data.readers import (
     DataFile,
     Line,
@@ -121,6 +123,12 @@ def _require_name(prefix: str) -> None:
         raise UserError(
             f"--output {prefix or repr(prefix)} is a folder: name the dataset in it, for instance "
             f"{Path(prefix) / 'NAME'}"
+        )
+    require_no_tilde(prefix, f"--output {prefix}")
+    if prefix.endswith(ENDINGS):
+        raise UserError(
+            f"--output {prefix} is the name of a file, and two files are written: name their "
+            f"prefix, which is {prefix[:-4]}"
         )
 
 

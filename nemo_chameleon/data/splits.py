@@ -4,8 +4,8 @@ import fnmatch
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from nemo_chameleon.utils.errors import UserError
@@ -13,22 +13,32 @@ from nemo_chameleon.utils.errors import UserError
 _SPLITS = {
     "train": "training",
     "training": "training",
+    "trn": "training",
     "validation": "validation",
+    "validate": "validation",
+    "validated": "validation",
     "valid": "validation",
     "val": "validation",
     "dev": "validation",
     "eval": "validation",
+    "evaluate": "validation",
     "evaluation": "validation",
     "heldout": "validation",
     "holdout": "validation",
     "devtest": "test",
     "test": "test",
+    "testing": "test",
+    "tst": "test",
 }
 # What may follow the name of a split in the name of a file, apart from numbers and versions. The
 # last three are of Megatron's preprocess_data.py, as in wiki_train_text_document.
-_ENDINGS = set("of json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz".split())
+_ENDINGS = set("of v json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz".split())
 _ENDINGS |= {"text", "document", "sentence"}
-_NUMBER = re.compile(r"v?\d+")
+_BORDERS = re.compile(
+    r"[\W_]+|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+)
+_KINDS = re.compile(r"(?:data|sets?|splits?|files?)+$")  # as in testset and split=test
+_HELD_OUT = re.compile(r"(h[eo]ld)[-_. ]?(out)", re.IGNORECASE)
 
 
 def require_one_split(
@@ -43,7 +53,8 @@ def require_one_split(
 
     Files that are named like no split count as training files beside those of a held-out split.
     A text file is one document, such as src/test/speed_test.py: only dots divide its name into
-    words, and of the folders only the topmost one counts.
+    words, and of the folders only the topmost one counts. Of all other names each word counts that
+    ends where the letters end, or in camel case, as in split=test, test1 and TestData.
 
     Args:
         files: the files that would be read, or the prefixes of Megatron datasets.
@@ -91,11 +102,11 @@ def _by_split(files: Sequence[Path], root: Path, texts: frozenset[Path]) -> dict
             found[split].append(file)
         elif file not in texts:
             # A split in the middle of a name counts where another file differs in it alone.
-            words = ["#" if _NUMBER.fullmatch(word) else word for word in _words(file.name)]
+            words = ["#" if word.isdigit() else word for word in _words(file.name)]
             for i, word in enumerate(words):
-                if word in _SPLITS:
+                if split := _split_named(word):
                     rest = (file.parent, *words[:i], None, *words[i + 1 :])
-                    alike[rest][_SPLITS[word]].append(file)
+                    alike[rest][split].append(file)
     for splits in alike.values():
         if len(splits) > 1:
             for split, paths in splits.items():
@@ -103,24 +114,44 @@ def _by_split(files: Sequence[Path], root: Path, texts: frozenset[Path]) -> dict
     return found
 
 
-def _words(name: str, separators: str = "[-_.]") -> list[str]:
-    return re.split(separators, name.lower())
+def _words(name: str) -> list[str]:
+    """Divide a name into words of letters and numbers, without those that mean files at all."""
+    words = _BORDERS.split(_HELD_OUT.sub(r"\1\2", name))
+    return [lower for word in words if _KINDS.sub("", lower := word.lower())]
+
+
+def _split_named(word: str) -> str | None:
+    """Return the split that a word names, as test, tests and testset do."""
+    stem = _KINDS.sub("", word)
+    return _SPLITS.get(stem) or _SPLITS.get(stem.removesuffix("s"))
 
 
 def _split_of(path: Path, of_text: bool) -> str | None:
     """Return the split that a file or a folder above it is named like, as in train-00000-of-00002.
 
-    The name of the split is the first or the last word of a name.
+    The name of the split is the first or the last word of a name, apart from numbers.
     """
-    for part in (path.parts[0], path.name) if of_text else path.parts:
-        words = _words(part, "[.]" if of_text else "[-_.]")
-        if words[0] in _SPLITS:
-            return _SPLITS[words[0]]
-        while words and (_NUMBER.fullmatch(words[-1]) or words[-1] in _ENDINGS):
-            words.pop()
-        if words and words[-1] in _SPLITS:
-            return _SPLITS[words[-1]]
-    return None
+    if of_text:
+        parts = (path.parts[0], path.name)
+        found = (_split_of_words(_words_of_text(part), _SPLITS.get) for part in parts)
+    else:
+        found = (_split_of_words(_words(part), _split_named) for part in path.parts)
+    return next(filter(None, found), None)
+
+
+def _words_of_text(name: str) -> list[str]:
+    """Divide the name of a document, or of a folder of documents, at its dots alone."""
+    words = re.split("[.=]", name.lower())
+    return [word if word.isdigit() else re.sub(r"(?:set)?\d*$", "", word) for word in words]
+
+
+def _split_of_words(words: list[str], named: Callable[[str], str | None]) -> str | None:
+    words = list(dropwhile(str.isdigit, words))
+    if words and (split := named(words[0])):
+        return split
+    while words and (words[-1].isdigit() or words[-1] in _ENDINGS):
+        words.pop()
+    return named(words[-1]) if words else None
 
 
 def _place(paths: Sequence[Path], every: Sequence[Path], datasets: bool) -> str | None:

@@ -54,7 +54,7 @@ def _settings_files(place: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         if folder is None or not (path := folder / name).is_file():
             continue
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         if not isinstance(found, dict):

@@ -186,6 +186,9 @@ def not_yaml(error: yaml.YAMLError) -> str:
     if mark is None:
         return "it is not YAML: it has characters that YAML does not allow"
     where = f"it is not YAML at line {mark.line + 1}, column {mark.column + 1}"
-    if "tab character" in str(error) or "cannot start any token" in str(error):
-        return f"{where}: write blanks in place of tabs, and quotes around text that begins with @"
+    if re.search("tab character|cannot start any token|an? (alias|anchor|tag)|d alias", str(error)):
+        return (
+            f"{where}: write blanks in place of tabs, and quotes around text that begins with *, "
+            "&, !, %, @ or `, as in path: '*/part-*'"
+        )
     return f"{where}: correct it there"

@@ -78,7 +78,7 @@ def import_mixture(text: str, form: str, source: str = "text") -> Mixture:
         UserError: the text does not have this format, or its weights are not positive and finite.
     """
     try:
-        blend = FORMATS[form].read(text)
+        blend = FORMATS[form].read(text.removeprefix("\ufeff"))
         weights = blend.weights
         if abs(total_of(weights) - 1.0) > SUM_TOLERANCE:
             weights = Mixture.static(weights).weights

@@ -12,8 +12,8 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.tables import listed
 
 ROUNDING = 0.01  # shares are often written with few digits
-# Keys and rows that tools and spreadsheets put beside the domains, in lower case.
-_NO_DOMAINS = ("total", "totals", "grand total", "sum", "version", "format_version")
+_EXACT = 1e-6  # what computed shares differ from 1 at most
+_SUMS = ("total", "totals", "grand total", "sum")  # rows of spreadsheets, in lower case
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -156,18 +156,26 @@ def with_sum(blend: Blend) -> Blend:
         The blend, with a note if its weights add up to something far from 1.
 
     Raises:
-        UserError: an entry is the sum of the others, or stands beside shares that add up to 1
-            without it, and has a name such as total or version.
+        UserError: an entry stands beside two or more shares that add up to 1 without it, whatever
+            its name is; or it has a name such as total, and is the sum of the others.
     """
     total = total_of(blend.weights)
-    for name, weight in blend.weights.items():
-        others = total - weight
-        is_sum = abs(others - weight) <= ROUNDING * weight
-        if name.strip().casefold() in _NO_DOMAINS and (is_sum or abs(others - 1) <= ROUNDING):
-            what = "is the sum of the others" if is_sum else "stands beside shares that add up to 1"
+    others = {name: total - weight for name, weight in blend.weights.items()}
+    for name, rest in others.items():
+        weight, is_row = blend.weights[name], name.strip().casefold() in _SUMS
+        if is_row and (abs(rest - weight) <= ROUNDING * weight or abs(rest - 1) <= ROUNDING):
             raise UserError(
-                f"the entry {name!r} {what}, so it seems to be no domain: delete it, or rename it "
-                "if it is one"
+                f"the entry {name!r} is the sum of the others, so it seems to be no domain: delete "
+                "it, or rename it if it is one"
+            )
+    largest = max(blend.weights, key=blend.weights.__getitem__)
+    # The difference of two large numbers is not exact.
+    others[largest] = math.fsum(blend.weights[name] for name in others if name != largest)
+    for name, rest in others.items():
+        if len(others) > 2 and abs(rest - 1) <= _EXACT < abs(total - 1):
+            raise UserError(
+                f"the entry {name!r} stands beside shares that add up to 1, so it seems to be no "
+                f"domain: delete it; if it is one, divide each weight by {total:.6g}"
             )
     if abs(total - 1) <= ROUNDING:
         return blend

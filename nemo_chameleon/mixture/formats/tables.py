@@ -73,7 +73,12 @@ def _write(mixture: Mixture) -> str:
 
 
 def _read(text: str) -> Blend:
-    header, rows = parse_table(text)
+    written, rows = parse_table(text)
+    known = ("domain", "weight", *_DATASETS, "")
+    folded = [cell.strip().lower() for cell in written]
+    header = [one if one in known else cell for one, cell in zip(folded, written, strict=True)]
+    if twice := [one for one in known if header.count(one) > 1]:
+        raise UserError(f"the header has the column {twice[0]!r} twice")
     missing = [column for column in ("domain", "weight") if column not in header]
     if missing:
         raise UserError(
@@ -81,7 +86,6 @@ def _read(text: str) -> Blend:
             "domain and weight, separated by commas, semicolons or tabs; for a table with a column "
             "for each domain use --format ratios"
         )
-    known = ("domain", "weight", *_DATASETS, "")
     unknown = [column for column in header if column not in known]
     notes = [f"columns that are not read: {listed(unknown)}"] if unknown else []
 

@@ -7,6 +7,7 @@ for false. `blend.as_number` says which texts are numbers.
 import csv
 import io
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ import yaml
 from nemo_chameleon.mixture.parsing import without_duplicates
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.yaml_text import SafeDumper, YamlReader, not_yaml
+
+_SEPARATOR = re.compile(r"\s*\"?sep=(.)\"?[ \t]*\r?\n", re.IGNORECASE)
 
 
 def parse_yaml(text: str) -> Any:
@@ -124,7 +127,8 @@ def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Parse CSV with a header.
 
     Where spreadsheets write decimal commas, they separate cells by semicolons; text that is copied
-    from them has tabs. Such a separator is taken if the header has no comma.
+    from them has tabs. Such a separator is taken if the header has no comma, or if the first line
+    is one of Excel that names it, such as sep=;.
 
     Args:
         text: of the file.
@@ -139,15 +143,19 @@ def parse_table(text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = next((mark for mark in ",;\t" if mark in first), ",")
+    above = 0
+    if named := _SEPARATOR.match(text):
+        separator, text, above = named[1], text[named.end() :], named[0].count("\n")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
     def lines() -> Iterator[tuple[int, list[str]]]:
         try:
             for cells in reader:
                 if any(cells):
-                    yield reader.line_num, cells
+                    yield above + reader.line_num, cells
         except csv.Error as error:
-            raise UserError(f"line {reader.line_num}: it is not CSV; check its quotes") from error
+            line = above + reader.line_num
+            raise UserError(f"line {line}: it is not CSV; check its quotes") from error
 
     rows = lines()
     _, header = next(rows, (0, []))
