@@ -86,6 +86,11 @@ FORMATS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def write(folder: Path, name: str, contents: bytes) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(contents)
+
+
 def files_of(*paths: str) -> list[DataFile]:
     """Return the files that are read of paths."""
     return [file for source in find_files(paths) for file in source.files]
@@ -178,7 +183,8 @@ FAULTS = {
     "a.csv": (b"text\na\n", "a table of text"),
     "data.json": (json.dumps({"data": [{"text": "a"}]}, indent=1).encode(), "jq -c '.data"),
     "lfs.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
-    "a.zip": (b"PK\x03\x04..", "a zip archive"),
+    "a.zip": (b"PK\x03\x04..\xff", "a zip archive: unpack"),
+    "a.xlsx": (b"PK\x03\x04..\xff", "a workbook of Excel: save its text"),
     "a.png": (b"\x89PNG\r\n\x1a\n\0\0", "is an image"),
     "a.bin": (b"abc\0\1\2\3\xff", "is not text"),
     "a.txt": (b"abc\1\2\3\xff", "is not text"),
@@ -188,7 +194,7 @@ FAULTS = {
     "tar.gz": (gzip.compress(b"a".ljust(257, b"\0") + b"ustar\0"), "a tar archive"),
     "u32.txt": (
         "\ufeffab".encode("utf-32-le"),
-        r"UTF-32, .* iconv -f UTF-32 .*u32\.txt >",
+        r"UTF-32, .* iconv -f UTF-32 .*u32\.txt > .*u32\.utf8\.txt and leave u32\.txt out",
     ),
     "u16.jsonl": ('{"text": "é"}'.encode("utf-16-be"), "UTF-16BE, not UTF-8: .* -f UTF-16BE"),
     "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),
@@ -339,6 +345,60 @@ def test_a_glob_is_accounted_for_as_a_folder_is(
         find_files([f"{tmp_path}/t*.jsonl"])
 
 
+def test_files_that_tools_leave_beside_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Spark, NeMo and file managers write beside data is no data."""
+    write(tmp_path, "part-0.jsonl", LINES)
+    for name in ("_SUCCESS", "_committed_1", "_common_metadata", "Thumbs.db", "desktop.ini"):
+        write(tmp_path, name, b"\0\xff")
+    for name in ("part-0.jsonl.idx.npy", "part-0.jsonl.idx.info", "_temporary/0/part-1.jsonl"):
+        write(tmp_path, name, b"\x93NUMPY")
+    assert texts_of(str(tmp_path)) == TEXTS
+    said = capsys.readouterr().out
+    assert "7 side files" in said
+    assert "1 unfinished or backups (_temporary/0/part-1.jsonl)" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("_delta_log/00000000000000000000.json", "a table of Delta, .* to a folder of its own"),
+        (".hoodie/hoodie.properties", "a table of Hudi"),
+        ("metadata/v1.metadata.json", "a table of Iceberg"),
+    ],
+)
+def test_tables_with_older_versions(name: str, fault: str, tmp_path: Path) -> None:
+    """A folder that keeps older versions of a table beside the newest is refused."""
+    write(tmp_path, "part-0.jsonl", LINES)
+    write(tmp_path, name, b"{}")
+    with pytest.raises(UserError, match=fault):
+        texts_of(str(tmp_path))
+
+
+def test_one_revision_of_a_cached_dataset(tmp_path: Path) -> None:
+    """Of a Hugging Face cache with two revisions, one has to be named."""
+    for revision in ("abc", "def"):
+        write(tmp_path, f"datasets--a/snapshots/{revision}/data/a-{revision}.jsonl", LINES)
+    write(tmp_path, "datasets--a/refs/main", b"abc")
+    one = tmp_path / "datasets--a/snapshots/abc"
+    with pytest.raises(UserError, match=f"several revisions .* such as {one}$"):
+        texts_of(str(tmp_path))
+    assert texts_of(str(one)) == TEXTS
+
+
+def test_copies_under_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of a file is read, with a warning; two documents of plain text may be alike."""
+    write(tmp_path, "a/one.jsonl", LINES)
+    write(tmp_path, "a/two.jsonl", LINES)
+    write(tmp_path, "b/one.txt", b"alike")
+    write(tmp_path, "b/two.txt", b"alike")
+    assert texts_of(str(tmp_path / "a")) == TEXTS * 2
+    assert "two.jsonl looks like a copy of" in capsys.readouterr().out
+    assert texts_of(str(tmp_path / "b")) == ["alike"] * 2
+    assert "copy" not in capsys.readouterr().out
+
+
 def test_plain_text_beside_records(tmp_path: Path) -> None:
     """A script beside records is no document: the error names both, and a path that works."""
     (tmp_path / "sub").mkdir()
@@ -382,8 +442,23 @@ def test_tables_hold_what_lines_would(tmp_path: Path) -> None:
         texts_of(str(tmp_path / "w.parquet"))
     bad = arrow.array([b"ok", b"\xff"], arrow.binary())
     parquet.write_table(arrow.table({"text": bad}), tmp_path / "u.parquet")
-    with pytest.raises(UserError, match=r"u\.parquet, row 2: a value is bytes that are not UTF-8"):
+    with pytest.raises(UserError, match=r"u\.parquet, row 2: the column 'text' has bytes that are"):
         texts_of(str(tmp_path / "u.parquet"))
+
+
+def test_columns_that_are_not_needed(tmp_path: Path) -> None:
+    """Columns of a table that are left out need not be text, such as those of images."""
+    image = arrow.array([{"bytes": b"\x89PNG\xff", "path": None}])
+    images = arrow.table({"text": ["a"], "image": image})
+    parquet.write_table(images, tmp_path / "a.parquet")
+    with arrow.ipc.new_file(str(tmp_path / "a.arrow"), images.schema) as writer:
+        writer.write_table(images)
+    for name in ("a.parquet", "a.arrow"):
+        found = files_of(str(tmp_path / name))
+        with pytest.raises(UserError, match="the column 'image' has bytes that are not UTF-8"):
+            list(read_lines(found))
+        (line,) = read_lines(found, without=["image", "no column"])
+        assert json.loads(line.text) == {"text": "a"}
 
 
 def test_a_dataset_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

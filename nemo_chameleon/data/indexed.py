@@ -18,6 +18,7 @@ from nemo_chameleon.data.domain import (
     require_distinct,
     require_held_out,
 )
+from nemo_chameleon.data.given import Given
 from nemo_chameleon.data.indexed_part import IndexedPart
 from nemo_chameleon.data.parts import find_parts, require_once, shown
 from nemo_chameleon.mixture.datasets import require_countable
@@ -84,7 +85,7 @@ class IndexedDomain:
             whole=len(paths) == 1,
         )
         with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-            parts = tuple(pool.map(opened, paths, [f"{where}={part}" for part in paths]))
+            parts = tuple(pool.map(opened, [Given(part, where) for part in paths]))
         require_once([(part.identity, part.path) for part in parts], where)
         if not any(part.tokens for part in parts):
             sequences = sum(part.sequences for part in parts)

@@ -13,6 +13,7 @@ import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from nemo_chameleon.data.domain import split_shares
+from nemo_chameleon.data.given import Given
 from nemo_chameleon.data.index_file import IndexFile
 from nemo_chameleon.data.parts import require_files
 from nemo_chameleon.data.stamp import require_tokenizer
@@ -54,8 +55,7 @@ class IndexedPart:
     @classmethod
     def open(
         cls,
-        path: str,
-        where: str,
+        given: Given,
         *,
         split: str,
         vocab_size: int | None,
@@ -65,8 +65,7 @@ class IndexedPart:
         """Check a dataset's files and describe its training split, which may be empty.
 
         Args:
-            path: prefix of the .bin and .idx files.
-            where: the key of the configuration and its value; errors begin with it.
+            given: prefix of the .bin and .idx files; errors begin with it.
             split: Megatron's split string, which divides the documents in their order.
             vocab_size: if given, every token id in the blocks that are read must be below it.
             tokenizer: if given, and the dataset has a stamp, its vocabulary must be the stamp's.
@@ -80,7 +79,8 @@ class IndexedPart:
                 token id is negative or outside the vocabulary, or another tokenizer wrote the
                 dataset.
         """
-        require_files(path, where, tokenizer)
+        path, where = given.path, str(given)
+        require_files(given, tokenizer)
         index = IndexFile.open(Path(path + ".idx"), where)
         sequences, size = len(index.lengths), Path(path + ".bin").stat().st_size
         require_tokenizer(path, sequences, tokenizer, where)

@@ -10,8 +10,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_chameleon.data.given import Given
 from nemo_chameleon.data.shards import require_whole_sets
-from nemo_chameleon.data.splits import key_of, require_one_split
+from nemo_chameleon.data.splits import require_one_split
 from nemo_chameleon.utils.errors import UserError
 
 ENDINGS = (".bin", ".idx")
@@ -24,14 +25,14 @@ _UNFINISHED = (
 _TEXTS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 
 
-def find_parts(path: str | Sequence[str], where: str, tokenizer: str | None = None) -> list[str]:
+def find_parts(path: str | Sequence[str], key: str, tokenizer: str | None = None) -> list[str]:
     """Return the prefixes of a domain's parts, which are Megatron datasets.
 
     A prefix that exists is taken as it is written, so the characters of a glob may occur in it.
 
     Args:
         path: a prefix, a glob of prefixes, or a list of them; the order of a list counts.
-        where: the key of the configuration; errors begin with it.
+        key: the key of the configuration; errors begin with it.
         tokenizer: the tokenizer of the configuration, which an error about text names.
 
     Returns:
@@ -41,7 +42,7 @@ def find_parts(path: str | Sequence[str], where: str, tokenizer: str | None = No
         UserError: a glob matches nothing, parts of several splits or an incomplete set of parts, or
             a part that it matches lacks a file.
     """
-    return [part for one in as_list(path) for part in _matches(one, f"{where}={one}", tokenizer)]
+    return [part for one in as_list(path) for part in _matches(Given(one, key), tokenizer)]
 
 
 def as_list(path: str | Sequence[str]) -> Sequence[str]:
@@ -102,26 +103,26 @@ def fixed_folder(pattern: str) -> Path:
     return Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
 
 
-def require_files(path: str, where: str, tokenizer: str | None = None) -> None:
+def require_files(given: Given, tokenizer: str | None = None) -> None:
     """Check that both files of a dataset are there.
 
     Args:
-        path: prefix of the .bin and .idx files.
-        where: the key of the configuration and its value; errors begin with it.
+        given: prefix of the .bin and .idx files; errors begin with it.
         tokenizer: the tokenizer of the configuration, which an error about text names.
 
     Raises:
         UserError: a file is missing; the message says what to write instead, or how to make it.
     """
     for ending in ENDINGS:
-        if not Path(path + ending).is_file():
-            hint = _instead(path, where, tokenizer)
-            raise UserError(f"{where}: there is no file {path}{ending}{hint}")
+        if not Path(given.path + ending).is_file():
+            hint = _instead(given, tokenizer)
+            raise UserError(f"{given}: there is no file {given.path}{ending}{hint}")
 
 
-def _instead(path: str, where: str, tokenizer: str | None) -> str:
+def _instead(given: Given, tokenizer: str | None) -> str:
     """Return what an error about a missing dataset says about what is there."""
-    place, key = Path(path), key_of(where)
+    path = given.path
+    place = Path(path)
     if path.endswith(ENDINGS):
         return "; write the path without .bin or .idx"
     if Path(f"{path}.unfinished.bin").exists():
@@ -130,61 +131,63 @@ def _instead(path: str, where: str, tokenizer: str | None) -> str:
         datasets = next(place.glob("*.bin"), None) is not None
         if datasets:
             return f"; for all datasets in this folder, write {path.rstrip('/')}/*"
-        return _tokenise(path, f"{path.rstrip('/')}-tokenised", key, tokenizer)
+        return _tokenise(path, f"{path.rstrip('/')}-tokenised", given, tokenizer)
     if place.is_file():
         prefix = str(place.parent / place.name.partition(".")[0])
         if all(Path(prefix + ending).is_file() for ending in ENDINGS):
-            return f"; if {prefix} is its dataset, set {key}={prefix}"
-        return _tokenise(path, prefix, key, tokenizer)
+            return f"; if {prefix} is its dataset, set {given.instead(prefix)}"
+        return _tokenise(path, prefix, given, tokenizer)
     text = next((f for end in _TEXTS if (f := Path(path + end)).is_file()), None)
-    return "" if text is None else _tokenise(str(text), path, key, tokenizer)
+    return "" if text is None else _tokenise(str(text), path, given, tokenizer)
 
 
-def _tokenise(text: str, prefix: str, key: str, tokenizer: str | None) -> str:
+def _tokenise(text: str, prefix: str, given: Given, tokenizer: str | None) -> str:
     """Return the command that makes a dataset of text."""
     prefix = f"{prefix}-tokenised" if Path(prefix).is_dir() else prefix
     words = ["--tokenizer", tokenizer or "tokenizer.json", "--output", prefix, text]
     return (
-        f"; pretraining takes datasets of tokens, and this is text: run nemo-chameleon prepare "
-        f"{shlex.join(words)} and set {key}={prefix}"
+        f"; pretraining takes datasets of tokens: if this is text, run nemo-chameleon prepare "
+        f"{shlex.join(words)} and set {given.instead(prefix)}"
     )
 
 
-def _matches(path: str, where: str, tokenizer: str | None) -> list[str]:
+def _matches(given: Given, tokenizer: str | None) -> list[str]:
+    path = given.path
     if not glob.has_magic(path) or any(Path(path + ending).exists() for ending in ENDINGS):
         return [path]
     found = {ending: _glob(path, ending) for ending in ENDINGS}
     parts = sorted(set().union(*found.values()))
     if not parts:
-        hint = _instead_of_glob(path, where, tokenizer)
-        raise UserError(f"{where}: the glob matches no dataset, which has a .bin and an .idx{hint}")
+        hint = _instead_of_glob(given, tokenizer)
+        raise UserError(f"{given}: the glob matches no dataset, which has a .bin and an .idx{hint}")
     if unfinished := [part for part in parts if part.endswith(".unfinished")]:
-        raise UserError(f"{where}: {unfinished[0].removesuffix('.unfinished')}: {_UNFINISHED}")
+        raise UserError(f"{given}: {unfinished[0].removesuffix('.unfinished')}: {_UNFINISHED}")
     lacking = [part + end for part in parts for end in ENDINGS if part not in found[end]]
     if lacking:
         raise UserError(
-            f"{where}: the glob matches {len(parts):,} parts, of which {len(lacking):,} lack a "
+            f"{given}: the glob matches {len(parts):,} parts, of which {len(lacking):,} lack a "
             f"file: {shown(lacking)}; write these files, or remove the others of these parts"
         )
     prefixes, name = [Path(part) for part in parts], Path(path).name
-    require_one_split(prefixes, fixed_folder(path), where, datasets=True)
-    require_whole_sets(prefixes, where, lambda prefix: fnmatch.fnmatchcase(prefix.name, name))
+    require_one_split(prefixes, fixed_folder(path), given, datasets=True)
+    require_whole_sets(prefixes, given, lambda prefix: fnmatch.fnmatchcase(prefix.name, name))
     return parts
 
 
-def _instead_of_glob(pattern: str, where: str, tokenizer: str | None) -> str:
+def _instead_of_glob(given: Given, tokenizer: str | None) -> str:
     """Return what an error about a glob without datasets says about what it matches."""
+    pattern = given.path
     if pattern.endswith(ENDINGS):
         return "; write it without .bin or .idx"
     files = sorted(_glob(pattern, ""))
     prefixes = {file.removesuffix(end) for file in files for end in ENDINGS if file.endswith(end)}
     if whole := [p for p in sorted(prefixes) if all(Path(p + end).is_file() for end in ENDINGS)]:
-        return f"; set {key_of(where)}={whole[0]} for the dataset that it would match"
+        return f"; set {given.instead(whole[0])} for the dataset that it would match"
     if not files:
         return ""
     folder = fixed_folder(pattern)
     prefix = "tokenised" if folder == Path() else f"{folder}-tokenised"
-    return _tokenise(pattern, prefix, key_of(where), tokenizer)
+    return _tokenise(pattern, prefix, given, tokenizer)
 
 
 def _glob(path: str, ending: str) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from nemo_chameleon.data.splits import key_of
+from nemo_chameleon.data.given import Given
 from nemo_chameleon.utils.errors import UserError
 
 _NUMBERED = re.compile(r"(.*\D|)(\d+)([-_]of[-_])(\d+)(\D.*|)", re.DOTALL)
@@ -14,13 +14,13 @@ _LISTED = 4  # files that a message names one by one
 
 
 def require_whole_sets(
-    files: Sequence[Path], where: str, belongs: Callable[[Path], bool] = lambda path: True
+    files: Sequence[Path], given: Given, belongs: Callable[[Path], bool] = lambda path: True
 ) -> None:
     """Check that of each numbered set all files are there, and no other numbering of the set.
 
     Args:
         files: the files of folders and globs, or the prefixes of Megatron datasets.
-        where: the key of the configuration and its value, or the path; errors begin with it.
+        given: the path of the folder or the glob; errors begin with it.
         belongs: whether a file would be read if it were there; a glob may ask for a part of a set.
 
     Raises:
@@ -37,9 +37,9 @@ def require_whole_sets(
         if len(numberings) > 1:
             one, other = (min(found.values()) for found in list(numberings.values())[:2])
             raise UserError(
-                f"{where}: {one.name} and {other.name} are of two numberings of one set, which "
+                f"{given}: {one.name} and {other.name} are of two numberings of one set, which "
                 "would be the same documents twice: remove the files of one of the two, or name "
-                f"the files of one: {_remedy([one], where)}"
+                f"the files of one: {_remedy([one], given)}"
             )
         ((total, found),) = numberings.items()
         first = 0 if 0 in found or total not in found else 1
@@ -54,13 +54,12 @@ def require_whole_sets(
         if missing := list(islice(filter(belongs, absent), 2)):
             others = " and others are" if len(missing) > 1 else " is"
             raise UserError(
-                f"{where}: {missing[0]}{others} missing of a set of {total:,} files, of which "
+                f"{given}: {missing[0]}{others} missing of a set of {total:,} files, of which "
                 f"{len(found):,} are there: copy what is missing, or name each file that is there "
-                f"to do without: {_remedy(list(found.values()), where)}"
+                f"to do without: {_remedy(list(found.values()), given)}"
             )
 
 
-def _remedy(files: Sequence[Path], where: str) -> str:
+def _remedy(files: Sequence[Path], given: Given) -> str:
     names = [str(file) for file in files[:_LISTED]] + ["..."] * (len(files) > _LISTED)
-    key = key_of(where)
-    return f"'{key}=[{','.join(names)}]'" if key else " ".join(names)
+    return given.instead(*names)

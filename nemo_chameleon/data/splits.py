@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
+from nemo_chameleon.data.given import Given
 from nemo_chameleon.utils.errors import UserError
 
 _SPLITS = {
@@ -44,7 +45,7 @@ _HELD_OUT = re.compile(r"(h[eo]ld)[-_. ]?(out)", re.IGNORECASE)
 def require_one_split(
     files: Sequence[Path],
     root: Path,
-    where: str,
+    given: Given,
     *,
     texts: frozenset[Path] = frozenset(),
     datasets: bool = False,
@@ -59,7 +60,7 @@ def require_one_split(
     Args:
         files: the files that would be read, or the prefixes of Megatron datasets.
         root: the folder, or the folders of a glob above its first part with `*`.
-        where: the key of the configuration and its value, or the folder; the error begins with it.
+        given: the folder or the glob; the error begins with it.
         texts: those of the files that are plain text.
         datasets: whether they are prefixes of datasets, which a folder cannot name.
 
@@ -76,22 +77,9 @@ def require_one_split(
     names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
     places = {split: _place(paths, files, datasets) for split, paths in found.items()}
     raise UserError(
-        f"{where}: these are {'datasets' if datasets else 'files'} of several splits, such as "
-        f"{names}; name one split: {_remedy(places, where)}; a list of paths reads all of them"
+        f"{given}: these are {'datasets' if datasets else 'files'} of several splits, such as "
+        f"{names}; name one split: {_remedy(places, given)}; a list of paths reads all of them"
     )
-
-
-def key_of(where: str) -> str:
-    """Return the key of what an error begins with, which is "key=path" or a path alone.
-
-    Args:
-        where: the key of the configuration and its value, or the path.
-
-    Returns:
-        The key; empty if there is none. A path may have an equals sign too, as in lang=en/a.jsonl.
-    """
-    key, equals, _ = where.partition("=")
-    return key if equals and key.startswith("data.") else ""
 
 
 def _by_split(files: Sequence[Path], root: Path, texts: frozenset[Path]) -> dict[str, list[Path]]:
@@ -181,20 +169,15 @@ def _common_start(names: Sequence[str]) -> str:
     return "".join(column[0] for column in takewhile(lambda column: len({*column}) == 1, columns))
 
 
-def _remedy(places: dict[str, str | None], where: str) -> str:
-    key = key_of(where)
+def _remedy(places: dict[str, str | None], given: Given) -> str:
     named = {split: place for split, place in places.items() if place is not None}
     if len(named) < len(places):
         return "move the files of each split into a folder of its own, and name that"
-    if not key.startswith("data.domains."):
-        return " or ".join(_quoted(place, key) for place in named.values())
-    name = key.removeprefix("data.domains.").removesuffix(".path")
-    keys = {"training": key, "validation": f"data.validation.{name}.path"}
+    if not given.key.startswith("data.domains."):
+        return " or ".join(given.instead(place) for place in named.values())
+    name = given.key.removeprefix("data.domains.").removesuffix(".path")
+    keys = {"training": given.key, "validation": f"data.validation.{name}.path"}
     # Without a file to train on, any of the others may be meant.
-    keys = {split: keys[split] for split in keys if split in named} or dict.fromkeys(named, key)
-    return " ".join(_quoted(named[split], key) for split, key in keys.items())
-
-
-def _quoted(place: str, key: str) -> str:
-    text = f"{key}={place}" if key else place
-    return f"'{text}'" if glob.has_magic(place) else text
+    keys = {split: keys[split] for split in keys if split in named}
+    keys = keys or dict.fromkeys(named, given.key)
+    return " ".join(Given("", key).instead(named[split]) for split, key in keys.items())

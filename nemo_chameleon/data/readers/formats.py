@@ -25,15 +25,26 @@ HEAD = 4096
 _NUMBERED = {LINES: "line", ARRAY: "record", PARQUET: "row", ARROW: "row"}
 _JSON = {".json", ".jsonl", ".ndjson", ".jsonlines"}
 _TABLES_OF_TEXT = {".csv", ".tsv"}
+_EXPORT = "save its text as JSONL, parquet or .txt in UTF-8"
+# Files that are zip archives, which nobody wants to unpack.
+_ZIPPED = {
+    ".docx": ("a document of Word", _EXPORT),
+    ".xlsx": ("a workbook of Excel", _EXPORT),
+    ".pptx": ("a presentation of PowerPoint", _EXPORT),
+    ".odt": ("a document of LibreOffice", _EXPORT),
+    ".epub": ("a book in EPUB", _EXPORT),
+    ".npz": ("an archive of NumPy arrays", _EXPORT),
+}
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ARRAY_OF_OBJECTS = re.compile(rb"\[\s*(?:\{|\]|$)")
 _OBJECT = re.compile(rb"\{\s*(?:\"|\}|$)")
 _OVER_LINES = re.compile(rb"\{[ \t\r]*\n\s*\"")
 _UNPACK = "unpack it, and name what was in it"
 _TWICE = "decompress it once, and name what was in it"
+_ZIP = b"PK\x03\x04"
 # What a file is by its first bytes, and what to do with it.
 _SIGNATURES = {
-    b"PK\x03\x04": ("a zip archive, which .docx, .xlsx and .npz files are too", _UNPACK),
+    _ZIP: ("a zip archive", _UNPACK),
     b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
     b"Rar!\x1a\x07": ("a rar archive", _UNPACK),
     b"\x04\x22\x4d\x18": ("compressed with lz4, which is not read", "decompress it with lz4 -d"),
@@ -164,7 +175,7 @@ def require_lines(path: Path, head: bytes) -> None:
     instead = "name the file in place of the pipe"
     if (table := _table(head)) is not None:
         raise UserError(f"{name} is {table}, which cannot be read of a pipe: {instead}")
-    text = _text_of(name, "", head)
+    text = _text_of(name, None, head)
     if text.startswith(b"[") and not _first_line_is_whole(text):
         raise UserError(
             f"{name} is a JSON array, and a pipe must give JSONL: jq -c '.[]' writes it so, or "
@@ -186,7 +197,7 @@ def _table(head: bytes) -> str | None:
 def _format_of_text(path: Path, head: bytes) -> str:
     named = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     ending = named.suffix.lower()
-    text = _text_of(str(path), shlex.quote(str(path)), head)
+    text = _text_of(str(path), path, head)
     if ending in _TABLES_OF_TEXT:
         raise UserError(
             f"{path} is a table of text, which is not read: write it as JSONL or as parquet"
@@ -199,14 +210,14 @@ def _format_of_text(path: Path, head: bytes) -> str:
     return TEXT if text or ending == ".txt" else LINES
 
 
-def _text_of(name: str, typed: str, head: bytes) -> bytes:
+def _text_of(name: str, path: Path | None, head: bytes) -> bytes:
     """Return the beginning of a text; refuse what is none, and JSON that is laid out otherwise."""
-    _require_no_other(name, typed, head)
+    _require_no_other(name, path, head)
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith(_LFS):
         raise UserError(f"{name} only says where Git LFS keeps the file: git lfs pull gets it")
     if _OVER_LINES.match(text):
-        of_file = f" {typed}" if typed else ""
+        of_file = f" {shlex.quote(str(path))}" if path else ""
         raise UserError(
             f"{name} begins with a JSON object over several lines, and JSONL has each object on "
             f"one line: jq -c .{of_file} writes it so; of one object with a list, such as data, jq "
@@ -227,12 +238,14 @@ def _first_line_is_whole(text: bytes) -> bool:
     return True
 
 
-def _require_no_other(name: str, typed: str, head: bytes) -> None:
+def _require_no_other(name: str, path: Path | None, head: bytes) -> None:
     """Refuse what a file is by its first bytes if it is not text in UTF-8."""
     if _is_utf8(head) and not _CONTROLS.search(head):
         return  # a text may begin with the letters of a signature
     for signature, (what, advice) in _SIGNATURES.items():
         if head.startswith(signature):
+            if path is not None and signature == _ZIP:
+                what, advice = _ZIPPED.get(path.suffix.lower(), (what, advice))
             raise UserError(f"{name} is {what}: {advice}")
     if head[_TAR[0] :].startswith(_TAR[1]):
         raise UserError(f"{name} is a tar archive: {_UNPACK}")
@@ -242,7 +255,7 @@ def _require_no_other(name: str, typed: str, head: bytes) -> None:
         if encoding is None:
             raise UserError(f"{name} {_NO_TEXT}")
     if encoding is not None:
-        raise UserError(f"{name} is {encoding}, not UTF-8: {_convert(encoding, typed)}")
+        raise UserError(f"{name} is {encoding}, not UTF-8: {_convert(encoding, path)}")
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -263,9 +276,13 @@ def _without_mark(head: bytes) -> str | None:
     return None
 
 
-def _convert(encoding: str, typed: str) -> str:
-    written = f" {typed} > {shlex.quote(f'{shlex.split(typed)[0]}.utf8')}" if typed else ""
-    return f"convert it with iconv -f {encoding} -t UTF-8{written}"
+def _convert(encoding: str, path: Path | None) -> str:
+    command = f"convert it with iconv -f {encoding} -t UTF-8"
+    if path is None:
+        return command
+    beside = path.with_name(f"{path.stem}.utf8{path.suffix}")
+    read, written = shlex.quote(str(path)), shlex.quote(str(beside))
+    return f"{command} {read} > {written} and leave {path.name} out"
 
 
 def require_utf8_text(path: Path, contents: bytes) -> str:
@@ -286,7 +303,7 @@ def require_utf8_text(path: Path, contents: bytes) -> str:
     except UnicodeDecodeError as error:
         if _CONTROLS.search(contents):
             raise UserError(f"{path} {_NO_TEXT}") from error
-        advice = _convert("LATIN1", shlex.quote(str(path)))
+        advice = _convert("LATIN1", path)
         raise UserError(
             f"{path} is not valid UTF-8 at byte {error.start}: if it is text in another encoding, "
             f"such as LATIN1, {advice}"

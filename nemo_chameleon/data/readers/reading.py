@@ -3,7 +3,7 @@
 import codecs
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def read_lines(
     advance: Callable[[int], Any] = lambda size: None,
     *,
     key: str | None = None,
+    without: Collection[str] = (),
     after: tuple[int, int] = (0, 0),
 ) -> Iterator[Line]:
     """Yield the lines of files that are not blank.
@@ -45,6 +46,7 @@ def read_lines(
             for a progress bar.
         key: the only key that is needed of each line, as `text_at` takes it, under which the text
             of a plain file is found too; None for all keys, and "text".
+        without: columns of tables that are not read, and so need not be text.
         after: file and number of the line after which to begin.
 
     Yields:
@@ -59,7 +61,7 @@ def read_lines(
             continue
         seen = 0
         try:
-            for number, (text, position) in _numbered(data, key):
+            for number, (text, position) in _numbered(data, key, without):
                 if position > seen:
                     advance(position - seen)
                     seen = position
@@ -94,12 +96,14 @@ def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[s
             raise UnusableLineError(f"{files[line.file].place(line.number)}: {error}") from error
 
 
-def _numbered(data: DataFile, key: str | None) -> Iterator[tuple[int, tuple[bytes, int]]]:
+def _numbered(
+    data: DataFile, key: str | None, without: Collection[str]
+) -> Iterator[tuple[int, tuple[bytes, int]]]:
     """Yield number, bytes and position in the file of each line that is not blank."""
     if data.format in (PARQUET, ARROW):
         size = data.path.stat().st_size
         columns = None if key is None else {key, key.split(".")[0]}
-        for number, (text, share) in enumerate(read_rows(data, columns), 1):
+        for number, (text, share) in enumerate(read_rows(data, columns, without), 1):
             yield number, (text, int(share * size))
         return
     stream, position = open_bytes(data.path)

@@ -18,12 +18,15 @@ _ROWS = 512  # rows that are converted together
 _WITH_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
-def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple[bytes, float]]:
+def read_rows(
+    data: DataFile, columns: Collection[str] | None, without: Collection[str] = ()
+) -> Iterator[tuple[bytes, float]]:
     """Yield the rows of a table as JSON objects.
 
     Args:
         data: a parquet or an Arrow file.
         columns: names of the columns that are needed; None for all.
+        without: names of columns that are not needed, whatever is in them.
 
     Yields:
         The bytes of each row's JSON object, and the share of the file that was read so far. A date
@@ -40,7 +43,7 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
     batches = _parquet if data.format == PARQUET else _arrow
     number = 0
     try:
-        for batch, share in batches(data.path, columns):
+        for batch, share in batches(data.path, columns, without):
             batch.validate(full=True)  # reading values beyond the end of a buffer ends the process
             if len(set(batch.schema.names)) < batch.num_columns:
                 raise UserError(f"{data.path}: two columns have the same name: rename one of them")
@@ -52,7 +55,7 @@ def read_rows(data: DataFile, columns: Collection[str] | None) -> Iterator[tuple
                     number += 1
                     for column in nested:
                         row[column] = _without_nulls(row[column])
-                    yield json.dumps(row, default=_as_json).encode(), share
+                    yield _as_object(row), share
     except _ValueError as error:
         raise UserError(f"{data.place(number)}: {error}") from error
     except (arrow.ArrowException, UnicodeDecodeError, KeyError) as error:
@@ -73,6 +76,18 @@ def _with_text_of_times(batch: Any) -> Any:
     return batch
 
 
+def _as_object(row: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, default=_as_json).encode()
+    except _ValueError:
+        for column, value in row.items():
+            try:
+                json.dumps(value, default=_as_json)
+            except _ValueError as error:
+                raise _ValueError(f"the column {column!r} has {error}") from error
+        raise
+
+
 class _ValueError(ValueError):
     """Raised for a value that JSON has no form for; the message says why."""
 
@@ -83,10 +98,10 @@ def _as_json(value: Any) -> str:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise _ValueError("a value is bytes that are not UTF-8, and so no text") from error
+            raise _ValueError("bytes that are not UTF-8, and so no text") from error
     if isinstance(value, _WITH_TEXT):
         return str(value)
-    raise _ValueError(f"a value is of type {type(value).__name__}, which JSON has no form for")
+    raise _ValueError(f"a value of type {type(value).__name__}, which JSON has no form for")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -101,20 +116,24 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, float]]:
+def _parquet(
+    path: Path, columns: Collection[str] | None, without: Collection[str]
+) -> Iterator[tuple[Any, float]]:
     import pyarrow as arrow
     from pyarrow import parquet
 
     # A name as bytes, because it need not be UTF-8.
     with arrow.OSFile(os.fsencode(path)) as source, parquet.ParquetFile(source) as file:
         total, read = max(1, file.metadata.num_rows), 0
-        wanted = _needed(file.schema_arrow.names, columns)
+        wanted = _needed(file.schema_arrow.names, columns, without)
         for batch in file.iter_batches(batch_size=_ROWS, columns=wanted):
             read += batch.num_rows
             yield batch, read / total
 
 
-def _arrow(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, float]]:
+def _arrow(
+    path: Path, columns: Collection[str] | None, without: Collection[str]
+) -> Iterator[tuple[Any, float]]:
     import pyarrow as arrow
 
     with arrow.memory_map(os.fsencode(path)) as source:
@@ -125,7 +144,7 @@ def _arrow(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, f
             raise OSError("the file is damaged: it ends in the middle")
         source.seek(0)
         reader = arrow.ipc.open_file(source) if begins_file else arrow.ipc.open_stream(source)
-        wanted = _needed(reader.schema.names, columns)
+        wanted = _needed(reader.schema.names, columns, without)
         if begins_file:
             count = reader.num_record_batches
             batches = ((reader.get_batch(i), (i + 1) / count) for i in range(count))
@@ -135,7 +154,9 @@ def _arrow(path: Path, columns: Collection[str] | None) -> Iterator[tuple[Any, f
             yield batch if wanted is None else batch.select(wanted), share
 
 
-def _needed(names: list[str], columns: Collection[str] | None) -> list[str] | None:
+def _needed(
+    names: list[str], columns: Collection[str] | None, without: Collection[str]
+) -> list[str] | None:
     """Return the columns to read; all of them where none is needed, so that an error names it."""
-    wanted = [name for name in names if columns is None or name in columns]
-    return wanted if columns is not None and wanted else None
+    wanted = [n for n in names if (columns is None or n in columns) and n not in without]
+    return wanted if 0 < len(wanted) < len(names) else None

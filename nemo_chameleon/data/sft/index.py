@@ -265,7 +265,7 @@ def _write(
         def name(line: Line) -> str:
             return named[line.file].place(line.number)
 
-        every = read_lines(files, bar.update)
+        every = read_lines(files, bar.update, without=reader.ignored_keys)
         while batch := list(islice(every, _BATCH)):
             read += len(batch)
             for line in batch:

@@ -98,7 +98,7 @@ def preview(
         return named[line.file].place(line.number)
 
     examples = malformed = 0
-    lines = read_lines(files)
+    lines = read_lines(files, without=reader.ignored_keys)
     try:
         while batch := list(islice(lines, count - examples)):
             for line, found in zip(batch, reader.read(batch, name), strict=True):
