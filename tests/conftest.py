@@ -28,7 +28,7 @@ settings.load_profile("repeatable")
 # Commands and recipes do the same. Tests read from stdout what is logged.
 show_on_stdout()
 
-# A shell starts background commands with SIGINT ignored, which the processes of tests would inherit.
+# A shell starts background commands with SIGINT ignored, and all processes of tests inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
