@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ settings.load_profile("repeatable")
 
 # Commands and recipes do the same. Tests read from stdout what is logged.
 show_on_stdout()
+
+# A shell starts background commands with SIGINT ignored, and all processes of tests inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")

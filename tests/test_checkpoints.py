@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 
 from nemo_chameleon.models import pickles, tracker
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
@@ -275,6 +276,14 @@ def test_classes_that_only_look_harmless(tmp_path: Path) -> None:
         (tmp_path / pickles.METADATA).write_bytes(command)
         with pytest.raises(UserError, match=f"would run {module}.{name}"):
             pickles.read_metadata(tmp_path)
+
+
+def test_the_class_of_earlier_megatrons(tmp_path: Path) -> None:
+    """Megatron until 0.15 described checkpoints by a class of its own, which is read."""
+    described = MCoreMetadata.__new__(MCoreMetadata)
+    vars(described).update(storage_data={}, mcore_data={"model.weight": {"shape": (2, 3)}})
+    (tmp_path / pickles.METADATA).write_bytes(pickle.dumps(described))
+    assert pickles.read_metadata(tmp_path).mcore_data == {"model.weight": {"shape": (2, 3)}}
 
 
 def test_manifest_of_a_folder(tmp_path: Path) -> None:

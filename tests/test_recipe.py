@@ -423,8 +423,11 @@ def test_one_process_speaks(config_file: Path) -> None:
 
 @pytest.mark.slow
 def test_under_torchrun_one_process_speaks(torchrun: Launch) -> None:
-    """Of two ranks with the same fault one prints it, and torchrun reports exit code 2."""
+    """Of two ranks with the same fault one prints it, and so does the report of torchrun."""
     done = torchrun("data.mixtur=uniform", processes=2, check=False)
     assert done.returncode != 0
-    assert done.stderr.count("error: unknown key data.mixtur;") == 1
+    fault = "error: unknown key data.mixtur; did you mean data.mixture?"
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [fault]
+    assert f"traceback : {fault}" in done.stderr
+    assert done.stderr.count(fault) == 2
     assert "exitcode  : 2" in done.stderr

@@ -1,7 +1,7 @@
 """Refuses a checkpoint whose pickles would run code.
 
 torch.distributed.checkpoint describes a checkpoint by a pickle, and to read a pickle of a stranger
-is to run the stranger's program. Only the classes that torch itself writes there are admitted.
+is to run the stranger's program. Only the classes that torch and Megatron write there are admitted.
 """
 
 import contextlib
@@ -37,6 +37,9 @@ _ADMITTED = {
     ("pathlib", "PosixPath"),
     ("builtins", "set"),
     ("builtins", "frozenset"),
+    # Megatron wrote these two until 0.15, as data classes. Later ones have empty classes there.
+    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"),
+    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"),
 }
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 _SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
@@ -75,7 +78,7 @@ def read_metadata(folder: Path) -> Any:
         A `torch.distributed.checkpoint.metadata.Metadata`.
 
     Raises:
-        UserError: the pickle names something that torch does not write there.
+        UserError: the pickle names something that torch and Megatron do not write there.
         ValueError: the pickle is damaged.
         OSError: it cannot be read.
     """
@@ -119,8 +122,9 @@ def require_harmless(folder: Path) -> None:
 
 def _would_run(file: Path, what: str) -> str:
     return (
-        f"{file} is not read, because it would run {what}: no checkpoint of torch names it, so "
-        "somebody may have changed the file; take the checkpoint from a source that you trust"
+        f"{file} is not read, because it would run {what}: no checkpoint of torch or "
+        "Megatron names it, so somebody may have changed the file; take the checkpoint from a "
+        "source that you trust"
     )
 
 
