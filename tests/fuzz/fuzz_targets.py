@@ -24,6 +24,7 @@ from torch.distributed.checkpoint import state_dict_saver
 from fuzzing import Target
 from nemo_chameleon.config.loading import load_config
 from nemo_chameleon.config.validation import check
+from nemo_chameleon.data.given import Given
 from nemo_chameleon.data.indexed import IndexedDomain
 from nemo_chameleon.data.indexed_part import IndexedPart
 from nemo_chameleon.data.prepare import prepare
@@ -186,7 +187,7 @@ def _index(lengths: list[int], documents: list[int], itemsize: int, code: int) -
 def _open_index(prefix: Path) -> None:
     """Open a dataset; what is accepted, Megatron must read to the end."""
     part = IndexedPart.open(
-        str(prefix), "x", split="9,1,0", vocab_size=500, tokenizer=None, whole=True
+        Given(str(prefix)), split="9,1,0", vocab_size=500, tokenizer=None, whole=True
     )
     domain = IndexedDomain("x", (part,), part.fingerprint)
     if part.tokens:
