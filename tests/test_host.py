@@ -235,6 +235,20 @@ def embeds_with(config_file: str) -> list[str]:
     return found
 
 
+def test_a_hosts_run_has_one_owner(tmp_path: Path) -> None:
+    """The folder of a host's run is one job's until that ends, with nothing put into it."""
+    run = tmp_path / "mine-nemo"
+    with (
+        host.owned_folder(run),
+        pytest.raises(
+            UserError, match=f"mine-nemo is in use by process {os.getpid()} on .*, or set"
+        ),
+        host.owned_folder(run),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_all_ranks_embed_with_the_first_ranks_proxy(config_file: Path) -> None:
     """Ranks that see different checkpoints in one folder take the one that the first rank sees."""
     assert on_ranks(2, embeds_with, str(config_file)) == [["0"], ["0"]]

@@ -10,7 +10,7 @@ They are settled here, for every host in the same way, before the host builds an
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.lease import Lease
 from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.engines.matching import Prefixes, matched, named, summed
 from nemo_chameleon.engines.saved import Folders, StrPath, keep_mixture, refuse_unasked, saved_in
@@ -36,6 +37,7 @@ from nemo_chameleon.provider.runs import run_name, within_bounds
 from nemo_chameleon.provider.stored import saved_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
+from nemo_chameleon.utils.ranks import is_first_rank
 
 __all__ = ["Draw", "refuse_unasked", "resolve", "run_folder", "saved_in"]
 
@@ -163,6 +165,33 @@ def run_folder(config: Config) -> Path:
         A folder under `output` that this package's own engine does not use.
     """
     return Path(config.output) / f"{run_name(config)}-{config.engine}"
+
+
+@contextlib.contextmanager
+def owned_folder(run: Path) -> Iterator[None]:
+    """Keep other jobs from the folder of a run that a host trains in the block.
+
+    Every rank must enter it, before the host starts its processes' group. The host writes without
+    asking again, so a job that was suspended for a minute may write although another one has begun.
+
+    Args:
+        run: what `run_folder` returns.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: another job has the folder.
+    """
+    # It is beside the folder, because NeMo moves the files that it finds in there.
+    lease = Lease(run.with_name(f"{run.name}.lease"), str(run), "set output to another folder")
+    with process_group():
+        on_first_rank(lease.take)
+    try:
+        yield
+    finally:
+        if is_first_rank():
+            lease.release()
 
 
 def resolve(

@@ -27,8 +27,12 @@ def train(config: Config) -> None:
 
     Args:
         config: the whole configuration.
+
+    Raises:
+        UserError: the mixture cannot be read or computed, or another job has the run's folder.
     """
-    pretrain(container(config), forward_step)
+    with host.owned_folder(host.run_folder(config)):
+        pretrain(container(config), forward_step)
 
 
 def container(config: Config) -> bridge.ConfigContainer:

@@ -54,7 +54,7 @@ def train(config: Config) -> None:
         config: the whole configuration.
 
     Raises:
-        UserError: a setting that NeMo does not have.
+        UserError: a setting that NeMo does not have, or another job has the run's folder.
     """
     if config.optimizer.lr_decay_style == "linear":
         raise UserError(
@@ -62,6 +62,11 @@ def train(config: Config) -> None:
             "them"
         )
     run = host.run_folder(config)
+    with host.owned_folder(run):
+        _train(config, run)
+
+
+def _train(config: Config, run: Path) -> None:
     draw = host.resolve(config.data.mixture, config=config, saved=(run / "checkpoints",))
     data = _data(config, draw)
     llm.train(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from nemo_chameleon import Mixture
+from nemo_chameleon.distributed.lease import Lease
 from project import ROOT
 from running import printed, started
 
@@ -112,7 +114,7 @@ def test_computed_weights(corpus: Path, tmp_path: Path, config_file: Path) -> No
 def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
     """The recipe with engine=bridge trains in Bridge by the mixture and saves it.
 
-    When the mixture has changed, the run does not continue.
+    When the mixture has changed, or another job has the run, the run does not continue.
     """
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
@@ -132,6 +134,12 @@ def test_engine_bridge(corpus: Path, config_file: Path, mixture: Path) -> None:
     refused = started(*recipe, f"data.mixture={mixture}")
     assert refused.returncode == 2
     assert "another mixture is asked for" in refused.stderr
+    lease = Lease(config_file.parent / "out" / "mine-bridge.lease", "it", "wait")
+    lease.take()
+    refused = started(*recipe, f"data.mixture={mixture}")
+    lease.release()
+    assert refused.returncode == 2
+    assert f"mine-bridge is in use by process {os.getpid()}" in refused.stderr
 
 
 def test_a_mixture_that_was_not_applied_is_not_ignored(corpus: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from nemo_chameleon import Mixture
+from nemo_chameleon.distributed.lease import Lease
 from project import ROOT
 from running import printed, started
 
@@ -153,7 +155,7 @@ def test_finetuning(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
 def test_engine_nemo(config_file: Path, mixture: Path) -> None:
     """The recipe with engine=nemo trains in NeMo by the mixture and saves it.
 
-    When the mixture has changed, the run does not continue.
+    When the mixture has changed, or another job has the run, the run does not continue.
     """
     mixture.write_text(mixture.read_text().replace("prose", "legal"))
     settings = yaml.safe_load(config_file.read_text())
@@ -177,6 +179,12 @@ def test_engine_nemo(config_file: Path, mixture: Path) -> None:
     refused = started(*recipe, folder=config_file.parent)
     assert refused.returncode == 2
     assert "another mixture is asked for" in refused.stderr
+    lease = Lease(config_file.parent / "out" / "mine-nemo.lease", "it", "wait")
+    lease.take()
+    refused = started(*recipe, folder=config_file.parent)
+    lease.release()
+    assert refused.returncode == 2
+    assert f"mine-nemo is in use by process {os.getpid()}" in refused.stderr
 
 
 def test_nemo_runs_command_line(paths: list[str], mixture: Path) -> None:
