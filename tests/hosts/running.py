@@ -1,5 +1,6 @@
 """Start scripts that train in a host, each in a process of its own."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,9 +12,7 @@ from typing import Any
 
 def started(*command: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a script to its end in one process that torchrun did not start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(_free_port())
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
     return subprocess.run(
         [sys.executable, *command],
@@ -23,6 +22,19 @@ def started(*command: str, folder: Path | None = None) -> "subprocess.CompletedP
         text=True,
         timeout=300,
     )
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens at, below those that the system gives to connections.
+
+    The script listens at it only after a minute of imports.
+    """
+    first = 28000 + os.getpid() % 2000
+    for port in (*range(first, 30000), *range(28000, first)):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def printed(run: "subprocess.CompletedProcess[str]", what: str) -> Any:
