@@ -227,7 +227,7 @@ OF_PIPES = {
     STREAM[:50]: "arrow, which cannot be read of a pipe",
     b'[\n{"text": "a"}]': r"a JSON array, .* jq -c '\.\[\]'",
     b"text,id\n": "not JSONL, as it begins with 'text,id",
-    gzip.compress(b"prose"): "not JSONL, as it begins with 'prose'",
+    gzip.compress(b"prose", mtime=0): "not JSONL, as it begins with 'prose'",
     b'{\n "text": "a"}': r"over several lines, .* jq -c \. writes",
     b"\xff\xfe{\0": "is UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8$",
 }
