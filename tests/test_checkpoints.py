@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 
-from nemo_chameleon.models import pickles, tracker
+from nemo_chameleon.distributed.processes import process_group
+from nemo_chameleon.models import checkpoint, pickles, tracker
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
 from nemo_chameleon.models.pretrained import find_checkpoint
-from nemo_chameleon.train import trainer
+from nemo_chameleon.train import result, trainer
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.ranks import rank
+from ranks import on_ranks
 
 pytestmark = pytest.mark.usefixtures("alone")
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -28,6 +32,49 @@ TRACKER = "latest_checkpointed_iteration.txt"
 def whole(job: TrainingRun) -> dict[str, Any]:
     """Train a run with checkpoints after iterations 2, 4 and 6; return its result."""
     return trainer.train(job)
+
+
+def test_a_checkpoint_is_whole_or_not_there(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a run dies while it saves, each checkpoint that has its name is whole.
+
+    The tracker names one of them.
+    """
+    save, died = checkpoint.save, 0
+    steps: list[tuple[Any, str]] = [
+        (dist_checkpointing, "save"),
+        (checkpoint, "write_atomically"),
+        (checkpoint.whole, "seal"),
+        (checkpoint, "keep_names"),
+        (checkpoint, "name_newest"),
+    ]
+
+    def dying(do: Callable[..., Any], after: bool) -> Callable[..., Any]:
+        def die(*of: Any) -> None:
+            nonlocal died
+            died += 1
+            if after:
+                do(*of)
+            raise KeyboardInterrupt
+
+        return die
+
+    def die_often(directory: Path, iteration: int, *rest: Any) -> Path:
+        for place, name in steps if iteration == 4 else []:
+            for after in (False, True):
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(place, name, dying(getattr(place, name), after))
+                    save(directory, iteration, *rest)
+                there = [folder for _, folder in tracker.numbered(directory)]
+                assert tracker.tracked(directory)[1] in there
+                assert not any(map(tracker.fault_of, there))
+        return save(directory, iteration, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", die_often)
+    trainer.train(job)
+    assert died == 2 * len(steps)
+    assert tracker.newest(job.directory) == job.directory / "iter_0000006"
 
 
 def flip(path: Path) -> None:
@@ -121,6 +168,10 @@ def test_no_checkpoint_is_whole(job: TrainingRun, whole: dict[str, Any]) -> None
         trainer.train(job)
     (job.directory / TRACKER).unlink()
     assert trainer.train(job)["iterations"] == 6
+    for iteration in (2, 4, 6):  # which the files' sizes do not show
+        flip(tensors(job.directory / f"iter_{iteration:07d}"))
+    with pytest.raises(UserError, match="no checkpoint there is whole"):
+        trainer.train(job)
 
 
 def test_what_is_not_finite_is_no_checkpoint(
@@ -183,6 +234,58 @@ def test_a_checkpoint_that_is_not_finite_is_put_aside(
     assert "iter_0000006 is damaged: the weights" in caplog.text
 
 
+@pytest.mark.parametrize("what", ["loss", "norm of the gradients", "validation loss of code"])
+def test_a_figure_that_is_not_finite_ends_the_run(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Also in the last iteration it is named, no checkpoint is replaced and no result written."""
+    step, nan = trainer.Trainer.step, float("nan")
+
+    def poisoned(self: trainer.Trainer, batches: Any) -> float | None:
+        norm = step(self, batches)
+        if self.iteration == 6 and what == "loss":
+            self.last_losses[0] *= nan
+        return nan if self.iteration == 6 and what.startswith("norm") else norm
+
+    monkeypatch.setattr(trainer.Trainer, "step", poisoned)
+    if what.startswith("validation"):
+        scores = {"code": {"loss": nan, "perplexity": nan}}
+        monkeypatch.setattr(trainer, "evaluate", lambda *of: scores)
+    with pytest.raises(UserError, match=rf"the {what} is nan at iteration 6; lower optimizer\.lr"):
+        trainer.train(job)
+    last = 6 if what.startswith("validation") else 4
+    assert tracker.newest(job.directory) == job.directory / f"iter_{last:07d}"
+    assert not (job.directory / "result.json").exists()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result.save_result(job, {"loss": nan})
+    assert not (job.directory / "result.json").exists()
+
+
+def test_an_optimizer_that_is_not_finite_is_no_checkpoint(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its state counts as the weights do, when it is saved and when it is loaded."""
+    step = trainer.Trainer.step
+
+    def poisoned(self: trainer.Trainer, batches: Any) -> float | None:
+        norm = step(self, batches)
+        if self.iteration == 6:
+            _, moments = next(iter(self.optimizer.state.items()))
+            moments["exp_avg"].view(-1)[0] = float("inf")
+        return norm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", poisoned)
+        with pytest.raises(UserError, match="the state of the optimizer are not finite"):
+            trainer.train(job)
+        assert tracker.newest(job.directory) == job.directory / "iter_0000004"
+        with monkeypatch.context() as earlier:
+            earlier.setattr(checkpoint, "require_finite", lambda parts: None)
+            trainer.train(job)
+    assert trainer.train(job)["iterations"] == 6
+    assert "iter_0000006 is damaged: the weights or the state of the optimizer" in caplog.text
+
+
 def test_large_values_are_finite() -> None:
     """Values whose sum is infinite are finite; a single one that is not is found among many."""
     large = torch.full((1000,), 3e38)
@@ -194,6 +297,22 @@ def test_large_values_are_finite() -> None:
             require_finite({"a": [large, wrong]})
     with pytest.raises(NotFiniteError):
         require_finite([torch.tensor([torch.inf, -torch.inf])])
+
+
+def is_refused(wrong: int) -> bool:
+    """Return on a rank whether a value is refused that one rank has."""
+    with process_group():
+        try:
+            require_finite([torch.tensor([float("nan") if rank() == wrong else 1.0])])
+        except NotFiniteError:
+            return True
+        return False
+
+
+def test_what_one_rank_has_all_ranks_refuse() -> None:
+    """No rank waits for one whose part of the model is not finite."""
+    assert on_ranks(2, is_refused, 1) == [True, True]
+    assert on_ranks(2, is_refused, -1) == [False, False]
 
 
 @pytest.mark.parametrize("text", ["", "\udcff\udcfe", "²", "6.0", "release", "9" * 5000])
