@@ -14,7 +14,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 
 from nemo_chameleon.distributed.processes import process_group
-from nemo_chameleon.models import checkpoint, pickles, tracker
+from nemo_chameleon.models import checkpoint, layers, pickles, tracker
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
 from nemo_chameleon.models.pretrained import find_checkpoint
 from nemo_chameleon.train import result, trainer
@@ -379,6 +379,36 @@ def test_nothing_of_a_stranger_is_run_to_start_from(
     with pytest.raises(UserError, match=f"proxy.load={start} is damaged"):
         find_checkpoint("proxy.load", str(start), config, config.data)
     assert not trap.exists()
+
+
+class WithExtraState(layers.TorchAttention):
+    """Attention with an extra state, which Transformer Engine would unpickle."""
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return the state that a checkpoint keeps."""
+        return torch.zeros(2, dtype=torch.uint8)
+
+    def set_extra_state(self, state: object) -> None:
+        """Refuse every state."""
+        raise AssertionError(state)
+
+
+def test_extra_states_of_a_stranger_are_not_loaded(
+    job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run starts from weights alone; its own checkpoints have the states that it continues with.
+
+    A proxy.load is loaded in the same way.
+    """
+    monkeypatch.setattr(layers, "TorchAttention", WithExtraState)
+    trainer.train(job)
+    described = pickles.read_metadata(job.directory / "iter_0000006")
+    assert any("_extra_state" in name for name in described.state_dict_metadata)
+    with pytest.raises(AssertionError):
+        trainer.train(job)
+    job.config.checkpoint.pretrained_checkpoint = str(job.directory)
+    job.config.output = str(tmp_path / "other")
+    assert trainer.train(job)["iterations"] == 6
 
 
 def test_classes_that_only_look_harmless(tmp_path: Path) -> None:
