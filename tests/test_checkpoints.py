@@ -414,6 +414,19 @@ def test_extra_states_of_a_stranger_are_not_loaded(
     assert trainer.train(job)["iterations"] == 6
 
 
+def test_nothing_beside_the_tensors_is_run(
+    job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that lies in a file of tensors is refused when a run continues from it."""
+    trap = tmp_path / "ran"
+    monkeypatch.setattr(layers, "TorchAttention", WithExtraState)
+    monkeypatch.setattr(WithExtraState, "get_extra_state", lambda self: Command(trap))
+    trainer.train(job)
+    with pytest.raises(UserError, match=r"iter_0000006 is not read, because an object .* rename"):
+        trainer.train(job)
+    assert not trap.exists()
+
+
 def test_classes_that_only_look_harmless(tmp_path: Path) -> None:
     """Functions and attributes of admitted modules are refused, as classes elsewhere are."""
     for module, name in (
