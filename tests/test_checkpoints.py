@@ -15,6 +15,7 @@ from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.models import checkpoint, layers, pickles, tracker
+from nemo_chameleon.models import whole as whole_module
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
 from nemo_chameleon.models.pretrained import find_checkpoint
 from nemo_chameleon.train import result, trainer
@@ -45,7 +46,7 @@ def test_a_checkpoint_is_whole_or_not_there(
     steps: list[tuple[Any, str]] = [
         (dist_checkpointing, "save"),
         (checkpoint, "write_atomically"),
-        (checkpoint.whole, "seal"),
+        (whole_module, "seal"),
         (checkpoint, "keep_names"),
         (checkpoint, "name_newest"),
     ]

@@ -33,7 +33,11 @@ def test_a_file_is_the_old_one_or_the_new_one(
         done.append("replace")
         return replace(beside, to)
 
-    monkeypatch.setattr(os, "fsync", lambda number: [done.append("fsync"), sync(number)])
+    def synced(number: int) -> None:
+        done.append("fsync")
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", noted)
     write_atomically(file, b"new")
     assert file.read_text() == "new"
