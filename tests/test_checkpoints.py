@@ -107,6 +107,7 @@ def lose(path: Path, name: str) -> None:
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "a byte of the tensors": lambda path: flip(tensors(path)),
+    "a byte of common.pt": lambda path: flip(path / "common.pt"),
     "no folder": shutil.rmtree,
     "empty metadata.json": lambda path: os.truncate(path / "metadata.json", 0),
     **{

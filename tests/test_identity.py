@@ -103,6 +103,23 @@ def test_every_setting_that_decides_a_run_is_compared(
         job.state_at(tmp_path)
 
 
+def test_a_run_knows_what_it_started_from(job: TrainingRun, tmp_path: Path) -> None:
+    """A copy of checkpoint.pretrained_checkpoint is the same start; other weights are refused."""
+    for name, text in (("a", "weights"), ("copy", "weights"), ("other", "others")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.distcp").write_text(text)
+    job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "a")
+    (tmp_path / "state.json").write_text(json.dumps({"identity": job.identity()}))
+    for name in ("copy", "other"):
+        job.config.checkpoint.pretrained_checkpoint = str(tmp_path / name)
+        again = replace(job)  # a digest is computed once
+        if name == "copy":
+            assert again.state_at(tmp_path)
+            continue
+        with pytest.raises(UserError, match=rf"checkpoint\.pretrained_checkpoint = {tmp_path}/a,"):
+            again.state_at(tmp_path)
+
+
 def test_data_that_changed_are_refused(job: TrainingRun, tmp_path: Path) -> None:
     """A checkpoint that was made with other data of a domain is refused, and the domain is named.
 
