@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch.distributed.checkpoint import state_dict_saver
 
 from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config.validation import preset_of
@@ -116,11 +114,3 @@ def test_what_earlier_versions_recorded_is_known(
     )
     with pytest.raises(UserError, match="is not the proxy that the mixture was computed through"):
         proxy_from_record(record)
-
-
-def test_shapes_count(tmp_path: Path) -> None:
-    """Weights of the same bytes in another shape or of another type are other weights."""
-    weights = (torch.zeros(2, 4), torch.zeros(4, 2), torch.zeros(2, 4, dtype=torch.int32))
-    for number, weight in enumerate(weights):
-        state_dict_saver.save({"w": weight}, checkpoint_id=tmp_path / str(number))
-    assert len({weights_digest(tmp_path / str(number)) for number in range(3)}) == 3
