@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 
-from nemo_chameleon.models import pickles, tracker
+from nemo_chameleon.distributed.processes import process_group
+from nemo_chameleon.models import checkpoint, layers, pickles, tracker
+from nemo_chameleon.models import whole as whole_module
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
 from nemo_chameleon.models.pretrained import find_checkpoint
-from nemo_chameleon.train import trainer
+from nemo_chameleon.train import result, trainer
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.ranks import rank
+from ranks import on_ranks
 
 pytestmark = pytest.mark.usefixtures("alone")
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -28,6 +33,49 @@ TRACKER = "latest_checkpointed_iteration.txt"
 def whole(job: TrainingRun) -> dict[str, Any]:
     """Train a run with checkpoints after iterations 2, 4 and 6; return its result."""
     return trainer.train(job)
+
+
+def test_a_checkpoint_is_whole_or_not_there(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a run dies while it saves, each checkpoint that has its name is whole.
+
+    The tracker names one of them.
+    """
+    save, died = checkpoint.save, 0
+    steps: list[tuple[Any, str]] = [
+        (dist_checkpointing, "save"),
+        (checkpoint, "write_atomically"),
+        (whole_module, "seal"),
+        (checkpoint, "keep_names"),
+        (checkpoint, "name_newest"),
+    ]
+
+    def dying(do: Callable[..., Any], after: bool) -> Callable[..., Any]:
+        def die(*of: Any) -> None:
+            nonlocal died
+            died += 1
+            if after:
+                do(*of)
+            raise KeyboardInterrupt
+
+        return die
+
+    def die_often(directory: Path, iteration: int, *rest: Any) -> Path:
+        for place, name in steps if iteration == 4 else []:
+            for after in (False, True):
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(place, name, dying(getattr(place, name), after))
+                    save(directory, iteration, *rest)
+                there = [folder for _, folder in tracker.numbered(directory)]
+                assert tracker.tracked(directory)[1] in there
+                assert not any(map(tracker.fault_of, there))
+        return save(directory, iteration, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", die_often)
+    trainer.train(job)
+    assert died == 2 * len(steps)
+    assert tracker.newest(job.directory) == job.directory / "iter_0000006"
 
 
 def flip(path: Path) -> None:
@@ -59,6 +107,7 @@ def lose(path: Path, name: str) -> None:
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "a byte of the tensors": lambda path: flip(tensors(path)),
+    "a byte of common.pt": lambda path: flip(path / "common.pt"),
     "no folder": shutil.rmtree,
     "empty metadata.json": lambda path: os.truncate(path / "metadata.json", 0),
     **{
@@ -121,6 +170,10 @@ def test_no_checkpoint_is_whole(job: TrainingRun, whole: dict[str, Any]) -> None
         trainer.train(job)
     (job.directory / TRACKER).unlink()
     assert trainer.train(job)["iterations"] == 6
+    for iteration in (2, 4, 6):  # which the files' sizes do not show
+        flip(tensors(job.directory / f"iter_{iteration:07d}"))
+    with pytest.raises(UserError, match="no checkpoint there is whole"):
+        trainer.train(job)
 
 
 def test_what_is_not_finite_is_no_checkpoint(
@@ -183,6 +236,58 @@ def test_a_checkpoint_that_is_not_finite_is_put_aside(
     assert "iter_0000006 is damaged: the weights" in caplog.text
 
 
+@pytest.mark.parametrize("what", ["loss", "norm of the gradients", "validation loss of code"])
+def test_a_figure_that_is_not_finite_ends_the_run(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Also in the last iteration it is named, no checkpoint is replaced and no result written."""
+    step, nan = trainer.Trainer.step, float("nan")
+
+    def poisoned(self: trainer.Trainer, batches: Any) -> float | None:
+        norm = step(self, batches)
+        if self.iteration == 6 and what == "loss":
+            self.last_losses[0] *= nan
+        return nan if self.iteration == 6 and what.startswith("norm") else norm
+
+    monkeypatch.setattr(trainer.Trainer, "step", poisoned)
+    if what.startswith("validation"):
+        scores = {"code": {"loss": nan, "perplexity": nan}}
+        monkeypatch.setattr(trainer, "evaluate", lambda *of: scores)
+    with pytest.raises(UserError, match=rf"the {what} is nan at iteration 6; lower optimizer\.lr"):
+        trainer.train(job)
+    last = 6 if what.startswith("validation") else 4
+    assert tracker.newest(job.directory) == job.directory / f"iter_{last:07d}"
+    assert not (job.directory / "result.json").exists()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result.save_result(job, {"loss": nan})
+    assert not (job.directory / "result.json").exists()
+
+
+def test_an_optimizer_that_is_not_finite_is_no_checkpoint(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its state counts as the weights do, when it is saved and when it is loaded."""
+    step = trainer.Trainer.step
+
+    def poisoned(self: trainer.Trainer, batches: Any) -> float | None:
+        norm = step(self, batches)
+        if self.iteration == 6:
+            _, moments = next(iter(self.optimizer.state.items()))
+            moments["exp_avg"].view(-1)[0] = float("inf")
+        return norm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", poisoned)
+        with pytest.raises(UserError, match="the state of the optimizer are not finite"):
+            trainer.train(job)
+        assert tracker.newest(job.directory) == job.directory / "iter_0000004"
+        with monkeypatch.context() as earlier:
+            earlier.setattr(checkpoint, "require_finite", lambda parts: None)
+            trainer.train(job)
+    assert trainer.train(job)["iterations"] == 6
+    assert "iter_0000006 is damaged: the weights or the state of the optimizer" in caplog.text
+
+
 def test_large_values_are_finite() -> None:
     """Values whose sum is infinite are finite; a single one that is not is found among many."""
     large = torch.full((1000,), 3e38)
@@ -196,9 +301,28 @@ def test_large_values_are_finite() -> None:
         require_finite([torch.tensor([torch.inf, -torch.inf])])
 
 
+def is_refused(wrong: int) -> bool:
+    """Return on a rank whether a value is refused that one rank has."""
+    with process_group():
+        try:
+            require_finite([torch.tensor([float("nan") if rank() == wrong else 1.0])])
+        except NotFiniteError:
+            return True
+        return False
+
+
+def test_what_one_rank_has_all_ranks_refuse() -> None:
+    """No rank waits for one whose part of the model is not finite."""
+    assert on_ranks(2, is_refused, 1) == [True, True]
+    assert on_ranks(2, is_refused, -1) == [False, False]
+
+
 @pytest.mark.parametrize("text", ["", "\udcff\udcfe", "²", "6.0", "release", "9" * 5000])
-def test_a_damaged_tracker(job: TrainingRun, whole: dict[str, Any], text: str) -> None:
+def test_a_damaged_tracker(
+    job: TrainingRun, whole: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tracker without a number, as after a loss of power, costs no checkpoint."""
+    monkeypatch.setattr(trainer.Trainer, "step", lambda *_: pytest.fail("it trains again"))
     (job.directory / TRACKER).write_bytes(text.encode(errors="surrogateescape"))
     again = trainer.train(job)
     assert again["domains"] == whole["domains"]
@@ -259,6 +383,49 @@ def test_nothing_of_a_stranger_is_run_to_start_from(
     (start / ".metadata").unlink()
     with pytest.raises(UserError, match=f"proxy.load={start} is damaged"):
         find_checkpoint("proxy.load", str(start), config, config.data)
+    assert not trap.exists()
+
+
+class WithExtraState(layers.TorchAttention):
+    """Attention with an extra state, which Transformer Engine would unpickle."""
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return the state that a checkpoint keeps."""
+        return torch.zeros(2, dtype=torch.uint8)
+
+    def set_extra_state(self, state: object) -> None:
+        """Refuse every state."""
+        raise AssertionError(state)
+
+
+def test_extra_states_of_a_stranger_are_not_loaded(
+    job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run starts from weights alone; its own checkpoints have the states that it continues with.
+
+    A proxy.load is loaded in the same way.
+    """
+    monkeypatch.setattr(layers, "TorchAttention", WithExtraState)
+    trainer.train(job)
+    described = pickles.read_metadata(job.directory / "iter_0000006")
+    assert any("_extra_state" in name for name in described.state_dict_metadata)
+    with pytest.raises(AssertionError):
+        trainer.train(job)
+    job.config.checkpoint.pretrained_checkpoint = str(job.directory)
+    job.config.output = str(tmp_path / "other")
+    assert trainer.train(job)["iterations"] == 6
+
+
+def test_nothing_beside_the_tensors_is_run(
+    job: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that lies in a file of tensors is refused when a run continues from it."""
+    trap = tmp_path / "ran"
+    monkeypatch.setattr(layers, "TorchAttention", WithExtraState)
+    monkeypatch.setattr(WithExtraState, "get_extra_state", lambda self: Command(trap))
+    trainer.train(job)
+    with pytest.raises(UserError, match=r"iter_0000006 is not read, because an object .* rename"):
+        trainer.train(job)
     assert not trap.exists()
 
 

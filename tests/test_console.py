@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 from nemo_chameleon.utils import console, preemption
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.preemption import StoppedError
+from project import ROOT
 
 INTERRUPTED = """\
 import os, signal
@@ -81,3 +84,54 @@ def test_a_rank_that_alone_has_an_error(tmp_path: Path) -> None:
 def test_signals_are_reported_as_a_shell_does() -> None:
     """The exit code after Ctrl-C is that of a shell."""
     assert preemption.exit_code_of(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("why"), 2), (StoppedError("why"), 75)])
+def test_codes_of_what_ends_a_run(
+    capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    """A mistake and a run that was asked to stop end with one line and codes of their own."""
+
+    @program
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == code
+    said = capsys.readouterr().err
+    assert said.endswith("why\n")
+    assert said.count("\n") == 1
+
+
+def test_codes_are_documented() -> None:
+    """docs/stopping.md has every exit code, and no other one."""
+    text = (ROOT / "docs" / "stopping.md").read_text()
+    ended = [preemption.exit_code_of(number) for number in preemption.ENDS]
+    codes = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
+    assert [int(code) for code in codes] == [0, 1, 2, StoppedError.exit_code, *ended]
+
+
+LOST = """\
+import os, signal
+from torch.distributed import DistError
+from nemo_chameleon.utils import console, preemption
+
+console._LET_OTHERS_SPEAK = 0
+
+@console.program
+def main():
+    with preemption.listening() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not asked():
+            pass
+        raise DistError("another rank has ended")
+
+main()
+"""
+
+
+def test_a_rank_that_lost_the_others_ends_by_sigterm() -> None:
+    """A rank that got SIGTERM, and cannot stop in order without the others, ends as by SIGTERM."""
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")

@@ -12,6 +12,7 @@ import nemo_chameleon
 from nemo_chameleon.config.schema import Config
 
 PACKAGE = Path(nemo_chameleon.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 LONGEST = 350  # lines of a module
 TOP = {"__init__.py", "__main__.py", "py.typed"}
 
@@ -74,3 +75,15 @@ def test_modules_are_short() -> None:
         for path in PACKAGE.rglob("*.py")
     }
     assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_promises_name_tests_that_exist() -> None:
+    """Every test that docs/guarantees.md names is there, and every promise names one."""
+    tests = Path(__file__).parent
+    rows = re.findall(r"^\| .* \| .* \| (`.*) \|$", (DOCS / "guarantees.md").read_text(), re.M)
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`([a-z_/]+\.py)(?:::(\w+))?`", row)
+        assert named, row
+        for file, name in named:
+            assert not name or f"\ndef {name}(" in (tests / file).read_text(), f"{file}::{name}"

@@ -1,12 +1,16 @@
 """models/identity.py: what differs is named, and a checkpoint is what it holds, not its path."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.models.content import digests_of, files_digest
 from nemo_chameleon.models.identity import START, START_DIGEST, require_same
+from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -67,3 +71,64 @@ def test_a_checkpoint_is_what_it_holds(tmp_path: Path, monkeypatch: pytest.Monke
     assert differs({START: "a"}, start(str(tmp_path / "a"))) is None
     assert differs({START: "a"}, start("copy")) is not None
     assert differs({START: "gone"}, start("gone")) is None
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "says"),
+    [
+        ("model", "hidden_size", 64, r"model\.hidden_size = 32, but the run has 64"),
+        ("optimizer", "weight_decay", 0.5, r"optimizer\.weight_decay = .* but the run has 0\.5"),
+        ("train", "precision", "bf16", r"train\.precision = torch.float32, .* torch\.bfloat16"),
+        ("train", "train_iters", 7, r"train\.train_iters = 6, but the run has 7"),
+        ("train", "global_batch_size", 4, r"train\.global_batch_size = 8, but the run has 4"),
+        ("train", "seed", 5, r"train\.seed = .* but the run has 5"),
+        ("data", "split", "70,30,0", r"data\.split = 80,20,0, but the run has 70,30,0"),
+        ("data", "vocab_size", 600, r"vocabulary size = 512, but the run has 600"),
+        ("data", "tokenizer", "other.json", r"made with vocabulary = "),
+        ("checkpoint", "pretrained_checkpoint", "x", r"checkpoint\.pretrained_checkpoint = None"),
+    ],
+)
+def test_every_setting_that_decides_a_run_is_compared(
+    job: TrainingRun, tmp_path: Path, section: str, key: str, value: Any, says: str
+) -> None:
+    """A checkpoint that was made with another one is refused, and the key is named."""
+    (tmp_path / "state.json").write_text(json.dumps({"identity": job.identity()}))
+    assert job.state_at(tmp_path)["identity"] == job.identity()
+    if key == "tokenizer":
+        text = Path(str(job.config.data.tokenizer)).read_text()
+        (tmp_path / value).write_text(text.replace("<|endoftext|>", "<|end|>"))
+        value = str(tmp_path / value)
+    setattr(getattr(job.config, section), key, value)
+    with pytest.raises(UserError, match=says):
+        job.state_at(tmp_path)
+
+
+def test_a_run_knows_what_it_started_from(job: TrainingRun, tmp_path: Path) -> None:
+    """A copy of checkpoint.pretrained_checkpoint is the same start; other weights are refused."""
+    for name, text in (("a", "weights"), ("copy", "weights"), ("other", "others")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.distcp").write_text(text)
+    job.config.checkpoint.pretrained_checkpoint = str(tmp_path / "a")
+    (tmp_path / "state.json").write_text(json.dumps({"identity": job.identity()}))
+    for name in ("copy", "other"):
+        job.config.checkpoint.pretrained_checkpoint = str(tmp_path / name)
+        again = replace(job)  # a digest is computed once
+        if name == "copy":
+            assert again.state_at(tmp_path)
+            continue
+        with pytest.raises(UserError, match=rf"checkpoint\.pretrained_checkpoint = {tmp_path}/a,"):
+            again.state_at(tmp_path)
+
+
+def test_data_that_changed_are_refused(job: TrainingRun, tmp_path: Path) -> None:
+    """A checkpoint that was made with other data of a domain is refused, and the domain is named.
+
+    Finetuning data also have settings that decide the order of their samples.
+    """
+    (tmp_path / "state.json").write_text(json.dumps({"identity": job.identity()}))
+    changed: Any = replace(job.domains["code"], fingerprint="x")  # type: ignore[type-var]
+    with pytest.raises(UserError, match=r"other data\.domains: the data of 'code' has changed"):
+        replace(job, domains={**job.domains, "code": changed}).state_at(tmp_path)
+    job.config.data.dataset = "sft"
+    keys = {f"data.{key}" for key in kind_of(job.config.data).order_settings}
+    assert {"data.packing", "data.on_too_long", "data.unit"} <= keys <= set(job.identity())

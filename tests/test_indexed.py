@@ -151,6 +151,8 @@ LENGTHS, POINTERS, DOCUMENTS = 34, 34 + 4 * 10, 34 + 12 * 10
         (lambda p: truncate(p + ".idx", 10), "ten.idx is truncated"),
         (lambda p: truncate(p + ".bin", 100), "the .bin has 100 bytes"),
         (lambda p: Path(p + ".idx").write_bytes(b"x" * 200), "not the index of a Megatron dataset"),
+        (lambda p: change(p, "<B", 0, 0), "not the index of a Megatron dataset"),
+        (lambda p: change(p, "<Q", 9, 2), "not the index of a Megatron dataset"),
         (blank, "damaged"),
     ],
 )
@@ -178,6 +180,20 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, number: int) -> None:
             IndexedDomain.open("wiki", path)
         Path(path + ".idx").write_bytes(whole)
     assert IndexedDomain.open("wiki", path).tokens == count
+
+
+@pytest.mark.parametrize("number", [1, 16_384, 32_768])
+def test_a_gap_is_found_wherever_it_is(tmp_path: Path, number: int) -> None:
+    """Bytes that belong to no sequence are found, also where all that follows fits together."""
+    count = 40_000
+    path = write(tmp_path / "gap", [[7]] * count)
+    data = bytearray(Path(path + ".idx").read_bytes())
+    pointers = np.frombuffer(data, np.int64, count, 34 + 4 * count)
+    pointers[number:] += 2
+    Path(path + ".idx").write_bytes(data)
+    Path(path + ".bin").write_bytes(Path(path + ".bin").read_bytes() + bytes(2))
+    with pytest.raises(UserError, match=f"sequence {number:,} begins at byte {2 * number + 2:,} "):
+        IndexedDomain.open("wiki", path)
 
 
 def test_legal_indices(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_what_is_whole_is_only_read(config: Config, monkeypatch: pytest.MonkeyPa
 def test_all_that_decides_the_indices(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Other seeds, other ends of the same documents and another megatron-core get other indices."""
+    """Other seeds, tokens, ends of documents and versions of Megatron get other indices."""
     config.data.vocab_size, config.data.tokenizer = 1000, None
     prefix = tmp_path / "moved"
     tokens = np.arange(900) % 1000
@@ -194,14 +194,15 @@ def test_all_that_decides_the_indices(
 
     config.data.domains["code"] = DomainConfig(write(prefix, cut(300, 600)))
     counts = []
-    for change in ("nothing", "ends", "seed", "version"):
-        if change == "ends":
+    for change in ("nothing", "ends", "tokens", "seed", "version"):
+        if change in ("ends", "tokens"):
+            tokens[0] = change == "tokens"
             write(prefix, cut(200, 600))
         if change == "version":
             monkeypatch.setattr("megatron.core.__version__", "0.99")
         drawn(config, seed=6 if change == "seed" else 5)
         counts.append(len(folders(config)))
-    assert counts == [2, 4, 6, 8]
+    assert counts == [2, 4, 6, 8, 10]
 
 
 @pytest.mark.usefixtures("alone")

@@ -18,7 +18,9 @@ import ranks
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.distributed import lease
 from nemo_chameleon.distributed.lease import Lease, Owner
+from nemo_chameleon.mixture.embeddings_file import embeddings_file
 from nemo_chameleon.models import tracker
+from nemo_chameleon.provider import proxy
 from nemo_chameleon.provider.preflight import prepare
 from nemo_chameleon.provider.proxy import compute_mixture
 from nemo_chameleon.train import trainer
@@ -220,6 +222,20 @@ def test_a_quicker_process_keeps_what_it_took(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["run.lease"]
 
 
+def test_an_owner_that_was_suspended_looks_twice(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may just have found the lease ended, and takes it over a moment later."""
+    mine = make(path)
+    mine.take()
+    mine.require()
+    mine._renewed -= lease.LIFETIME
+    monkeypatch.setattr(time, "sleep", lambda seconds: left_by(elsewhere(), path))
+    with pytest.raises(UserError, match=r"is no longer this run's: .* on n7 .* has it"):
+        mine.require()
+    mine._over.set()
+
+
 def test_file_systems_without_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no hard links, the file is created if there is none."""
 
@@ -289,6 +305,43 @@ def test_a_mixture_that_another_job_computes(config: Config, another: int) -> No
     with pytest.raises(UserError, match=rf"^chameleon.file={file} is in use by process {another} "):
         compute_mixture(prepared)
     assert not (Path(config.output) / "proxy").exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_result_is_not_written_without_the_lease(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that lost its lease after its last checkpoint writes no result.json."""
+
+    def slowly(self: trainer.Trainer) -> dict[str, dict[str, float]]:
+        if self.iteration == 6:
+            left_by(elsewhere(), job.directory / "run.lease")
+        return {}
+
+    monkeypatch.setattr(trainer.Trainer, "_evaluate", slowly)
+    with pytest.raises(UserError, match="is no longer this run's"):
+        trainer.train(job)
+    assert not (job.directory / "result.json").exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mixture_is_not_written_without_the_lease(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that lost the lease while it embedded writes no mixture file and no embeddings."""
+    file = Path(config.chameleon.file)
+    embed = proxy._embed
+
+    def slowly(*of: Any) -> Any:
+        found = embed(*of)
+        left_by(elsewhere(), file.with_name(f"{file.name}.lease"))
+        return found
+
+    monkeypatch.setattr(proxy, "_embed", slowly)
+    with pytest.raises(UserError, match="is no longer this run's"):
+        compute_mixture(prepare(config))
+    assert not file.exists()
+    assert not embeddings_file(file).exists()
 
 
 def test_every_rank_is_refused(config_file: Path, another: int) -> None:

@@ -1,5 +1,6 @@
 """provider/places.py: what a run could not write in the end is refused before it begins."""
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,28 @@ def test_a_login_node_leaves_no_trace(config: Config, tmp_path: Path) -> None:
     provider.prepare(config)
     assert [path for path in Path(config.output).rglob("*") if path.is_file()] == []
     assert not (tmp_path / "out" / "mixture.partial").exists()
+
+
+@pytest.mark.parametrize("look", [provider.prepare, on_login_node])
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("chameleon", r"^output=.*out/chameleon may not be written to; remove it, or set output"),
+        ("cache", r"^data\.cache=.*out/cache may not be written to; set data\.cache to another"),
+        ("proxy", r"^output=.*out/proxy may not be written to; remove it, or set output"),
+    ],
+)
+def test_folders_of_somebody_else(
+    config: Config, monkeypatch: pytest.MonkeyPatch, folder: str, says: str, look: object
+) -> None:
+    """A folder that this user may not write to is named with its key; root may write to all."""
+    path, access = Path(config.output) / folder, os.access
+    path.mkdir(parents=True)
+    monkeypatch.setattr(
+        os, "access", lambda place, mode: Path(place) != path and access(place, mode)
+    )
+    with pytest.raises(UserError, match=says):
+        look(config)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("key", ["output", "cache", "file"])

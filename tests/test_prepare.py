@@ -1,6 +1,7 @@
 """data/prepare.py: the same dataset for any number of processes, and after any interruption."""
 
 import errno
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,25 @@ def test_two_at_once(folder: Path) -> None:
     assert len(IndexedDataset(str(folder / "d"))) == 1
     prepared(folder, "d")
     assert len(IndexedDataset(str(folder / "d"))) == 100
+
+
+def test_two_of_which_one_is_just_ready(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that opened the file right before it got its name writes to another one."""
+    first, lock = UnfinishedDataset(folder / "d", np.uint16), fcntl.flock
+    first.append(b"\1\0", b"\1\0\0\0")
+
+    def late(stream: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        first.finish("{}")
+        first.__exit__(None, None, None)
+        lock(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with UnfinishedDataset(folder / "d", np.uint16) as second:
+        assert (folder / "d.bin").read_bytes() == b"\1\0"
+        second.append(b"\2\0\3\0", b"\2\0\0\0")
+        second.finish("{}")
+    assert (folder / "d.bin").read_bytes() == b"\2\0\3\0"
 
 
 def test_the_tokenizers_own_files_count(folder: Path) -> None:

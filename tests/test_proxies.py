@@ -264,3 +264,32 @@ def test_train_proxy_trains_all(config: Config) -> None:
     mixture = Mixture.load(computed(config, 2))
     assert all("drift" in record for record in mixture.proxy["averaged"])
     assert [path.stat().st_mtime_ns for path in trained] == times
+
+
+def test_what_is_embedded_is_kept_until_the_mixture_is_written(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that dies before its mixture file is there embeds nothing again."""
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(proxy, "save_embeddings", die)
+        computed(config)
+    monkeypatch.setattr(sampler, "embed", lambda *_, **settings: pytest.fail("embedded again"))
+    assert computed(config).is_file()
+
+
+def test_no_file_has_the_place_of_the_cache(config: Config, tmp_path: Path) -> None:
+    """The value of data.cache, which may come from the environment, is in no file of a run.
+
+    Neither is it in a file of the cache.
+    """
+    config.data.cache = str(tmp_path / "secret-4711" / "cache")
+    trainer.train(
+        runs.base_run(config, provider.prepare(config).domains, Mixture.load(computed(config)))
+    )
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"mixture.json", "state.json", "result.json", "manifest.json"} <= {f.name for f in files}
+    assert [path for path in files if b"secret-4711" in path.read_bytes()] == []

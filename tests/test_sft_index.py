@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
@@ -88,6 +89,25 @@ def test_damage_is_found_and_made_anew(
     assert aside.name in warning
     assert read(sft)[1] == before
     assert not warned(capsys)
+
+
+def test_all_that_decides_an_index(sft: Config, corpus: Path, tmp_path: Path) -> None:
+    """Other lines of the same size and time, another tokenizer and other keys get other indices."""
+    folders = {read(sft)[0].index.folder}
+    file = Path(sft.output).parent / "mine.jsonl"
+    before = file.stat()
+    file.write_text(file.read_text().replace("It is 4.", "It is 5."))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    folders.add(read(sft)[0].index.folder)
+    sft.data.ignored_keys = ["mood"]
+    folders.add(read(sft)[0].index.folder)
+    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
+    tokenizer.add_tokens(["a new token"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    sft.data.tokenizer = str(tmp_path / "tokenizer.json")
+    folders.add(read(sft)[0].index.folder)
+    assert len(folders) == 4
 
 
 def test_samples_without_a_hash(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
@@ -19,6 +20,7 @@ from nemo_chameleon.config.validation import check_mixture
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft import templates
 from nemo_chameleon.data.sft.templates import ChatTemplate, read_template
+from nemo_chameleon.mixture.embeddings_file import load_embeddings
 from nemo_chameleon.models.pickles import read_metadata
 from nemo_chameleon.provider.runs import run_name
 from nemo_chameleon.utils import limits, manifest
@@ -88,6 +90,8 @@ def test_a_checkpoint_has_its_files_in_its_folder(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     "bomb",
     [
+        # The first one ends by itself, after many seconds.
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'x' * 10**11 }}",
         "{{ 'x' * 10**8 }}",
@@ -110,6 +114,13 @@ def test_chat_templates_have_limits(bomb: str, monkeypatch: pytest.MonkeyPatch) 
     assert time.monotonic() - began < 20
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_the_limits_of_chat_templates() -> None:
+    """A chat may take 10 seconds and 1 GiB, also if the text itself stays short."""
+    assert templates._SECONDS == 10
+    with pytest.raises(UserError, match="needs more than 1024 MiB to write one chat"):
+        ChatTemplate("{% set n = 'x' * (messages | length * 2**30) %}", {}).write(CHAT, None)
 
 
 def test_long_chats_have_room() -> None:
@@ -171,3 +182,45 @@ def test_code_beside_a_model_never_runs(
     with pytest.raises(UserError, match=r"cannot load .*its own code \(auto_map.*never run"):
         from_pretrained(kind, str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+class Command:
+    """An object whose pickle makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder."""
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Describe the call."""
+        return Path.mkdir, (self.folder,)
+
+
+def test_pickles_in_place_of_other_files_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixture file, an embeddings file and weights of Hugging Face that are pickles are refused.
+
+    Torch's own file of weights is read, but with nothing in it than tensors.
+    """
+    trap, file = tmp_path / "ran", tmp_path / "m.safetensors"
+    for save in (
+        lambda: file.write_bytes(pickle.dumps(Command(trap))),
+        lambda: torch.save({"x": Command(trap)}, file),
+    ):
+        save()
+        with pytest.raises(UserError, match=r"cannot read the embeddings"):
+            load_embeddings(file)
+        with pytest.raises(UserError, match=r"m\.safetensors"):
+            Mixture.load(file)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    model = tmp_path / "model"
+    model.mkdir()
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
+    (model / "config.json").write_text(
+        json.dumps({"model_type": "llama", "intermediate_size": 8, **sizes})
+    )
+    file.rename(model / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot load .* names more than tensors, which is never"):
+        from_pretrained("AutoModelForCausalLM", str(model))
+    assert not trap.exists()

@@ -103,13 +103,14 @@ def load(path: Path, model: torch.nn.Module, optimizer: Any = None, scheduler: A
     Raises:
         KeyError: the checkpoint and the model do not have the same weights.
         NotFiniteError: what was loaded is not finite.
+        UserError: an object beside the tensors is not read, because it would run code.
     """
     wanted = _sharded(model, optimizer, scheduler, loading=True)
     if optimizer is None:
         wanted["model"] = _without_extra_states(wanted["model"])
     else:
         wanted["model"] = _without_absent_extra_states(wanted["model"], path)
-    with weights_only():
+    with weights_only(path):
         found = dist_checkpointing.load(wanted, str(path))
     missing, unexpected = unwrap(model).load_state_dict(found["model"], strict=False)
     missing = [name for name in missing if not name.endswith(_EXTRA_STATE)]

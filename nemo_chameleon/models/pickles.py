@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.names import fault_of_name
@@ -129,16 +130,31 @@ def _would_run(file: Path, what: str) -> str:
 
 
 @contextlib.contextmanager
-def weights_only() -> Iterator[None]:
+def weights_only(folder: Path) -> Iterator[None]:
     """Let torch.load read tensors and plain values only within the block, whoever calls it.
+
+    Args:
+        folder: the folder of the checkpoint that is read.
 
     Yields:
         Nothing.
+
+    Raises:
+        UserError: an object beside the tensors is another one.
+        CheckpointException: the checkpoint cannot be read for another reason.
     """
     before = {name: os.environ.pop(name, None) for name in _SWITCHES}
     os.environ[_SWITCHES[0]] = "1"
     try:
         yield
+    except CheckpointException as error:
+        if any(isinstance(cause, pickle.UnpicklingError) for cause, _ in error.failures.values()):
+            raise UserError(
+                f"{folder} is not read, because an object beside its tensors is damaged or would "
+                "run code: rename the folder to go on from the checkpoint before it, or take a "
+                "checkpoint from a source that you trust"
+            ) from error
+        raise
     finally:
         del os.environ[_SWITCHES[0]]
         os.environ.update({name: value for name, value in before.items() if value is not None})

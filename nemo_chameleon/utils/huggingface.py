@@ -1,5 +1,6 @@
 """Loads models, configurations and tokenizers with transformers, if it is installed."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,21 @@ def from_pretrained(kind: str, name: str, **settings: Any) -> Any:
         return getattr(transformers, kind).from_pretrained(
             name, **settings, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+        RuntimeError,
+        pickle.UnpicklingError,
+    ) as error:
         cause = " ".join(str(error).split())[:200]
-        if "trust_remote_code" in str(error):
+        if isinstance(error, pickle.UnpicklingError):
+            cause = (
+                "its weights are a pickle that is damaged or names more than tensors, which is "
+                "never run; take the model with weights in safetensors"
+            )
+        elif "trust_remote_code" in str(error):
             cause = (
                 "it brings its own code (auto_map in its configuration), which is never run; name "
                 "a model of a type that transformers has"
