@@ -4,6 +4,7 @@ In both, every batch has the same number of samples of each domain, the loss or 
 weighted by the current weights, and the result is the mean of the weights over all steps.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class Online(trainer.Trainer):
     """
 
     def __init__(self, run: TrainingRun) -> None:
+        # Its checkpoints have no history, so a run that was killed begins anew.
+        shutil.rmtree(run.directory, ignore_errors=True)
         super().__init__(run)
         k = len(run.domains)
         self.alpha: NDArray[np.float64] = np.full(k, 1 / k)
