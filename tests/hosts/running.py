@@ -1,6 +1,7 @@
 """Start scripts that train in a host, each in a process of its own."""
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -30,7 +31,7 @@ def _free_port() -> int:
     The script listens at it only after a minute of imports.
     """
     first = 28000 + os.getpid() % 2000
-    for port in (*range(first, 30000), *range(28000, first)):
+    for port in itertools.chain(range(first, 30000), range(28000, first)):
         with contextlib.suppress(OSError), socket.socket() as free:
             free.bind(("127.0.0.1", port))
             return port
