@@ -13,7 +13,7 @@ from nemo_chameleon.data.sft.index import find_example_files
 from nemo_chameleon.data.sft.layout import OneExample
 from nemo_chameleon.data.sft.samples import Packing, packed
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
-from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, advice
 from nemo_chameleon.utils.arrays import Bools
 from nemo_chameleon.utils.errors import UserError
 
@@ -119,9 +119,7 @@ def preview(
 def _faults(error: MalformedError, data: DataConfig) -> Iterator[str]:
     yield f"This line is malformed: {error}."
     if isinstance(error, UnknownKeysError) and error.ignorable:
-        setting = ignored_keys_setting([*data.ignored_keys, *error.ignorable])
-        keys = "this key" if len(error.ignorable) == 1 else "these keys"
-        yield f"To read the line without {keys}, set {setting}"
+        yield f"To go on, {advice(error.ignorable, data.ignored_keys, 'the line')}."
     if data.on_malformed == "refuse":
         yield "The run ends before it trains, because of data.on_malformed=refuse."
     else:

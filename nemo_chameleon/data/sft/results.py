@@ -1,0 +1,79 @@
+"""Puts the results of tool calls into the order of the calls.
+
+Many templates write neither the ids nor the names of calls beside results, so that the order alone
+says which result is of which call.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from nemo_chameleon.data.readers import MalformedError
+from nemo_chameleon.data.sft.roles import ROLES
+from nemo_chameleon.data.sft.turns import Turn, called_functions
+
+
+def in_order(turns: Sequence[Turn], writes_ids: bool) -> list[Turn]:
+    """Check that results are of calls, and sort them if their order alone says of which.
+
+    Args:
+        turns: the turns of a chat.
+        writes_ids: whether the chat template writes the ids of results.
+
+    Returns:
+        The turns.
+
+    Raises:
+        MalformedError: a result is of no call before it, two are of one call, or a call before
+            another one has no result.
+    """
+    ordered: list[Turn] = []
+    calls: list[Turn] = []
+    known: set[str] = set()
+    for of_tool, group in groupby(turns, _is_result):
+        run = list(group)
+        if not of_tool:
+            calls = [turn for turn in run if turn.message.get("tool_calls")] or calls
+            known.update(id for turn in calls for id in _ids(turn) if id)
+            ordered += run
+            continue
+        ids = [turn.message.get("tool_call_id") for turn in run]
+        if known and (unknown := next((id for id in ids if id and id not in known), None)):
+            raise MalformedError(
+                f"the tool_call_id {unknown!r} of a message is the id of no call before it: write "
+                "the id of the call that the message answers"
+            )
+        ordered += run if writes_ids else _sorted(run, calls)
+        calls = []
+    return ordered
+
+
+def _is_result(turn: Turn) -> bool:
+    return ROLES.get(turn.message["role"]) == "tool" or (
+        turn.message["role"] != "assistant" and bool(turn.message.get("tool_call_id"))
+    )
+
+
+def _ids(turn: Turn) -> Iterator[str | None]:
+    for call in turn.message["tool_calls"]:
+        yield call.get("id")
+
+
+def _sorted(results: Sequence[Turn], calls: Sequence[Turn]) -> list[Turn]:
+    """Sort results by the ids of their calls, or else by the names of the functions."""
+    ids = [id for turn in calls for id in _ids(turn)]
+    names = [function.get("name") for turn in calls for function in called_functions(turn.message)]
+    for key, called in (("tool_call_id", ids), ("name", names)):
+        of = [turn.message.get(key) for turn in results]
+        if len(called) < 2 or not all(called) or not all(of) or not set(of) <= set(called):
+            continue
+        if key == "name" and len(set(called)) < len(called):
+            continue  # the names do not tell the calls apart
+        places = [called.index(each) for each in of]
+        placed = sorted(zip(places, results, strict=True), key=lambda pair: pair[0])
+        if len(set(called)) == len(called) and sorted(places) != list(range(len(places))):
+            raise MalformedError(
+                f"each tool call must have one result, because the chat template does not write "
+                f"{key}, and the order alone says which result is of which call"
+            )
+        return [turn for _, turn in placed]
+    return list(results)
