@@ -43,6 +43,8 @@ def test_results_in_another_order() -> None:
     in_order = messages(ASKED, calls("f", "g"), result("f"), result("g"), SAID)
     assert shown(read(in_order, QWEN)) == IN_ORDER
     assert "<tool>Gof g</><tool>Fof f</>" in read(line, WITH_IDS).text
+    of_results = WITH_IDS.replace("{{ call.id }}", "")
+    assert "<tool>Fof f</><tool>Gof g</>" in read(line, of_results).text
     two = messages(ASKED, calls("f"), calls("g"), result("g"), result("f"), SAID)
     assert "<tool>of f</><tool>of g</>" in read(two, QWEN).text
 

@@ -339,7 +339,8 @@ def test_no_calls() -> None:
         "{% if m.tool_calls is defined %}{{ m.tool_calls | length }}{% else %}{{ m.content }}"
         "{% endif %}",
     )
-    for none in ([], None, ""):
+    empty: list[Any] = [[], None, ""]
+    for none in empty:
         line = messages({**ASKED, "tool_calls": none}, {**SAID, "tool_calls": none})
         assert shown(read(line, template)) == CHAT
     with pytest.raises(MalformedError, match="a message has no content"):

@@ -74,7 +74,7 @@ def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
             raise unknown_role(role)
     if not trained:
         raise MalformedError("no message carries loss")
-    turns = in_order(chat.turns, "tool_call_id" in template.source)
+    turns = in_order(chat.turns, template.source)
     chat = replace(chat, turns=tuple(turns))
     decoded = [turn.message for turn in chat.turns]
     _require_arguments(decoded, template)

@@ -11,6 +11,7 @@ from nemo_chameleon.data.parts import shown
 from nemo_chameleon.data.readers import Line, MalformedError, files_of, read_lines
 from nemo_chameleon.data.sft.index import find_example_files
 from nemo_chameleon.data.sft.layout import OneExample
+from nemo_chameleon.data.sft.reports import kind_of_fault
 from nemo_chameleon.data.sft.samples import Packing, packed
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
 from nemo_chameleon.data.sft.unknown import UnknownKeysError, advice
@@ -98,6 +99,7 @@ def preview(
         return named[line.file].place(line.number)
 
     examples = malformed = 0
+    firsts: dict[str, str] = {}
     lines = read_lines(files, without=reader.ignored_keys)
     try:
         while batch := list(islice(lines, count - examples)):
@@ -107,7 +109,12 @@ def preview(
                     yield _previewed(name(line), found, reader, data, seq_length)
                     continue
                 malformed += 1
-                yield PreviewedLine(name(line), (), (), tuple(_faults(found, data)))
+                where = name(line)
+                first = firsts.setdefault(kind_of_fault(found), where)
+                notes = [f"This line is malformed in the same way as {first}."]
+                if first == where:
+                    notes = list(_faults(found, data))
+                yield PreviewedLine(where, (), (), tuple(notes))
                 if malformed == _MOST_MALFORMED:
                     return
     except (OSError, UserError) as error:

@@ -51,7 +51,7 @@ class Reports:
             error: what is wrong with it.
         """
         fault = _shortened(str(error))
-        kind = _kind(error)
+        kind = kind_of_fault(error)
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             kind = _OTHERS
         self._kinds[kind] += 1
@@ -146,8 +146,15 @@ class Reports:
         return [key for key in self._unknown if key not in self._kept]
 
 
-def _kind(error: MalformedError) -> str:
-    """Return a fault without what it quotes of the line; the names of unknown keys are kinds."""
+def kind_of_fault(error: MalformedError) -> str:
+    """Return a fault without what it quotes of the line; the names of unknown keys are kinds.
+
+    Args:
+        error: what is wrong with a line.
+
+    Returns:
+        The text that all faults of this kind share.
+    """
     if isinstance(error, UnknownKeysError):
         return _shortened(str(error))
     return _shortened(_VALUE.sub("...", str(error)))

@@ -4,6 +4,7 @@ Many templates write neither the ids nor the names of calls beside results, so t
 says which result is of which call.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -12,12 +13,27 @@ from nemo_chameleon.data.sft.roles import ROLES
 from nemo_chameleon.data.sft.turns import Turn, called_functions
 
 
-def in_order(turns: Sequence[Turn], writes_ids: bool) -> list[Turn]:
+_ID = re.compile(r"\bid\b")
+
+
+def writes_ids(source: str) -> bool:
+    """Return whether a chat template names the ids of calls and of their results.
+
+    Args:
+        source: the Jinja text.
+
+    Returns:
+        Whether it does; a template that writes the ids of results alone says nothing by them.
+    """
+    return "tool_call_id" in source and _ID.search(source) is not None
+
+
+def in_order(turns: Sequence[Turn], source: str) -> list[Turn]:
     """Check that results are of calls, and sort them if their order alone says of which.
 
     Args:
         turns: the turns of a chat.
-        writes_ids: whether the chat template writes the ids of results.
+        source: the Jinja text of the chat template.
 
     Returns:
         The turns.
@@ -42,7 +58,7 @@ def in_order(turns: Sequence[Turn], writes_ids: bool) -> list[Turn]:
                 f"the tool_call_id {unknown!r} of a message is the id of no call before it: write "
                 "the id of the call that the message answers"
             )
-        ordered += run if writes_ids else _sorted(run, calls)
+        ordered += run if writes_ids(source) else _sorted(run, calls)
         calls = []
     return ordered
 

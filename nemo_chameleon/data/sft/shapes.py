@@ -22,7 +22,6 @@ from nemo_chameleon.data.sft.turns import (
 )
 
 _LISTS = ("messages", "conversations")
-_ALPACA = ("instruction", "output")
 _PAIRS = (("prompt", "completion"), ("input", "output"))
 _SYSTEM = ("system", "system_prompt")
 _SETTINGS = ("on", "off")  # of reasoning beside messages, as Nemotron's data have it
@@ -101,7 +100,7 @@ def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair
         asked = [text(key) for key in ("instruction", "input") if key in said]
         question = "\n".join(part for part in asked if part.strip())
         pair = [written_turn("user", question), written_turn("assistant", text("output"))]
-        return _chat(said, pair, (*_ALPACA, "input"))
+        return _chat(said, pair, ("instruction", "input", "output"))
     if keys := next((keys for keys in _PAIRS if all(key in said for key in keys)), None):
         first, second = keys
         lists = [isinstance(said[key], list) for key in keys]

@@ -172,7 +172,8 @@ def _has_words(text: str, part: str) -> bool:
 def _has_scalar(text: str, value: bool | int | float) -> bool:
     """Return whether a text has a number, true or false, as JSON or Python writes it."""
     forms = "|".join(re.escape(form) for form in (json.dumps(value), str(value)))
-    return re.search(rf"(?<![\w.])(?:{forms})(?!\w)", text) is not None
+    before, after = ("[A-Za-z]", "[A-Za-z]") if isinstance(value, bool) else (r"[\d.]", r"\d")
+    return re.search(f"(?<!{before})(?:{forms})(?!{after})", text) is not None
 
 
 def _texts(value: Any) -> Iterator[str]:
