@@ -34,6 +34,7 @@ def typed(line: dict[str, Any]) -> tuple[dict[str, Any], list[str], str]:
         {**QUESTION, "choices": ["3", "4"]},
         {**QUESTION, "options": {"A": "3", "B": "4"}},
         {**QUESTION, "anything": ["3", "4"]},
+        {**QUESTION, "anything": ["yes", "no"]},
         {**QUESTION, "anything": "long " * 30},
         {**QUESTION, "anything": "first\nsecond"},
         {"definition": "Add the numbers.", "inputs": "2+2", "targets": "4"},

@@ -33,7 +33,7 @@ class Meaning(Enum):
 _NAMES = {
     Meaning.ID: (
         "id idx index uid uuid guid _id __index_level_0__ row position sample_index line_number "
-        "hash md5 sha1 sha256 prompt_hash conversation_hash hashed_ip parent_message parent_ids"
+        "hash md5 sha1 sha256 hashed_ip parent_message parent_ids"
     ),
     Meaning.METADATA: (
         "source sources src origin original_source data_source dataset dataset_name dataset_source "
@@ -72,7 +72,7 @@ _WORDS = {
         "image images img imgs picture pictures photo photos screenshot screenshots pixel pixels "
         "video videos audio audios sound sounds waveform media attachment attachments"
     ),
-    Meaning.MEASURE: "length len count num tokens chars score scores hash",
+    Meaning.MEASURE: "length len count num tokens chars score scores",
     Meaning.TEXT: (
         "prompt prompts question questions query queries problem problems instruction instructions "
         "system sys input inputs context contexts passage passages paragraph paragraphs document "
@@ -85,12 +85,17 @@ _WORDS = {
         "thoughts trajectory trajectories cot hypothesis premise persona personas profile "
         "background knowledge evidence fact facts schema schemas sql code snippet snippets table "
         "tables example examples demonstration demonstrations hint hints task rule rules refusal "
-        "reference references test tests guidelines sentence sentences"
+        "reference references test tests guidelines sentence sentences equation formula expression "
+        "statement statements claim claims caption captions transcript transcription lyrics poem "
+        "entity entities phrase phrases html xml markdown email review reviews headline plot "
+        "scenario situation goal plan steps observation observations memory scratchpad proof "
+        "theorem docstring diff patch comment comments original translation translations paraphrase"
     ),
 }
 _OF_NAME = {name: meaning for meaning, names in _NAMES.items() for name in names.split()}
 _OF_WORD = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
 _ORDER = list(_WORDS)
+_ID_ENDINGS = ("_id", "_hash")  # conversation_id, prompt_hash and so on
 _ASKING = frozenset("is has use uses enable enabled do does should was".split())
 _YES_AND_NO = frozenset("true false yes no".split())
 _LABELS = frozenset("label labels".split())
@@ -134,7 +139,7 @@ def _meaning_of_name(key: str) -> Meaning:
     if named := _OF_NAME.get(lower):
         return named
     found = {_OF_WORD[word] for word in words_of(key) if word in _OF_WORD}
-    if lower.endswith("_id") and Meaning.MEDIA not in found:  # conversation_id and so on
+    if lower.endswith(_ID_ENDINGS) and Meaning.MEDIA not in found:
         return Meaning.ID
     return min(found, key=_ORDER.index, default=Meaning.UNKNOWN)
 

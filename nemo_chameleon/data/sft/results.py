@@ -12,7 +12,6 @@ from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.roles import ROLES
 from nemo_chameleon.data.sft.turns import Turn, called_functions
 
-
 _ID = re.compile(r"\bid\b")
 
 

@@ -125,8 +125,10 @@ def _may_be_text(key: str, value: Any) -> bool:
     meaning = meaning_of(key, value)
     if meaning not in (Meaning.TEXT, Meaning.MEASURE, Meaning.UNKNOWN):
         return False
-    if meaning is Meaning.TEXT or isinstance(value, dict | list):
-        return meaning is Meaning.TEXT or not is_flag(value)
+    if meaning is Meaning.TEXT or isinstance(value, dict):
+        return True
+    if isinstance(value, list):
+        return not is_flag(value) or any(isinstance(each, str | list) for each in value)
     if isinstance(value, str):
         long = len(value) > _LONGEST or "\n" in value.strip()
         return long or (meaning is Meaning.MEASURE and any(map(str.isalpha, value)))
