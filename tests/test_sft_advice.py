@@ -116,12 +116,13 @@ def test_pairs_that_would_be_joined() -> None:
     assert "joined" not in typed(QUESTION)[2]
 
 
-@pytest.mark.parametrize("key", ["is_target", "enable_thinking", "has_image"])
+@pytest.mark.parametrize("key", ["target", "is_target", "enable_thinking", "has_image"])
 def test_questions_that_a_key_asks(key: str) -> None:
     """A yes or a no is no text; only the reader can tell what it decides."""
-    _, ignored, text = typed(CHAT | {key: False})
-    assert not ignored
-    assert f"'{key}' may decide what is trained on; if it does not" in text
+    for value in (False, True) if key == "target" else (False, True, 0, "no"):
+        _, ignored, text = typed(CHAT | {key: value})
+        assert not ignored
+        assert f"'{key}' may decide what is trained on; if it does not" in text
 
 
 def test_several_parts_of_the_question() -> None:
