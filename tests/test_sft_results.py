@@ -85,3 +85,13 @@ def test_calls_with_one_id() -> None:
     """Calls that share an id or a name cannot be told apart, and results stay as they are."""
     line = messages(ASKED, calls("f", "f"), result("f"), result("f", content="more"), SAID)
     assert "<tool>of f</><tool>more</>" in read(line, QWEN).text
+
+
+@pytest.mark.parametrize("ids", [(0, 1), ({"n": 0}, {"n": 1}), (["a"], ["b"])])
+def test_ids_that_are_no_texts(ids: tuple[Any, Any]) -> None:
+    """They tell calls apart as texts do."""
+    called = calls("f", "g")
+    for call, each in zip(called["tool_calls"], ids, strict=True):
+        call["id"] = each
+    results = [result("g", tool_call_id=ids[1]), result("f", tool_call_id=ids[0])]
+    assert shown(read(messages(ASKED, called, *results, SAID), QWEN)) == IN_ORDER

@@ -7,6 +7,7 @@ says which result is of which call.
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError
 from nemo_chameleon.data.sft.roles import ROLES
@@ -48,11 +49,13 @@ def in_order(turns: Sequence[Turn], source: str) -> list[Turn]:
         run = list(group)
         if not of_tool:
             calls = [turn for turn in run if turn.message.get("tool_calls")] or calls
-            known.update(id for turn in calls for id in _ids(turn) if id)
+            known.update(id for turn in calls for id in _ids(turn) if id is not None)
             ordered += run
             continue
-        ids = [turn.message.get("tool_call_id") for turn in run]
-        if known and (unknown := next((id for id in ids if id and id not in known), None)):
+        ids = [_said(turn.message.get("tool_call_id")) for turn in run]
+        if known and (
+            unknown := next((id for id in ids if id is not None and id not in known), None)
+        ):
             raise MalformedError(
                 f"the tool_call_id {unknown!r} of a message is the id of no call before it: write "
                 "the id of the call that the message answers"
@@ -64,22 +67,28 @@ def in_order(turns: Sequence[Turn], source: str) -> list[Turn]:
 
 def _is_result(turn: Turn) -> bool:
     return ROLES.get(turn.message["role"]) == "tool" or (
-        turn.message["role"] != "assistant" and bool(turn.message.get("tool_call_id"))
+        turn.message["role"] != "assistant" and _said(turn.message.get("tool_call_id")) is not None
     )
 
 
 def _ids(turn: Turn) -> Iterator[str | None]:
     for call in turn.message["tool_calls"]:
-        yield call.get("id")
+        yield _said(call.get("id"))
+
+
+def _said(value: Any) -> str | None:
+    """Return an id or a name as a text, whatever a line has for it; None if it has nothing."""
+    return None if value in (None, "") else str(value)
 
 
 def _sorted(results: Sequence[Turn], calls: Sequence[Turn]) -> list[Turn]:
     """Sort results by the ids of their calls, or else by the names of the functions."""
     ids = [id for turn in calls for id in _ids(turn)]
-    names = [function.get("name") for turn in calls for function in called_functions(turn.message)]
+    functions = [each for turn in calls for each in called_functions(turn.message)]
+    names = [_said(function.get("name")) for function in functions]
     for key, called in (("tool_call_id", ids), ("name", names)):
-        of = [turn.message.get(key) for turn in results]
-        if len(called) < 2 or not all(called) or not all(of) or not set(of) <= set(called):
+        of = [_said(turn.message.get(key)) for turn in results]
+        if len(called) < 2 or None in called or None in of or not set(of) <= set(called):
             continue
         if key == "name" and len(set(called)) < len(called):
             continue  # the names do not tell the calls apart
