@@ -17,11 +17,11 @@ PAIR = {"prompt": "2+2?", "completion": "4"}
 @pytest.mark.parametrize("key", ["task", "knowledge"])
 @pytest.mark.parametrize("line", [LINE, PAIR, {"text": "a"}])
 def test_keys_that_may_be_a_part_of_the_prompt(line: dict[str, Any], key: str) -> None:
-    """They are refused by their names, and may be ignored."""
-    with pytest.raises(UnknownKeysError, match=f"the key '{key}' of a line") as error:
+    """They are refused by their names, and no error advises to ignore them."""
+    with pytest.raises(UnknownKeysError, match=f"'{key}' is not read here: write the") as error:
         read(line | {key: "Translate into French"})
-    assert error.value.ignorable == (key,)
-    assert read(line | {key: "Translate into French"}, CHATML, key).answers
+    assert not error.value.ignorable
+    assert "ignored_keys" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", ["no", False, 0, "yes"])
@@ -46,7 +46,9 @@ def test_a_key_that_says_what_was_used(value: Any) -> None:
         (json.dumps({"train": False}), "train"),
     ],
 )
-@pytest.mark.parametrize("key", ["metadata", "info", "Meta", "extra_info"])
+@pytest.mark.parametrize(
+    "key", ["metadata", "info", "Meta", "extra_info", "annotations", "quality", "tags", "turn_id"]
+)
 def test_metadata_that_decide_the_loss(value: Any, named: str, key: str) -> None:
     """A word that leaves something out is refused with the way out, in lines and in messages."""
     for line in (LINE | {key: value}, PAIR | {key: value}, {"text": "a", key: value}):
@@ -92,7 +94,9 @@ def test_flags(key: str, value: Any) -> None:
         assert read(line, CHATML, key).answers
     with pytest.raises(MalformedError) as fault:
         read({"question": "2+2?", "answer": "4", key: value})
-    assert str(fault.value).startswith("unknown form: rename 'question' to 'prompt', 'answer' to ")
+    assert str(fault.value).startswith(
+        "unknown form: rename 'question' to 'instruction', 'answer' "
+    )
     assert str(fault.value).endswith(sentence)
 
 
@@ -123,3 +127,34 @@ def test_a_mask_of_zero() -> None:
     for beside in ({"mask": 0}, {"train_skip": False}, {"weight": False}):
         with pytest.raises(UnknownKeysError, match="may say what is not to be trained on"):
             read(LINE | beside)
+
+
+@pytest.mark.parametrize("beside", [{"weight": "0"}, {"train": "no"}, {"label": "no"}])
+def test_a_key_that_decides_is_no_repetition(beside: dict[str, str]) -> None:
+    """It is refused, although a turn has the same text; a label in words may repeat the answer."""
+    said = next(iter(beside.values()))
+    line = messages({**ASKED, "content": said}, SAID) | beside
+    with pytest.raises(UnknownKeysError, match="may say what is not to be trained on"):
+        read(line)
+    line = PAIR | {"completion": "good", "label": "good"}
+    assert shown(read(line)) == "2+2?[good]"
+
+
+def test_a_label_in_words() -> None:
+    """It is a part of the text, and no weight is to be written for it."""
+    for line in (LINE | {"label": "quality:4"}, messages(ASKED, {**SAID, "label": "quality:4"})):
+        with pytest.raises(UnknownKeysError, match="'label' is not read here") as error:
+            read(line)
+        assert "weight" not in str(error.value)
+        assert not error.value.ignorable
+    for value in ("0.5", ["0", "1"], 3, [1, 0]):
+        with pytest.raises(UnknownKeysError, match="'label' may say what is not to be trained on"):
+            read(LINE | {"label": value})
+
+
+def test_settings_of_a_request() -> None:
+    """They are metadata, as OpenAI's lines have them beside messages."""
+    for beside in ({"parallel_tool_calls": False}, {"tool_choice": "auto"}):
+        example = read(LINE | beside)
+        assert shown(example) == CHAT
+        assert example.unread == tuple(beside)

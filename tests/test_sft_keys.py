@@ -67,7 +67,7 @@ def test_keys_that_may_be_ignored() -> None:
     with pytest.raises(UnknownKeysError, match=r"understood$") as error:
         read(PAIR | beside)
     assert error.value.ignorable == tuple(beside)
-    assert read(PAIR | beside, CHATML, *error.value.ignorable).answers
+    assert shown(read(PAIR | beside, CHATML, *error.value.ignorable)) == "2+2?[4]"
 
 
 CONTEXT = {"context": "Sums", "response": "4"}
@@ -87,7 +87,7 @@ CONTEXT = {"context": "Sums", "response": "4"}
         ({"system_prompt": "a", "question": "b", "response": "c"}, None),
         ({"chat": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, None),
         ({"content": "once"}, {"content": "text"}),
-        ({"inputs": "2+2?", "targets": "4"}, {"inputs": "prompt", "targets": "completion"}),
+        ({"inputs": "2+2?", "targets": "4"}, {"inputs": "instruction", "targets": "output"}),
         ({"Prompt": "2+2?", "Completion": "4"}, {"Prompt": "prompt", "Completion": "completion"}),
         (
             {"Instruction": "2+2?", "Input": "", "Output": "4"},
@@ -110,10 +110,11 @@ def test_names_beside_keys_to_ignore() -> None:
     """The error has both steps, and together they work."""
     line = {"question": "2+2?", "answer": "4", "title": "Sums"}
     with pytest.raises(
-        MalformedError, match=r"'answer' to 'completion' and set 'data.ign.*=\[mood, ti"
+        MalformedError, match=r"'answer' to 'output' and set 'data.ign.*=\[mood, title\]' to read"
     ):
         read(line, CHATML, "mood")
-    assert read({"prompt": "2+2?", "completion": "4", "title": "Sums"}, CHATML, "title").answers
+    line = {"instruction": "2+2?", "output": "4", "title": "Sums"}
+    assert shown(read(line, CHATML, "title")) == CHAT
 
 
 def test_names_that_are_ignored() -> None:

@@ -124,6 +124,8 @@ def test_malformed_lines_are_shown(
     assert "because of data.on_malformed=refuse" in said
     assert "line 2: " in said
     assert said.count("is malformed") == 10
+    assert said.count("malformed in the same way as") == 8
+    assert said.count("rename 'texts' to 'text'") == 1
     said = run(
         monkeypatch,
         capsys,

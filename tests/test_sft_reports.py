@@ -144,8 +144,18 @@ def test_keys_that_are_not_to_be_ignored(sft: Config) -> None:
     with pytest.raises(UserError) as error:
         opened(sft, lines[0], lines[2], name="other")
     assert "ignored_keys" not in str(error.value)
-    older = {**faults(UnknownKeysError(["title"], "line")), "unknown_keys": ["weight", "mood"]}
-    assert "set 'data.ignored_keys=[mood]'" in describe_malformed(older, None)
+
+
+def test_keys_that_one_line_needs() -> None:
+    """What is a title in one line and a part of the question in another one is not ignored."""
+    short, long = {"mood": "x", "title": "A"}, {"mood": "a b " * 40}
+    for said in (long, {"mood": ["a"]}, {"mood": True}):
+        errors = [UnknownKeysError(each, "line") for each in (short, said)]
+        text = describe_malformed(faults(*errors), None)
+        assert "set 'data.ignored_keys=[title]' to read the lines without this key, if it" in text
+    many = [UnknownKeysError({f"key {i}": ["a"]}, "line") for i in range(1001)]
+    facts = faults(UnknownKeysError(short, "line"), *many)
+    assert "data.ignored_keys" not in describe_malformed(facts, None)
 
 
 def test_metadata_that_are_not_read(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +184,21 @@ def test_metadata_that_are_not_read(sft: Config, capsys: pytest.CaptureFixture[s
     sft.data.ignored_keys = ["topic", "notes"]
     assert again().tokens == domain.tokens
     assert "metadata" not in capsys.readouterr().out
+
+
+def test_examples_of_several_splits(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning counts them, also from the cache; examples of one split need none."""
+    said = "of several splits: 'train' (2), 'test' (1); all of them are in this domain"
+    rows: list[dict[str, Any]] = [{"split": "train"}, {"metadata": {"split": "test"}}, {}]
+    lines = [{"text": f"a {i}", **row} for i, row in enumerate([*rows, {"data_split": "train"}])]
+    opened(sft, *lines)
+    opened(sft, *lines)
+    assert capsys.readouterr().out.count(said) == 2
+    opened(sft, *[{"text": "a", "split": "test"}] * 2, name="other")
+    assert "several splits" not in capsys.readouterr().out
+    sft.data.ignored_keys = ["split", "metadata"]
+    opened(sft, *lines)
+    assert "several splits" not in capsys.readouterr().out
 
 
 def test_turns_after_the_last_answer(sft: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,11 +290,11 @@ def test_reports_stay_small() -> None:
             for i in range(999)
         ),
         MalformedError("x" * 10**6),
-        *(UnknownKeysError([f"key {i}", "k" * 10**6], "line") for i in range(999)),
+        *(UnknownKeysError({f"key {i}": 3, "k" * 10**6: 3}, "line") for i in range(999)),
     )
     assert sum(facts["malformed"].values()) == 1999
     assert facts["malformed"]["other faults"] == 1899
     assert len(json.dumps(facts)) < 20_000
     said = describe_malformed(facts, Path("listed"))
     assert len(said) < 4_000
-    assert "'key 0'" in describe_malformed(faults(UnknownKeysError(["key 0"], "line")), None)
+    assert "'key 0'" in describe_malformed(faults(UnknownKeysError({"key 0": 3}, "line")), None)

@@ -110,7 +110,8 @@ EARLIER = "<user>1+1?</><assistant>[2</>]"
             f"<user>2+2?</><assistant>5</>{CHAT}",
         ),
         ({"input": "2+2?", "output": "4"}, "2+2?[4]"),
-        ({"input": "2+2?", "output": "4", "instruction": None}, "2+2?[4]"),
+        ({"input": "2+2?", "output": "4", "instruction": None}, CHAT),
+        ({"input": "2+2?", "output": "4", "messages": None}, "2+2?[4]"),
         ({"text": "once", "url": "x"}, "[once]"),
     ],
 )
@@ -124,8 +125,9 @@ def test_shapes(line: dict[str, Any], text: str) -> None:
     [
         (PAIR | {"chosen": "a", "rejected": "b"}, "preference data"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data"),
-        ({"question": "a", "answer": "b"}, "rename 'question' to 'prompt', 'answer' to 'comple"),
-        ({"query": "a", "response": "b"}, "rename 'query' to 'prompt', 'response' to 'completion'"),
+        ({"question": "a", "answer": "b"}, "rename 'question' to 'instruction', 'answer' to 'outp"),
+        ({"query": "a", "response": "b"}, "rename 'query' to 'instruction', 'response' to 'output"),
+        ({"prompt": "a", "response": "b"}, "to 'completion' .prompt and completion are joined as"),
         ({"conversation": [ASKED, SAID]}, "rename 'conversation' to 'messages'"),
         ({"input_ids": [1], "labels": [1]}, "tokenised already"),
         ({"id": 3}, "it has only metadata"),

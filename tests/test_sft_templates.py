@@ -283,3 +283,47 @@ def test_the_assistant_begins() -> None:
     unmarked = messages({**SAID, "weight": 0}, ASKED, SAID)
     assert shown(read(unmarked, first + CHATML)) == f"<system>Be.</><assistant>4</>{CHAT}"
     assert shown(read(line, first + MARKED)) == f"<system>Be.</><assistant>[4</>]{CHAT}"
+
+
+KEYS_ALONE = CHATML.replace(
+    "call | tojson", "call.function.name }}({{ call.function.arguments.keys() | join(' ') }}){{ ''"
+)
+
+
+@pytest.mark.parametrize("value", [5, -2.5, True, False, "Oslo", [7], {"n": 7}])
+@pytest.mark.parametrize("weight", [0, 1])
+def test_values_of_a_call_that_a_template_drops(value: Any, weight: int) -> None:
+    """Numbers and booleans count like texts, also in a turn without loss."""
+    for given in ({"n": value}, json.dumps({"n": value})):
+        line = call(given, weight=weight)
+        line["messages"] += [{"role": "tool", "content": "b"}, SAID]
+        assert read(line).answers
+        for template in (KEYS_ALONE, CHATML.replace("call |", "call.function.name |")):
+            with pytest.raises(MalformedError, match="does not write a"):
+                read(line, template)
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+@pytest.mark.parametrize("value", [5, "Oslo"])
+def test_values_of_a_call_that_stand_elsewhere(value: Any, weight: int) -> None:
+    """A value that the question or the answer has as well is missed in the call."""
+    line = call({"n": value}, weight=weight, content=f"I ask {value} n")
+    line["messages"] = [{**ASKED, "content": f"{value} n"}, *line["messages"][1:], SAID]
+    assert read(line).answers
+    with pytest.raises(MalformedError, match="does not write a tool call"):
+        read(line, KEYS_ALONE)
+
+
+def test_no_calls() -> None:
+    """An empty list of calls is none, whatever a template makes of it."""
+    template = CHATML.replace(
+        "{{ m.content or '' }}",
+        "{% if m.tool_calls is defined %}{{ m.tool_calls | length }}{% else %}{{ m.content }}"
+        "{% endif %}",
+    )
+    empty: list[Any] = [[], None, ""]
+    for none in empty:
+        line = messages({**ASKED, "tool_calls": none}, {**SAID, "tool_calls": none})
+        assert shown(read(line, template)) == CHAT
+    with pytest.raises(MalformedError, match="a message has no content"):
+        read(messages(ASKED, {"role": "assistant", "content": None, "tool_calls": []}))

@@ -26,6 +26,7 @@ from nemo_chameleon.data.sft.reports import (
     describe_after,
     describe_left_out,
     describe_malformed,
+    describe_splits,
     describe_unread,
 )
 from nemo_chameleon.data.sft.samples import Packing, packs_of
@@ -208,6 +209,8 @@ def open_sft_domain(
         logger.warning("%s: %s; they are left out", where, wrong)
     if left_out := describe_left_out(index.facts):
         logger.warning("%s: %s", where, left_out)
+    if splits := describe_splits(index.facts):
+        logger.warning("%s: %s", where, splits)
     if after := describe_after(index.facts):
         logger.info("%s: %s", where, after)
     if unread := describe_unread(index.facts):

@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError, parse_object
+from nemo_chameleon.data.sft.keys import present, split_of
+from nemo_chameleon.data.sft.results import in_order
 from nemo_chameleon.data.sft.roles import ROLES, unknown_role
-from nemo_chameleon.data.sft.shapes import Chat, Pair, read_shape
+from nemo_chameleon.data.sft.shapes import Chat, Pair, Text, read_shape
 from nemo_chameleon.data.sft.templates import ChatTemplate, Example
 from nemo_chameleon.data.sft.turns import called_functions
 from nemo_chameleon.data.sft.unread import require_read, unread_metadata
@@ -35,7 +37,12 @@ def parse(line: bytes, template: ChatTemplate | None, ignored: Collection[str] =
             the template does not write, or an answer is missing or empty.
         UserError: the line is a chat, and there is no template.
     """
-    said = read_shape(parse_object(line, distinct=True), ignored)
+    read = parse_object(line, distinct=True)
+    example = _example(read_shape(read, ignored), template)
+    return replace(example, split=split_of(present(read, ignored)))
+
+
+def _example(said: Chat | Pair | Text, template: ChatTemplate | None) -> Example:
     if isinstance(said, Chat):
         return _chat(said, template)
     if isinstance(said, Pair):
@@ -67,6 +74,8 @@ def _chat(chat: Chat, template: ChatTemplate | None) -> Example:
             raise unknown_role(role)
     if not trained:
         raise MalformedError("no message carries loss")
+    turns = in_order(chat.turns, template.source)
+    chat = replace(chat, turns=tuple(turns))
     decoded = [turn.message for turn in chat.turns]
     _require_arguments(decoded, template)
     if all(turn.with_texts is None for turn in chat.turns):

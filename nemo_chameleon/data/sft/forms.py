@@ -5,26 +5,24 @@ from itertools import product
 from typing import Any
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.keys import is_metadata
-from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
+from nemo_chameleon.data.sft.meanings import is_metadata
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, advice
 
 _MESSAGES = tuple("conversation conversations dialogue dialog chat chats turns".split())
 _QUESTIONS = tuple("question query problem inputs".split())
 _ANSWERS = tuple("answer response reply solution target targets outputs".split())
-# The names of each form, and other names that public datasets have for them.
+# The names of each form, and other names that public datasets have for them. Of two forms with as
+# many names to change the first is advised: a question is asked in a chat.
 _FORMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"messages": _MESSAGES},
-    {"prompt": _QUESTIONS, "completion": (*_ANSWERS, "output")},
     {
         "instruction": (*_QUESTIONS, "prompt"),
         "input": ("context", "passage"),
         "output": (*_ANSWERS, "completion"),
     },
+    {"prompt": _QUESTIONS, "completion": (*_ANSWERS, "output")},
     {"input": (), "output": (*_ANSWERS, "completion")},
     {"text": ("content", "document", "texts")},
-)
-_NAMES = frozenset(
-    name for form in _FORMS for names in form.items() for name in (names[0], *names[1])
 )
 _WANTED = (
     "it needs messages, conversations, instruction and output, prompt and completion, input and "
@@ -68,18 +66,30 @@ def complaint(
         return f"tokenised already (input_ids): a line is text, and {_WANTED}"
     if best := _best_renaming(said, read, ignored):
         renamed, error = best
-        steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
-        also = ""
-        if error is not None and error.ignorable:
-            setting = ignored_keys_setting([*ignored, *error.ignorable])
-            also = f" and set {setting} to read the lines without these keys"
-        elif error is not None:
-            also = f"; {error}"
-        return f"unknown form: rename {steps}{also}"
+        if error is None or error.readable:
+            steps = ", ".join(f"{key!r} to {name!r}" for key, name in renamed.items())
+            also = f"; {error}" if error is not None else ""
+            if error is not None and error.ignorable:
+                also = f" and {advice(error.ignorable, list(ignored))}"
+            return f"unknown form: rename {steps}{_joined(renamed, said)}{also}"
     names = ", ".join(repr(key) for key in said if not is_metadata(key)) or "only metadata"
     chat = next((key for key in _MESSAGES if key in said), None)
     how = f"; write {chat!r} as messages, a list of objects with role and content" if chat else ""
+    if best and not how:
+        how = f"; {best[1]}"
     return f"unknown form (it has {names}): {_WANTED}{how}"
+
+
+def _joined(renamed: Mapping[str, str], said: Mapping[str, Any]) -> str:
+    """Say what becomes of a pair that is no chat, if keys are renamed so."""
+    names = {renamed.get(key, key) for key in said}
+    for first, second in (("prompt", "completion"), ("input", "output")):
+        if {first, second} <= names and not {"instruction", "messages"} & names:
+            return (
+                f" ({first} and {second} are joined as they are, without a chat template and "
+                "without a space between them; instruction and output would be a chat)"
+            )
+    return ""
 
 
 def _best_renaming(
@@ -94,12 +104,22 @@ def _best_renaming(
             read({renamed.get(key, key): value for key, value in said.items()})
             found.append((renamed, None))
         except UnknownKeysError as error:
-            if error.readable and _NAMES.isdisjoint(key.lower() for key in error.keys):
-                found.append((renamed, error))
+            found.append((renamed, error))
         except MalformedError:
             continue
-    return min(
-        found, key=lambda each: (len(each[1].keys) if each[1] else 0, len(each[0])), default=None
+    return min(found, key=_left_over, default=None)
+
+
+def _left_over(
+    found: tuple[dict[str, str], UnknownKeysError | None],
+) -> tuple[bool, int, int, int]:
+    """Return whether a line cannot be read, and how many keys are unknown and to be renamed."""
+    renamed, error = found
+    return (
+        error is not None and not error.readable,
+        len(error.keys) if error else 0,
+        len(renamed),
+        sum(key.lower() != name for key, name in renamed.items()),
     )
 
 

@@ -281,6 +281,7 @@ def _write(
                 reports.left_out(name(line), found.example.left_out)
                 reports.after(name(line), found.example.after)
                 reports.unread(found.example.unread)
+                reports.split(found.example.split)
                 tensor = torch.tensor(found.tokens, dtype=torch.int64)
                 # The lines alone do not decide the tokens: a template may write today's date.
                 hashed.update(tensor.numpy().tobytes())

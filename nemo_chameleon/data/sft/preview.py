@@ -11,9 +11,10 @@ from nemo_chameleon.data.parts import shown
 from nemo_chameleon.data.readers import Line, MalformedError, files_of, read_lines
 from nemo_chameleon.data.sft.index import find_example_files
 from nemo_chameleon.data.sft.layout import OneExample
+from nemo_chameleon.data.sft.reports import kind_of_fault
 from nemo_chameleon.data.sft.samples import Packing, packed
 from nemo_chameleon.data.sft.tokenize import Encoded, ExampleTokenizer
-from nemo_chameleon.data.sft.unknown import UnknownKeysError, ignored_keys_setting
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, advice
 from nemo_chameleon.utils.arrays import Bools
 from nemo_chameleon.utils.errors import UserError
 
@@ -98,6 +99,7 @@ def preview(
         return named[line.file].place(line.number)
 
     examples = malformed = 0
+    firsts: dict[str, str] = {}
     lines = read_lines(files, without=reader.ignored_keys)
     try:
         while batch := list(islice(lines, count - examples)):
@@ -107,7 +109,12 @@ def preview(
                     yield _previewed(name(line), found, reader, data, seq_length)
                     continue
                 malformed += 1
-                yield PreviewedLine(name(line), (), (), tuple(_faults(found, data)))
+                where = name(line)
+                first = firsts.setdefault(kind_of_fault(found), where)
+                notes = [f"This line is malformed in the same way as {first}."]
+                if first == where:
+                    notes = list(_faults(found, data))
+                yield PreviewedLine(where, (), (), tuple(notes))
                 if malformed == _MOST_MALFORMED:
                     return
     except (OSError, UserError) as error:
@@ -119,9 +126,7 @@ def preview(
 def _faults(error: MalformedError, data: DataConfig) -> Iterator[str]:
     yield f"This line is malformed: {error}."
     if isinstance(error, UnknownKeysError) and error.ignorable:
-        setting = ignored_keys_setting([*data.ignored_keys, *error.ignorable])
-        keys = "this key" if len(error.ignorable) == 1 else "these keys"
-        yield f"To read the line without {keys}, set {setting}"
+        yield f"To go on, {advice(error.ignorable, data.ignored_keys, 'the line')}."
     if data.on_malformed == "refuse":
         yield "The run ends before it trains, because of data.on_malformed=refuse."
     else:

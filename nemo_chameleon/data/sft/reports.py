@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.unknown import (
-    UnknownKeysError,
-    ignorable,
-    ignored_keys_setting,
-)
+from nemo_chameleon.data.sft.unknown import UnknownKeysError, advice
 from nemo_chameleon.utils.tables import printable
 
 _SHOWN = 10  # kinds of faults that a message lists
 _KINDS = 100  # that are counted one by one
 _LONGEST = 300  # characters of a fault, and of all unknown keys that a message lists
 _UNREAD = 20  # keys of metadata that a message lists
+_KEPT = 1000  # keys that are remembered as not to be ignored
 _OTHERS = "other faults"
 # What a fault quotes of a line, and its numbers.
 _VALUE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
@@ -37,12 +34,14 @@ class Reports:
         self._kinds: Counter[str] = Counter()
         self._first: dict[str, str] = {}
         self._unknown: dict[str, None] = {}
+        self._kept: set[str] = set()
         self._left_out: list[str] = []
         self._examples = 0
         self._after: list[str] = []
         self._with_after = self._turns_after = 0
         self._unread: Counter[str] = Counter()
         self._with_unread = 0
+        self._splits: Counter[str] = Counter()
 
     def malformed(self, where: str, error: MalformedError) -> None:
         """Count a malformed line.
@@ -52,12 +51,15 @@ class Reports:
             error: what is wrong with it.
         """
         fault = _shortened(str(error))
-        kind = _kind(error)
+        kind = kind_of_fault(error)
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             kind = _OTHERS
         self._kinds[kind] += 1
         self._first.setdefault(kind, f"{where}: {fault}")
         if isinstance(error, UnknownKeysError):
+            # A key may be a title in one line, and a part of the question in another one.
+            if len(self._kept) < _KEPT:
+                self._kept.update(key for key in error.kept if len(key) <= _LONGEST)
             for key in error.ignorable:
                 if sum(map(len, self._unknown)) + len(key) <= _LONGEST:
                     self._unknown[key] = None
@@ -100,6 +102,16 @@ class Reports:
             if key in self._unread or len(self._unread) < _KINDS:
                 self._unread[key] += 1
 
+    def split(self, name: str | None) -> None:
+        """Count an example of a split.
+
+        Args:
+            name: the split that the line says it is of, or None.
+        """
+        name = None if name is None else _shortened(name)
+        if name is not None and (name in self._splits or len(self._splits) < _KINDS):
+            self._splits[name] += 1
+
     def facts(self) -> dict[str, Any]:
         """Return what there is to say.
 
@@ -109,12 +121,13 @@ class Reports:
             left_out, the number of examples without their reasoning; first_left_out, the first of
             them; after, the number of examples with turns after their last answer; turns_after,
             the number of these turns; first_after, the first of these examples; unread, the number
-            of examples by key of metadata; and with_unread, the number of examples that have any.
+            of examples by key of metadata; with_unread, the number of examples that have any; and
+            splits, the number of examples by the split that they say they are of.
         """
         return {
             "malformed": dict(self._kinds),
             "first": dict(list(self._first.items())[:_SHOWN]),
-            "unknown_keys": list(self._unknown),
+            "unknown_keys": self._ignorable(),
             "ignored_keys": self._ignored,
             "left_out": self._examples,
             "first_left_out": self._left_out,
@@ -123,11 +136,25 @@ class Reports:
             "first_after": self._after,
             "unread": dict(self._unread),
             "with_unread": self._with_unread,
+            "splits": dict(self._splits),
         }
 
+    def _ignorable(self) -> list[str]:
+        """Return the unknown keys that no line needs; nothing if there are too many to tell."""
+        if len(self._kept) >= _KEPT:
+            return []
+        return [key for key in self._unknown if key not in self._kept]
 
-def _kind(error: MalformedError) -> str:
-    """Return a fault without what it quotes of the line; the names of unknown keys are kinds."""
+
+def kind_of_fault(error: MalformedError) -> str:
+    """Return a fault without what it quotes of the line; the names of unknown keys are kinds.
+
+    Args:
+        error: what is wrong with a line.
+
+    Returns:
+        The text that all faults of this kind share.
+    """
     if isinstance(error, UnknownKeysError):
         return _shortened(str(error))
     return _shortened(_VALUE.sub("...", str(error)))
@@ -157,10 +184,8 @@ def describe_malformed(facts: Mapping[str, Any], listing: Path | None) -> str:
     text = "; ".join(shown)
     if listing is not None and sum(counts.values()) > len(shown):
         text += f"; all are listed in {listing}"
-    # An index of an earlier version may have others among its unknown keys.
-    if keys := ignorable(facts["unknown_keys"]):
-        setting = ignored_keys_setting([*facts["ignored_keys"], *keys])
-        text += f"; set {setting} to read the lines without these keys"
+    if keys := facts["unknown_keys"]:
+        text += f"; {advice(keys, facts['ignored_keys'])}"
     return text
 
 
@@ -221,6 +246,26 @@ def describe_unread(facts: Mapping[str, Any]) -> str:
         f"{facts['with_unread']:,} of {facts['examples']:,} examples also have {', '.join(names)}"
         f"{more}, which count as metadata and are not in their text; write what belongs to the "
         "text in a message or in the prompt"
+    )
+
+
+def describe_splits(facts: Mapping[str, Any]) -> str:
+    """Describe examples that say they are of several splits.
+
+    Args:
+        facts: of an index.
+
+    Returns:
+        The splits with the number of their examples; empty if there are less than two.
+    """
+    counts = facts["splits"]
+    if len(counts) < 2:
+        return ""
+    named = ", ".join(f"{name!r} ({count:,})" for name, count in list(counts.items())[:_SHOWN])
+    more = f" and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
+    return (
+        f"the examples say that they are of several splits: {named}{more}; all of them are in this "
+        "domain; to hold a split out, write its lines into a file of their own"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from nemo_chameleon.data.readers import MalformedError, require_text
 from nemo_chameleon.data.sft.forms import complaint, preference
 from nemo_chameleon.data.sft.keys import present, require_known, unread_keys
+from nemo_chameleon.data.sft.meanings import decides_loss
 from nemo_chameleon.data.sft.repeated import repeats
 from nemo_chameleon.data.sft.roles import is_user
 from nemo_chameleon.data.sft.turns import (
@@ -21,7 +22,6 @@ from nemo_chameleon.data.sft.turns import (
 )
 
 _LISTS = ("messages", "conversations")
-_ALPACA = ("instruction", "output")
 _PAIRS = (("prompt", "completion"), ("input", "output"))
 _SYSTEM = ("system", "system_prompt")
 _SETTINGS = ("on", "off")  # of reasoning beside messages, as Nemotron's data have it
@@ -85,6 +85,8 @@ def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair
         MalformedError: the line has an unknown shape, or says something that is not understood.
     """
     said = present(line, ignored)
+    # A row of a table has all columns: one without an instruction has the form of the others.
+    empty = line.keys() - said.keys() - set(ignored)
 
     def turns(key: str) -> list[Turn]:
         return read_turns(said[key], key, ignored)
@@ -94,11 +96,11 @@ def read_shape(line: Mapping[str, Any], ignored: Collection[str]) -> Chat | Pair
 
     if key := next((key for key in _LISTS if key in said), None):
         return _chat(said, turns(key), (key, *_mask(said)))
-    if all(key in said for key in _ALPACA):
+    if "output" in said and ("instruction" in said or ("input" in said and "instruction" in empty)):
         asked = [text(key) for key in ("instruction", "input") if key in said]
         question = "\n".join(part for part in asked if part.strip())
         pair = [written_turn("user", question), written_turn("assistant", text("output"))]
-        return _chat(said, pair, (*_ALPACA, "input"))
+        return _chat(said, pair, ("instruction", "input", "output"))
     if keys := next((keys for keys in _PAIRS if all(key in said for key in keys)), None):
         first, second = keys
         lists = [isinstance(said[key], list) for key in keys]
@@ -170,7 +172,7 @@ def _require_read(
 
     # Many datasets have the first question a second time as `prompt`, or the whole as `text`.
     def is_repeated(key: str, value: Any) -> bool:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or decides_loss(key, value):
             return False
         return value.strip() in {text.strip() for text in texts} or (
             key == "text" and repeats(value, texts)

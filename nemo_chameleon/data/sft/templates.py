@@ -20,6 +20,7 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.limits import OutOfTimeError, limited
 
 # Some templates mark the text of the assistant with this block.
+_JINJA = re.compile(r"\{[{%]")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REMEDY = (
     "so the answers cannot be found; set data.chat_template to a template that marks them with "
@@ -34,6 +35,11 @@ _FIRST = (
     "the assistant begins the chat, and the chat template does not write what comes before such a "
     "turn; put a turn of the user or a system prompt before it, or mark the answers in the "
     "template with {% generation %} and {% endgeneration %}"
+)
+_MOVED = (
+    "the chat template writes the system prompt elsewhere, or not at all, as soon as the assistant "
+    "answers; write the system prompt at the beginning of the user's first message, or set "
+    "data.chat_template to another template"
 )
 
 Span: TypeAlias = tuple[int, int]
@@ -57,6 +63,7 @@ class Example:
         left_out: where a chat has reasoning that the template has left out of its answers.
         unread: metadata of the line and of its messages that are not in the text.
         after: the roles of the messages of a chat after its last answer, which are left out.
+        split: the split that the line says it is of, or None.
     """
 
     text: str
@@ -69,6 +76,7 @@ class Example:
     left_out: tuple[str, ...] = field(default=(), compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
     after: tuple[str, ...] = field(default=(), compare=False)
+    split: str | None = field(default=None, compare=False)
 
 
 class ChatTemplate:
@@ -118,8 +126,13 @@ class ChatTemplate:
 
         Raises:
             MalformedError: the template refuses the chat, or does not mark an answer.
-            UserError: the template does not show where a turn begins or ends.
+            UserError: the template does not show where a turn begins or ends, or is no Jinja.
         """
+        if not _JINJA.search(self.source):
+            raise UserError(
+                "the chat template has no Jinja such as {{ messages }}, so it writes the same text "
+                "for all chats: set data.chat_template to a Jinja file"
+            )
         text, marked = self._write(messages, tools)
         if self._marks:
             spans = self._spans_of_marks(messages, tools, marked, trained)
@@ -166,6 +179,8 @@ class ChatTemplate:
         if not answered.startswith(asked):
             if i == 0:
                 raise MalformedError(_FIRST)
+            if self._moves_system(messages[: i + 1], tools):
+                raise UserError(_MOVED)
             raise UserError(
                 "the chat template does not begin the assistant's turns with its generation "
                 f"prompt, {_REMEDY}"
@@ -175,6 +190,17 @@ class ChatTemplate:
                 f"the chat template changes a turn when other turns follow it, {_REMEDY}"
             )
         return len(asked), len(answered)
+
+    def _moves_system(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> bool:
+        """Return whether the last turn could be found if the chat had no system prompt."""
+        others = [message for message in messages if message["role"] != "system"]
+        if len(others) in (1, len(messages)):
+            return False
+        try:
+            asked, _ = self._write(others[:-1], tools, generation=True)
+            return self._write(others, tools)[0].startswith(asked)
+        except MalformedError:
+            return False
 
     def _spans_of_marks(
         self,

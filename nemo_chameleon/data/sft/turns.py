@@ -104,12 +104,14 @@ def _turn(message: dict[str, Any], ignored: Collection[str]) -> Turn:
     if "role" not in message:
         raise without_role(message)
     role = require_text(message["role"], "role")
+    if says_nothing(message.get("tool_calls")):  # a template may take no calls for calls
+        message.pop("tool_calls", None)
     calls = message.get("tool_calls")
     if "content" in message:
         message["content"] = _text(message["content"], ignored)
     elif not calls:
         how = f"write what is said as 'content', which is a text{beside_role(message)}"
-        how = remedy(CALL, "message") if CALL in message else how
+        how = remedy(CALL, message[CALL], "message") if CALL in message else how
         raise MalformedError(f"a message has no content: {how}")
     else:
         message["content"] = None

@@ -1,27 +1,21 @@
 """Keys that are not understood: the error that names them, and the way out.
 
 data.ignored_keys leaves a key out of all lines and messages of all domains. It is no way out for a
-key that decides what is trained on, who speaks or what is called, because the text or the loss
-would then be another one without a word. A key with a yes or a no may decide that too, which only
-the reader of the error can tell.
+key that decides what is trained on, who speaks or what is called, or that may be a part of the
+question, because the text or the loss would then be another one without a word. A key with a yes
+or a no may decide that too, which only the reader of the error can tell.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.deciding import decides_loss, words_of
+from nemo_chameleon.data.sft.meanings import Meaning, is_flag, meaning_of
 
-_SPEAKERS = frozenset("role roles speaker speakers sender from".split())
-_CALLS = frozenset(
-    "function functions tool tools call calls api apis arguments parameters args".split()
-)
-# They are read in other places, where data.ignored_keys would leave them out too.
-_READ_ELSEWHERE = frozenset(
-    "instruction input system system_prompt history reasoning_content reasoning thinking".split()
-)
+_LONGEST = 100  # characters of a value that is a title or a name, and no part of the text
 
 
 class UnknownKeysError(MalformedError):
@@ -29,42 +23,35 @@ class UnknownKeysError(MalformedError):
 
     Attributes:
         keys: the keys.
-        readable: whether the line can be read without the keys, if none of them decides what is
-            trained on.
-        ignorable: the keys too, or nothing if data.ignored_keys is no way out for one of them, or
-            only the reader can tell.
+        kept: those that data.ignored_keys must not leave out, or only the reader can tell.
+        readable: whether the line can be read without the keys, if the reader finds that none of
+            them decides what is trained on.
+        ignorable: all keys, or nothing if one is kept.
     """
 
-    def __init__(self, keys: Sequence[str], of: str, flags: Collection[str] = ()) -> None:
+    def __init__(self, said: Mapping[str, Any], of: str) -> None:
         """Name the keys.
 
         Args:
-            keys: the keys.
+            said: the keys with their values.
             of: what has the keys, for instance "message".
-            flags: those with a yes or a no as their values.
         """
-        self.keys = tuple(keys)
-        self.readable = len(ignorable(keys)) == len(keys)
-        doubtful = [key for key in keys if key in flags and not remedy(key, of)]
-        self.ignorable = self.keys if self.readable and not doubtful else ()
-        quoted = ", ".join(map(repr, keys))
-        which = f"key {quoted} of a {of} is" if len(keys) == 1 else f"keys {quoted} of a {of} are"
-        remedies = dict.fromkeys(filter(None, (remedy(key, of) for key in keys)))
+        self.keys = tuple(said)
+        texts = [key for key, value in said.items() if _may_be_text(key, value)]
+        remedies = {
+            key: _not_read(texts, of) if key in texts else remedy(key, value, of)
+            for key, value in said.items()
+        }
+        doubtful = [key for key in said if not remedies[key] and is_flag(said[key])]
+        self.kept = tuple(key for key in said if remedies[key] or key in doubtful)
+        self.readable = not any(remedies.values())
+        self.ignorable = () if self.kept else self.keys
+        quoted = ", ".join(map(repr, said))
+        which = f"key {quoted} of a {of} is" if len(said) == 1 else f"keys {quoted} of a {of} are"
+        sentences = dict.fromkeys(filter(None, remedies.values()))
         if doubtful:
-            remedies[_doubt(doubtful)] = None
-        super().__init__("; ".join([f"the {which} not understood", *remedies]))
-
-
-def ignorable(keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that data.ignored_keys may leave out.
-
-    Args:
-        keys: keys that are not understood.
-
-    Returns:
-        Those that decide neither the loss nor who speaks nor what is called.
-    """
-    return tuple(key for key in keys if not remedy(key, "line"))
+            sentences[_doubt(doubtful)] = None
+        super().__init__("; ".join([f"the {which} not understood", *sentences]))
 
 
 def _doubt(keys: Sequence[str]) -> str:
@@ -76,40 +63,76 @@ def _doubt(keys: Sequence[str]) -> str:
     )
 
 
-def remedy(key: str, of: str) -> str:
+def remedy(key: str, value: Any, of: str) -> str:
     """Say what to write instead of a key.
 
     Args:
         key: a key that is not understood.
+        value: its value.
         of: what has the key, for instance "message".
 
     Returns:
-        What to do; empty for a key that may be ignored.
+        What to do; empty for a key that may be ignored or is a text.
     """
-    words = set(words_of(key))
-    if decides_loss(key):
-        if of == "line":
+    meaning = meaning_of(key, value)
+    in_line = of == "line"
+    if meaning in (Meaning.LOSS, Meaning.LEAVING_OUT):
+        fault = f"{key!r} may say what is not to be trained on: write it as 'weight' (0 or 1)"
+        if in_line:
             return (
-                f"{key!r} may say what is not to be trained on: write it as 'weight' (0 or 1) of "
-                "each message of the assistant, or remove such lines, and then remove the key"
+                f"{fault} of each message of the assistant, or remove such lines, and then remove "
+                "the key"
             )
-        return f"{key!r} may say what is not to be trained on: write it as 'weight' (0 or 1)"
-    if words & _SPEAKERS:
-        if of == "line":
+        return fault
+    if meaning is Meaning.SPEAKER:
+        if in_line:
             return (
                 f"{key!r} says who speaks: write each conversation as one line of messages, each "
                 "with role and content"
             )
         return f"{key!r} says who speaks: write it as the role, or in the content"
-    if words & _CALLS:
+    if meaning is Meaning.CALL:
         return (
             f"{key!r} belongs to tools: write a call as 'tool_calls' of its message "
             '([{"type": "function", "function": {"name": ..., "arguments": ...}}]), and the tools '
             "that may be called as 'tools' of the line, beside messages"
         )
-    if key in _READ_ELSEWHERE:
-        return f"{key!r} is not read here: write the line as messages, and the text in one of them"
+    if meaning is Meaning.MEDIA:
+        return (
+            f"{key!r} is a picture, a film or a sound, which is not read: remove the lines that "
+            "need it, or the key where the text is complete without it"
+        )
     return ""
+
+
+def _not_read(keys: Sequence[str], of: str) -> str:
+    """Say what to do about keys that may be a part of the question or of the answer."""
+    one = len(keys) == 1
+    how = (
+        "write the line as messages, and the text in one of them"
+        if of == "line"
+        else "write the text in the content"
+    )
+    return (
+        f"{', '.join(map(repr, keys))} {'is' if one else 'are'} not read here: {how}; remove "
+        f"{'the key if it belongs' if one else 'the keys if they belong'} to neither the question "
+        "nor the answer"
+    )
+
+
+def _may_be_text(key: str, value: Any) -> bool:
+    """Return whether a key may be a part of the question, by its name or by its value."""
+    meaning = meaning_of(key, value)
+    if meaning not in (Meaning.TEXT, Meaning.MEASURE, Meaning.UNKNOWN):
+        return False
+    if meaning is Meaning.TEXT or isinstance(value, dict):
+        return True
+    if isinstance(value, list):
+        return not is_flag(value) or any(isinstance(each, str | list) for each in value)
+    if isinstance(value, str):
+        long = len(value) > _LONGEST or "\n" in value.strip()
+        return long or (meaning is Meaning.MEASURE and any(map(str.isalpha, value)))
+    return False
 
 
 def ignored_keys_setting(keys: Sequence[str]) -> str:
@@ -124,6 +147,24 @@ def ignored_keys_setting(keys: Sequence[str]) -> str:
     setting = f"data.ignored_keys=[{', '.join(map(_typed, keys))}]"
     quoted = setting.replace("'", "'\\''")
     return f"'{quoted}'"
+
+
+def advice(keys: Sequence[str], ignored: Sequence[str], lines: str = "the lines") -> str:
+    """Advise to leave keys out.
+
+    Args:
+        keys: keys that may be left out.
+        ignored: the keys that are left out already.
+        lines: what is then read.
+
+    Returns:
+        The setting, what it does and when it is right.
+    """
+    these, they = ("this key", "it belongs") if len(keys) == 1 else ("these keys", "they belong")
+    return (
+        f"set {ignored_keys_setting([*ignored, *keys])} to read {lines} without {these}, if {they} "
+        "to neither the question nor the answer"
+    )
 
 
 def _typed(key: str) -> str:

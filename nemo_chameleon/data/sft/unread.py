@@ -4,14 +4,15 @@ Templates read keys of their own. A value under a key that only the template can
 if the text would be another one without it. Metadata may stay unread, but not without a word.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, TypeAlias
 
 from nemo_chameleon.data.readers import MalformedError
-from nemo_chameleon.data.sft.deciding import is_flag
 from nemo_chameleon.data.sft.keys import says_nothing, unread_keys
 from nemo_chameleon.data.sft.templates import ChatTemplate
-from nemo_chameleon.data.sft.turns import READ
+from nemo_chameleon.data.sft.turns import READ, called_functions
 from nemo_chameleon.data.sft.unknown import UnknownKeysError
 from nemo_chameleon.data.sft.written import REMEDY, is_written, not_written
 
@@ -19,6 +20,7 @@ Place: TypeAlias = tuple[str | int, ...]
 """The keys and positions that lead into a message to one of its values."""
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 _READ = frozenset(READ)
+_RARE = 730_918_264_001  # the first of the numbers that are taken to occur in no text
 
 
 def require_read(
@@ -43,7 +45,8 @@ def require_read(
     """
     _require_tools(template, messages[:written], tools)
     _require_contents(template, messages[:written], tools)
-    unread: dict[str, dict[str, bool]] = {}
+    _require_arguments(template, messages[:written], tools)
+    unread: dict[str, dict[str, Any]] = {}
     for i, places in enumerate(unknown):
         shown = messages[:written] if i < written else messages
         text = template.write(shown, tools) if places else ""
@@ -52,10 +55,9 @@ def require_read(
                 _is_read(template, shown, tools, text, i, leaf) for leaf in _leaves(shown[i], place)
             ):
                 of = "message" if len(place) == 1 else "tool call"
-                flag = is_flag(_at(shown[i], place))
-                unread.setdefault(of, {})[str(place[-1])] = flag
+                unread.setdefault(of, {})[str(place[-1])] = _at(shown[i], place)
     for of, keys in unread.items():
-        raise UnknownKeysError(list(keys), of, [key for key, flag in keys.items() if flag])
+        raise UnknownKeysError(keys, of)
 
 
 def unread_metadata(template: ChatTemplate, messages: Messages, text: str) -> tuple[str, ...]:
@@ -112,6 +114,52 @@ def _require_contents(template: ChatTemplate, messages: Messages, tools: Any) ->
             continue
         if unchanged:
             raise not_written(message["role"])
+
+
+def _require_arguments(template: ChatTemplate, messages: Messages, tools: Any) -> None:
+    """Check that each text and number in the arguments of tool calls is written in its place.
+
+    Other turns, or the description of a tool, may have the same words. So other ones are put into
+    the calls, which occur nowhere else.
+
+    Raises:
+        MalformedError: one is not written.
+    """
+    numbers = count(_RARE)
+    others = [_with_rare(message, numbers) for message in messages]
+    made = range(_RARE, next(numbers))
+    if not made:
+        return
+    try:
+        text = template.write(others, tools)
+    except MalformedError:
+        return
+    if not all(str(number) in text for number in made):
+        raise MalformedError(f"the chat template does not write a tool call; {REMEDY}")
+
+
+def _with_rare(message: Mapping[str, Any], numbers: Iterator[int]) -> Mapping[str, Any]:
+    """Return a message with other arguments in its tool calls."""
+    calls = []
+    for call, function in zip(
+        message.get("tool_calls") or (), called_functions(message), strict=True
+    ):
+        if (arguments := function.get("arguments")) is not None:
+            as_text = isinstance(arguments, str)
+            rare = _rare(json.loads(arguments or "{}") if as_text else arguments, numbers)
+            function = {**function, "arguments": json.dumps(rare) if as_text else rare}
+        calls.append({**call, "function": function} if "function" in call else function)
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _rare(value: Any, numbers: Iterator[int]) -> Any:
+    if isinstance(value, dict):
+        return {key: _rare(item, numbers) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rare(item, numbers) for item in value]
+    if value in (None, "") or isinstance(value, bool):
+        return value
+    return f"x{next(numbers)}" if isinstance(value, str) else next(numbers)
 
 
 def _is_read(

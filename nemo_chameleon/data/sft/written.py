@@ -78,15 +78,20 @@ def _require_answer(own: str, turn: Turn) -> None:
         )
     for function in called_functions(turn.message):
         texts = [function.get("name"), *_texts(function.get("arguments"))]
-        if not all(_has_words(own, text) for text in texts if isinstance(text, str)):
+        if not all(_has_words(own, text) for text in texts if isinstance(text, str)) or not all(
+            _has_scalar(own, value) for value in _scalars(function.get("arguments"))
+        ):
             raise MalformedError(f"the chat template does not write a tool call; {REMEDY}")
 
 
 def _require_calls(text: str, turn: Turn) -> None:
     """Check that the calls of a turn without loss are written."""
-    names = [function.get("name") for function in called_functions(turn.message)]
-    if not all(_has_words(text, name) for name in names if isinstance(name, str)):
-        raise not_written(turn.message["role"])
+    for function in called_functions(turn.message):
+        texts = [function.get("name"), *_texts(function.get("arguments"))]
+        if not all(_has_words(text, each) for each in texts if isinstance(each, str)) or not all(
+            _has_scalar(text, value) for value in _scalars(function.get("arguments"))
+        ):
+            raise not_written(turn.message["role"])
 
 
 def _require_contents(example: Example, turns: Sequence[Turn]) -> None:
@@ -95,9 +100,7 @@ def _require_contents(example: Example, turns: Sequence[Turn]) -> None:
     for i, turn in enumerate(turns):
         if i in example.spans or not said[i]:
             continue
-        if _has_each(example.text, said, i) or _has_each(
-            _squeezed(example.text), list(map(_squeezed, said)), i
-        ):
+        if _has_each(_unified(example.text), list(map(_unified, said)), i):
             continue
         if not any(_contains(example.text, form) for form in _as_json(said[i])):
             raise not_written(turn.message["role"])
@@ -132,7 +135,7 @@ def _require_tools(example: Example) -> None:
 
 
 def is_written(text: str, part: str) -> bool:
-    """Return whether a text has a part, as it is or as JSON writes it, whatever the white space.
+    """Return whether a text has a part, as it is or as JSON writes it.
 
     Args:
         text: the text of a chat.
@@ -151,18 +154,26 @@ def _as_json(part: str) -> Iterator[str]:
 
 
 def _contains(text: str, part: str) -> bool:
-    """Return whether a text has a part, whatever white space a template removed or added."""
-    return part.strip() in text or _squeezed(part) in _squeezed(text)
+    """Return whether a text has a part, of which a template may remove white space at the ends."""
+    return _unified(part).strip() in _unified(text)
 
 
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
+def _unified(text: str) -> str:
+    """Write all line breaks alike."""
+    return text.replace("\r\n", "\n")
 
 
 def _has_words(text: str, part: str) -> bool:
     """Return whether a text has every word of a part, however a template escapes what it writes."""
     words = re.findall(r"\w+", part) or part.split()  # there are texts without a letter, as "?!"
     return all(word in text or json.dumps(word)[1:-1] in text for word in words)
+
+
+def _has_scalar(text: str, value: bool | int | float) -> bool:
+    """Return whether a text has a number, true or false, as JSON or Python writes it."""
+    forms = "|".join(re.escape(form) for form in (json.dumps(value), str(value)))
+    before, after = ("[A-Za-z]", "[A-Za-z]") if isinstance(value, bool) else (r"[\d.]", r"\d")
+    return re.search(f"(?<!{before})(?:{forms})(?!{after})", text) is not None
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -176,3 +187,12 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
+
+
+def _scalars(value: Any) -> Iterator[bool | int | float]:
+    """Yield the numbers, true and false in the arguments of a tool call."""
+    if isinstance(value, bool | int | float):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _scalars(item)
