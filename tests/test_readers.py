@@ -6,7 +6,6 @@ import gzip
 import json
 import lzma
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -477,65 +476,6 @@ def test_a_dataset_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         find_files([str(tmp_path)])
 
 
-SPLITS = {
-    ("training.jsonl", "validation.jsonl", "test.jsonl"): (
-        "data.domains.d.path={}/training.jsonl data.validation.d.path={}/validation.jsonl"
-    ),
-    ("train/a.jsonl", "train/b.jsonl", "test/a.jsonl"): "data.domains.d.path={}/train",
-    ("wiki.train.jsonl", "wiki.val.jsonl"): "data.validation.d.path={}/wiki.val.jsonl",
-    ("train-00000-of-00002.gz", "train-00001-of-00002.gz", "dev-00000-of-00001.gz"): (
-        "'data.domains.d.path={}/train-*-of-00002.gz' "
-        "data.validation.d.path={}/dev-00000-of-00001.gz"
-    ),
-    ("corpus.jsonl", "test.jsonl"): "data.domains.d.path={}/corpus.jsonl; a list",
-    ("a.jsonl", "b.jsonl", "valid/c.jsonl"): (
-        "'data.domains.d.path={}/*.jsonl' data.validation.d.path={}/valid/c.jsonl"
-    ),
-    ("split=train/a.jsonl", "split=test/a.jsonl"): "data.domains.d.path={}/split=train/a.jsonl",
-    ("train1.jsonl", "train2.jsonl", "test1.jsonl"): "'data.domains.d.path={}/train*.jsonl'",
-    ("trainset.jsonl", "my_testset.jsonl"): "data.domains.d.path={}/trainset.jsonl",
-    ("TrainData.jsonl", "TestData.jsonl"): "data.domains.d.path={}/TrainData.jsonl",
-    ("my train.jsonl", "my test.jsonl"): "data.domains.d.path={}/my train.jsonl",
-    ("d_trn.jsonl", "d_tst.jsonl"): "data.domains.d.path={}/d_trn.jsonl",
-    ("train.jsonl", "validate.jsonl"): "data.validation.d.path={}/validate.jsonl",
-    ("a_train_x.jsonl", "a_validated.jsonl"): "data.validation.d.path={}/a_validated.jsonl",
-    ("en_train.jsonl", "en_evalset.jsonl"): "data.validation.d.path={}/en_evalset.jsonl",
-    ("en_train.jsonl", "en-heldout2.jsonl"): "data.validation.d.path={}/en-heldout2.jsonl",
-    ("train.jsonl", "held-out.jsonl"): "data.validation.d.path={}/held-out.jsonl",
-    ("train/x.jsonl", "tests/x.jsonl"): "data.domains.d.path={}/train/x.jsonl",
-    ("train1.txt", "test1.txt"): "data.domains.d.path={}/train1.txt",
-    ("split=train/a.txt", "split=test/a.txt"): "data.domains.d.path={}/split=train/a.txt",
-}
-
-
-@pytest.mark.parametrize("names", SPLITS, ids=" ".join)
-def test_splits_are_not_read_as_one(names: tuple[str, ...], tmp_path: Path) -> None:
-    """Files of several splits in one folder are refused, with keys that name one split each."""
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
-    with pytest.raises(UserError, match="files of several splits") as caught:
-        find_files([str(tmp_path)], "data.domains.d.path")
-    assert SPLITS[names].replace("{}", str(tmp_path)) in str(caught.value)
-    held_out = [name for name in names if re.search("(?i)test|tst|val|dev|held", name)]
-    for name in held_out:
-        (tmp_path / name).unlink()
-    assert len(files_of(str(tmp_path))) == len(names) - len(held_out)
-
-
-def test_a_split_in_the_middle_of_a_name(tmp_path: Path) -> None:
-    """It counts where names differ in it alone, apart from numbers; the error's glob works."""
-    for name in ("my_train_en-0.jsonl", "my_train_en-1.jsonl", "train_of_my_en.jsonl"):
-        (tmp_path / name).write_bytes(b'{"text": "a"}\n')
-    assert len(files_of(str(tmp_path))) == 3
-    (tmp_path / "train_of_my_en.jsonl").unlink()
-    (tmp_path / "my_test_en-0.jsonl").write_bytes(b'{"text": "b"}\n')
-    with pytest.raises(UserError, match="files of several splits") as caught:
-        find_files([f"{tmp_path}/my*"], "data.domains.d.path")
-    glob_of_train = str(caught.value).split("'data.domains.d.path=")[1].split("'")[0]
-    assert texts_of(glob_of_train) == ["a", "a"]
-
-
 @pytest.mark.parametrize("other", ["a.jsonl.gz", "a.jsonl.ZST", "a.parquet", "a.json"])
 def test_a_file_beside_itself(other: str, tmp_path: Path) -> None:
     """A file beside its compressed copy is not read twice, unless both are named."""
@@ -565,23 +505,4 @@ def test_numbered_sets(tmp_path: Path) -> None:
     (tmp_path / "part-00002-of-00003.jsonl").write_bytes(b'{"text": "a"}\n')
     (tmp_path / "part-00001-of-00001.jsonl").write_bytes(b'{"text": "a"}\n')
     with pytest.raises(UserError, match="two numberings of one set"):
-        find_files([str(tmp_path)])
-
-
-def test_documents_whose_names_have_a_splits_word(tmp_path: Path) -> None:
-    """A folder of text documents is read, unless whole words of their names are splits."""
-    names: tuple[str, ...] = (
-        "speed_test.txt",
-        "model_train.txt",
-        "src/test/a.py",
-        "src/train/b.py",
-    )
-    names += ("tests/train.py", "src/tests.py", "TestData.java", "test_data.py")
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("a document")
-    assert len(files_of(str(tmp_path))) == 8
-    for name in ("wiki.train.tokens", "wiki.test.tokens"):
-        (tmp_path / name).write_text("a document")
-    with pytest.raises(UserError, match=r"files of several splits.* a list of paths reads all"):
         find_files([str(tmp_path)])
