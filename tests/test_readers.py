@@ -294,8 +294,8 @@ def test_all_of_a_folder_is_accounted_for(
     assert [text_at(line.text, "text") for line in read_lines(found.files)] == list("102354")
     said = capsys.readouterr().out
     assert said == (
-        f"data.x={folder}: 7 file(s) are read; not read: 3 side files (LICENSE, README.md, ...), "
-        "1 pipes or devices (pipe), 1 hidden (sub/.cache/x), 2 of a Hugging Face cache, beside its "
+        f"data.x={folder}: 7 file(s) are read: 6 .jsonl, 1 without an ending; not read: "
+        "3 side files (LICENSE, README.md, ...), 1 pipes or devices (pipe), 1 hidden (sub/.cache/x), 2 of a Hugging Face cache, beside its "
         "snapshots (sub/hub/blobs/0, sub/hub/refs/main), 2 Megatron datasets (x.bin, x.idx), 1 "
         "unfinished or backups (y.part)\n"
     )
@@ -357,6 +357,37 @@ def test_files_that_tools_leave_beside_data(
     said = capsys.readouterr().out
     assert "7 side files" in said
     assert "1 unfinished or backups (_temporary/0/part-1.jsonl)" in said
+
+
+BACKUPS = (
+    "a.jsonl.old a.jsonl.orig a.jsonl.1 a.jsonl.tmp.123 a.jsonl.bak2 a.jsonl.2026-11-28 "
+    "a_backup.jsonl a-old.jsonl a.jsonl.orig.gz a_bak_1.jsonl #a.jsonl# a.jsonl.swo a.jsonl~"
+).split()
+
+
+def test_backups_beside_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Backups are left out and said, unless their ending is named; other names are data."""
+    for name in BACKUPS:
+        write(tmp_path, name, b"oops")
+    write(tmp_path, "a.jsonl", LINES)
+    assert texts_of(str(tmp_path)) == TEXTS
+    assert f"{len(BACKUPS)} unfinished or backups (#a.jsonl#, " in capsys.readouterr().out
+    assert texts_of(f"{tmp_path}/*.orig") == ["oops"]
+    names = ("b.txt.1", "b.txt.2", "c_old.txt", "v1.0", "v1.0.1", "old.txt", "d.en", "d.en.tok")
+    for name in names:
+        write(tmp_path, f"data/{name}", b"a document")
+    assert len(files_of(f"{tmp_path}/data")) == len(names)
+
+
+def test_files_of_several_endings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script or a page beside documents is read, and counted by its ending."""
+    for name in ("a.txt", "b.txt.gz", "run.sh"):
+        write(tmp_path, name, b"a document")
+    assert len(files_of(str(tmp_path))) == 3
+    assert f"{tmp_path}: 3 file(s) are read: 2 .txt, 1 .sh\n" == capsys.readouterr().out
+    (tmp_path / "run.sh").unlink()
+    assert len(files_of(str(tmp_path))) == 2
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

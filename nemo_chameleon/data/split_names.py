@@ -37,6 +37,7 @@ _HELD_OUT = re.compile(r"(h[eo]ld)[-_. ]?(out)", re.IGNORECASE)
 
 _COMPRESSED = re.compile(r"\.(gz|zst|bz2|xz)$", re.IGNORECASE)
 _NUMBERS = re.compile(r"([-_.]?\d+([-_]of[-_]\d+)?)+$")  # as in news.en-00001-of-00100
+_LONGEST = 12  # characters of an ending
 _OF_PROSE = set(
     "txt text raw tokens md markdown tok bpe spm sent sents snt src trg tgt source target doc docs "
     "story clean shuffled tokenized lower lc".split()
@@ -85,6 +86,20 @@ def _ending(file: Path) -> tuple[str, str]:
     name = _NUMBERS.sub("", _COMPRESSED.sub("", file.name))
     stem, _, ending = name.rpartition(".")
     return (stem, ending) if stem else (name, "")
+
+
+def ending_of(file: Path) -> str:
+    """Return the ending of a name, without compression and the numbers of a part.
+
+    Args:
+        file: the file.
+
+    Returns:
+        For instance "txt" of a.txt.gz and of a.txt-00001; empty if the name has none, as most
+        names with blanks after their last dot.
+    """
+    ending = _ending(file)[1]
+    return ending if ending.isalnum() and len(ending) <= _LONGEST else ""
 
 
 def _is_language(ending: str) -> bool:

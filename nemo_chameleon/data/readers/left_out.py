@@ -4,9 +4,11 @@ import fnmatch
 import glob
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nemo_chameleon.data.split_names import ending_of
 from nemo_chameleon.utils.errors import UserError
 
 _HIDDEN = "hidden"
@@ -27,13 +29,17 @@ _SIDE_FILES = (
 _UNFINISHED_FILES = "*~ #*# *.incomplete *.part *.partial *.crdownload *.download *.aria2".split()
 _TOKENISED_FILES = "*.bin *.idx *.info.json *.unfinished.*".split()
 _COMPRESSED = r"(\.(?:gz|zst|bz2|xz))?"
-_OLD = r"(?:old|orig|original|bak|bkp|backup|save|saved|prev|tmp|temp|copy)"
+_OLD = r"(?:old|orig|bak|bkp|backup|save|saved|prev|tmp|temp|copy)"
 _DATE_OR_NUMBER = r"[-_.]?\d[-_.\dt]*"
 _BACKUP = re.compile(rf".*\.(?:{_OLD}(?:{_DATE_OR_NUMBER})?|sw[a-p]|rej){_COMPRESSED}")
 # Names that are those of backups only beside the file that they were made of.
-_NUMBERED = re.compile(rf"(.*\.[a-z]\w*)\.{_DATE_OR_NUMBER}{_COMPRESSED}")
-_MARKED = re.compile(rf"(.*?)[-_ ]{_OLD}(?:{_DATE_OR_NUMBER})?(\.\w+){_COMPRESSED}")
+_NUMBERED = re.compile(rf"(.*\.[a-z]\w*)\.{_DATE_OR_NUMBER}{_COMPRESSED}", re.IGNORECASE)
+_MARKED = re.compile(
+    rf"(.*?)[-_ ](?:old|orig|bak|bkp|backup)(?:{_DATE_OR_NUMBER})?(\.\w+){_COMPRESSED}",
+    re.IGNORECASE,
+)
 _SHOWN = 2  # files of one kind that a message names
+_ENDINGS_SHOWN = 8
 _TEMPORARY = "_temporary"  # where Spark writes what it has not committed yet
 # Folders that only tables have whose other files may be of an older version.
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
@@ -141,6 +147,25 @@ def described(left_out: Mapping[str, Sequence[str]]) -> str:
         more = ", ..." if len(names) > _SHOWN else ""
         parts.append(f"{len(names):,} {reason} ({', '.join(names[:_SHOWN])}{more})")
     return ", ".join(parts)
+
+
+def endings_of(files: Sequence[Path]) -> str:
+    """Count files by the endings of their names, if these differ.
+
+    Args:
+        files: the files that are read.
+
+    Returns:
+        For instance ": 3 .txt, 1 .sh, 1 without an ending"; empty if all have one ending.
+    """
+    counts = Counter(ending_of(file) for file in files)
+    if len(counts) < 2:
+        return ""
+    parts = [
+        f"{count:,} {f'.{ending}' if ending else 'without an ending'}"
+        for ending, count in counts.most_common(_ENDINGS_SHOWN)
+    ]
+    return f": {', '.join(parts)}{', ...' if len(counts) > _ENDINGS_SHOWN else ''}"
 
 
 def _require_no_table(file: Path, parts: Sequence[str]) -> None:
