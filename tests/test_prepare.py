@@ -223,7 +223,7 @@ def full_disk(*_: Any) -> None:
 def test_folders_are_no_datasets(folder: Path) -> None:
     """A prefix that names a folder is refused, with a prefix in it."""
     for prefix in (".", "", f"{folder}", f"{folder}/new/", ".."):
-        with pytest.raises(UserError, match=r"is a folder: name the dataset in it, .*NAME"):
+        with pytest.raises(UserError, match=r"is (a folder|empty): name a file in it, .*NAME"):
             prepare([str(folder / "a.jsonl")], str(folder / "t.json"), prefix)
 
 

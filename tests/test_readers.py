@@ -295,9 +295,9 @@ def test_all_of_a_folder_is_accounted_for(
     said = capsys.readouterr().out
     assert said == (
         f"data.x={folder}: 7 file(s) are read: 6 .jsonl, 1 without an ending; not read: "
-        "3 side files (LICENSE, README.md, ...), 1 pipes or devices (pipe), 1 hidden (sub/.cache/x), 2 of a Hugging Face cache, beside its "
-        "snapshots (sub/hub/blobs/0, sub/hub/refs/main), 2 Megatron datasets (x.bin, x.idx), 1 "
-        "unfinished or backups (y.part)\n"
+        "3 side files (LICENSE, README.md, ...), 1 pipes or devices (pipe), 1 hidden "
+        "(sub/.cache/x), 2 of a Hugging Face cache, beside its snapshots (sub/hub/blobs/0, "
+        "sub/hub/refs/main), 2 Megatron datasets (x.bin, x.idx), 1 unfinished or backups (y.part)\n"
     )
     (tmp_path / "all" / "sub" / "photo.png").write_bytes(b"\x89PNG\0")
     with pytest.raises(UserError, match=r"photo\.png is an image.* move it out of the folder"):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers import __version__ as tokenizers_version
 
-from nemo_chameleon.config.places import require_no_tilde
+from nemo_chameleon.config.places import require_name
 from nemo_chameleon.data.parts import ENDINGS
 from nemo_chameleon.data.readers import (
     DataFile,
@@ -119,12 +119,7 @@ def prepare(
 
 
 def _require_name(prefix: str) -> None:
-    if Path(prefix).name in ("", "..") or prefix.endswith(os.sep) or Path(prefix).is_dir():
-        raise UserError(
-            f"--output {prefix or repr(prefix)} is a folder: name the dataset in it, for instance "
-            f"{Path(prefix) / 'NAME'}"
-        )
-    require_no_tilde(prefix, f"--output {prefix}")
+    require_name(prefix, "--output", "NAME")
     if prefix.endswith(ENDINGS):
         raise UserError(
             f"--output {prefix} is the name of a file, and two files are written: name their "

@@ -317,7 +317,7 @@ class Mixture:
         """
         try:
             write_atomically(Path(path), self.to_json())
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path without a name is a ValueError
             raise UserError(f"cannot write the mixture file {path}: {error}") from error
 
     @classmethod
