@@ -6,6 +6,9 @@ import gzip
 import json
 import lzma
 import os
+import re
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from pyarrow import parquet
 
 from nemo_chameleon.data.readers import (
     DataFile,
+    MalformedError,
     find_files,
     read_documents,
     read_lines,
@@ -197,8 +201,52 @@ FAULTS = {
     ),
     "u16.jsonl": ('{"text": "é"}'.encode("utf-16-be"), "UTF-16BE, not UTF-8: .* -f UTF-16BE"),
     "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),
+    "digits.jsonl": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "a number has too many digits"),
+    "digits.json": (b'[{"text": "a", "n": ' + b"9" * 5000 + b"}]", "a number has too many digits"),
     "b.jsonl": (b"[]\n" + LINES, "line 1: not a JSON object"),
 }
+
+
+MENDED = {
+    b'{"text": "a"},\n{"text": "b"},\n': "a comma follows",
+    b'{"text": "a"}{"text": "b"}\n': "another object follows on the same line",
+    b'{"text": "a"}\r{"text": "b"}\r': "lines end in .r alone",
+    b'{"version": "1", "data": [{"text": "a"}, {"text": "b"}]}\n': "no key 'text'; its keys",
+    b'{"a b": [{"text": "a"}, {"text": "b"}]}\n': "if the records are in its list",
+    b'{"text": ["a", "b"]}\n': "'text' is a list, not text",
+}
+
+
+@pytest.mark.parametrize("contents", MENDED)
+def test_records_that_a_command_mends(contents: bytes, tmp_path: Path) -> None:
+    """What is wrong with all lines of a file is said with a command that works as it is."""
+    (tmp_path / "a.jsonl").write_bytes(contents)
+    with pytest.raises(UserError, match=rf"a\.jsonl, line 1: .*{MENDED[contents]}") as caught:
+        texts_of_lines(tmp_path / "a.jsonl")
+    command = re.search(r"(sed|tr|jq) .* > NEW", str(caught.value))
+    assert command, str(caught.value)
+    if shutil.which(command[1]):
+        names = {"FILE": "a.jsonl", "NEW": "b.jsonl"}
+        typed = re.sub("FILE|NEW", lambda name: str(tmp_path / names[name[0]]), command[0])
+        subprocess.run(typed, shell=True, check=True)
+        assert texts_of_lines(tmp_path / "b.jsonl") == ["a", "b"]
+
+
+def texts_of_lines(path: Path) -> list[str]:
+    return list(read_documents([path]))
+
+
+def test_a_text_that_stands_twice() -> None:
+    """Of two values of one key none is dropped in silence; other keys do not matter here."""
+    for line, key in (
+        (b'{"text": "secret answer", "text": "b"}', "text"),
+        (b'{"text": "a", "te\\u0078t": "b"}', "text"),
+        (b'{"a": {"b": "x"}, "a": {"b": "y"}}', "a.b"),
+        (b'{"a": {"b": "x", "b": "y"}}', "a.b"),
+    ):
+        with pytest.raises(MalformedError, match=r"duplicate key '(text|a|b)', so that one of two"):
+            text_at(line, key)
+    assert text_at(b'{"text": "a", "n": 1, "n": 2, "m": {"text": 1, "text": 2}}', "text") == "a"
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -19,7 +19,13 @@ from nemo_chameleon.data.readers.formats import (
     require_lines,
     require_utf8_text,
 )
-from nemo_chameleon.data.readers.lines import Line, MalformedError, UnusableLineError, text_at
+from nemo_chameleon.data.readers.lines import (
+    TOO_LONG,
+    Line,
+    MalformedError,
+    UnusableLineError,
+    text_at,
+)
 from nemo_chameleon.data.readers.tables import read_rows
 from nemo_chameleon.utils.errors import UserError
 
@@ -169,6 +175,8 @@ def _elements(data: DataFile, stream: io.BufferedReader) -> Iterator[bytes]:
                 place = data.place(count + 1)
                 raise UserError(f"{place}: not JSON that can be read: nested too deep") from error
             except ValueError as error:
+                if not isinstance(error, json.JSONDecodeError):
+                    raise UserError(f"{data.place(count + 1)}: {TOO_LONG}") from error
                 if ended:
                     raise UserError(_broken(data, count, text[at:])) from error
                 more()
