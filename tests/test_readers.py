@@ -305,6 +305,19 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         assert texts_of(str(path)) == TEXTS
 
 
+def test_names_with_line_ends(tmp_path: Path) -> None:
+    """An error that names such a file is one line."""
+    write(tmp_path, "a\nb.jsonl", b'{"text": 1}\n')
+    write(tmp_path, "zip/a\nb.zip", b"PK\x03\x04..\xff")
+    for read in (
+        lambda: find_files([str(tmp_path)]),
+        lambda: texts_of_lines(tmp_path / "a\nb.jsonl"),
+    ):
+        with pytest.raises(UserError, match=r"a\\nb\.") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
 def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pyarrow or zstandard the error says what to install."""
     for form in ("parquet", "zstd"):

@@ -22,7 +22,7 @@ from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
 from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixture
 from nemo_chameleon.mixture.tables import diff_mixtures, show_mixture
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.tables import printable
 
@@ -250,19 +250,15 @@ def _export(arguments: argparse.Namespace) -> None:
     try:
         write_atomically(Path(arguments.output), text)
     except OSError as error:
-        raise UserError(f"cannot write {arguments.output}: {error}") from error
+        raise UserError(f"cannot write {arguments.output}: {reason_of(error)}") from error
 
 
 def _import(arguments: argparse.Namespace) -> None:
     _require_writable(arguments, [arguments.file])
     try:
         text = Path(arguments.file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read {arguments.file}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {arguments.file}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {arguments.file}: {reason_of(error)}") from error
     mixture = import_mixture(text, arguments.format, arguments.file)
     mixture.save(arguments.output)
     show(show_mixture(mixture))

@@ -34,7 +34,7 @@ from nemo_chameleon.config.layers import keys_of, refuse_unknown_keys, replace_v
 from nemo_chameleon.config.places import require_places
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.values import read_override, read_yaml, type_at
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.yaml_text import not_yaml
 
 # OmegaConf 2.4 renamed register_new_resolver to register_resolver. In 2.3, which NeMo requires,
@@ -92,13 +92,8 @@ def load_config(
 def _file_layer(file: str | Path) -> dict[str, Any]:
     try:
         layer = read_yaml(Path(file).read_bytes().decode("utf-8-sig"), Config)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read the configuration {file}: byte {error.start} is not UTF-8; save the file "
-            "as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration {file}: {reason_of(error)}") from error
     except YAMLError as error:
         raise UserError(f"cannot read the configuration {file}: {not_yaml(error)}") from error
     except RecursionError as error:

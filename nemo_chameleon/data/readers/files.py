@@ -22,6 +22,7 @@ from nemo_chameleon.data.splits import require_one_split
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import sampled_digest
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.tables import printable
 
 logger = package_logger(__package__)
 
@@ -74,6 +75,14 @@ def find_files(paths: Sequence[str], key: str = "") -> list[Source]:
             plain text, or the same file compressed and not, or a numbered set of which one is
             missing, or a file is there twice.
     """
+    try:
+        return _found(paths, key)
+    except UserError as error:
+        # The name of a file may have any character, and an error is one line.
+        raise UserError(printable(str(error), kept="")) from error
+
+
+def _found(paths: Sequence[str], key: str) -> list[Source]:
     found: list[Source] = []
     for path in paths:
         given = Given(path, key)

@@ -27,7 +27,7 @@ from nemo_chameleon.data.readers.lines import (
     text_at,
 )
 from nemo_chameleon.data.readers.tables import read_rows
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 
 _CHARACTERS = 1 << 20
 _SPACE = " \t\n\r"
@@ -76,8 +76,7 @@ def read_lines(
             if data.path.is_file():
                 advance(max(0, data.path.stat().st_size - seen))
         except READ_ERRORS as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot read {data.path}: {reason}") from error
+            raise UserError(f"cannot read {data.path}: {reason_of(error)}") from error
 
 
 def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:
