@@ -24,11 +24,11 @@ from nemo_chameleon.data.readers import (
     DataFile,
     MalformedError,
     find_files,
-    read_documents,
     read_lines,
     text_at,
 )
 from nemo_chameleon.utils.errors import UserError
+from project import read_documents
 
 TEXTS = [f"document {number}, 猫 \u2028 and é" for number in range(700)]
 LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()

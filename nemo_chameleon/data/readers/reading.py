@@ -3,8 +3,7 @@
 import codecs
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from nemo_chameleon.data.readers.compression import READ_ERRORS, open_bytes
@@ -15,7 +14,6 @@ from nemo_chameleon.data.readers.formats import (
     LINES,
     PARQUET,
     DataFile,
-    recognize,
     require_lines,
     require_utf8_text,
 )
@@ -29,6 +27,8 @@ from nemo_chameleon.data.readers.lines import (
 from nemo_chameleon.data.readers.tables import read_rows
 from nemo_chameleon.utils.errors import UserError, reason_of
 
+VERSION = 1
+"""Of what is read of a file; a new number makes new indices, and `prepare` begins again."""
 _CHARACTERS = 1 << 20
 _SPACE = " \t\n\r"
 
@@ -79,26 +79,24 @@ def read_lines(
             raise UserError(f"cannot read {data.path}: {reason_of(error)}") from error
 
 
-def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:
-    """Yield the documents of files.
+def document_of(line: Line, files: Sequence[DataFile], key: str) -> str:
+    """Return the document of a line.
 
     Args:
-        paths: the files, in the order in which they are read.
+        line: what `read_lines` yields.
+        files: the files that were read.
         key: the key of the document in each line, as `text_at` takes it.
 
-    Yields:
-        The documents.
+    Returns:
+        The document.
 
     Raises:
-        UserError: a file cannot be read.
-        UnusableLineError: a line has no document; the message names the file and the line.
+        UnusableLineError: the line has no document; the message names the file and the line.
     """
-    files = [recognize(Path(path)) for path in paths]
-    for line in read_lines(files, key=key):
-        try:
-            yield text_at(line.text, key)
-        except MalformedError as error:
-            raise UnusableLineError(f"{files[line.file].place(line.number)}: {error}") from error
+    try:
+        return text_at(line.text, key)
+    except MalformedError as error:
+        raise UnusableLineError(f"{files[line.file].place(line.number)}: {error}") from error
 
 
 def _numbered(
