@@ -118,6 +118,9 @@ HELD_OUT: dict[tuple[str, ...], set[str]] = {
         "en/train/a.txt",
     },
     ("data/train/a.txt", "data/test/a.txt", "main.py"): {"data/train/a.txt"},
+    ("data/train/a.txt", "data/test/a.txt", "a.c", "b.c", "c.c"): {"data/train/a.txt"},
+    ("test.txt", "novel.txt", "get.sh"): {"novel.txt"},
+    ("train.txt", "valid.txt", "get.sh", "main.py", "a.c"): {"train.txt"},
 }
 
 
@@ -133,7 +136,7 @@ def test_prose_that_is_held_out(names: tuple[str, ...], form: str, tmp_path: Pat
     one, every = str(caught.value).split("one split: ")[1].split("; a list of paths reads all of")
     assert names_of(tmp_path, *typed(one)[KEY]) == HELD_OUT[names]
     assert names_of(tmp_path, *typed(every.removeprefix(" them: "))[KEY]) == {
-        name for name in names if not name.endswith(".py")
+        name for name in names if not name.endswith((".py", ".sh", ".c"))
     }
 
 
@@ -160,6 +163,7 @@ READ: list[tuple[str, ...]] = [
     ("src/test/a.c", "src/train/b.c", "tests/train.c", "TestData.java"),
     ("main.py", "tests/data/in.txt", "dev/notes.txt", "requirements.txt", "Makefile"),
     ("train.rs.gz", "test.rs.gz"),
+    ("test.txt", "requirements.txt", "main.py", "a.py", "b.py"),
 ]
 
 

@@ -4,7 +4,7 @@ import fnmatch
 import glob
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -41,10 +41,14 @@ def require_one_split(
         UserError: the names are those of two or more splits.
     """
     prose = {file for file in texts if is_prose(file, texts)}
-    if len(prose) < len(texts):
-        found = _beside_code([file for file in files if file in prose], root)
+    named = {file: file.relative_to(root) for file in files if file not in texts or file in prose}
+    if 2 * len(prose) < len(texts):
+        found = _beside_code(named)
+    elif len(prose) < len(texts):  # tests/notes.txt says nothing where there is code to test
+        found = _by_split({file: Path(path.name) for file, path in named.items()}, prose)
+        found = found if len(found) > 1 else _beside_code(named)
     else:
-        found = _by_split(files, root, prose)
+        found = _by_split(named, prose)
     if len(found) < 2:
         return
     names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
@@ -57,32 +61,33 @@ def require_one_split(
 _Splits = dict[str, list[Path]]
 
 
-def _by_split(files: Sequence[Path], root: Path, prose: set[Path]) -> _Splits:
+def _by_split(named: Mapping[Path, Path], prose: set[Path]) -> _Splits:
+    """Divide files by the splits that their paths below the root say, by themselves or together."""
     found: _Splits = defaultdict(list)
-    for file in files:
-        if split := split_of(file.relative_to(root), whole=file in prose):
+    for file, path in named.items():
+        if split := split_of(path, whole=file in prose):
             found[split].append(file)
-    _add(found, _alike(_others(files, found), root))
+    _add(found, _alike({file: named[file] for file in _others(named, found)}))
     if found:
-        for file in _others(files, found):
-            if split := split_of(file.relative_to(root), whole=False):
+        for file in _others(named, found):
+            if split := split_of(named[file], whole=False):
                 found[split].append(file)
-        if "training" not in found and (unnamed := _others(files, found)):
+        if "training" not in found and (unnamed := _others(named, found)):
             found["training"] = unnamed  # they are what one trains on
     return found
 
 
-def _beside_code(files: Sequence[Path], root: Path) -> _Splits:
-    """Find splits among the prose of a repository, where tests/notes.txt says none by itself."""
-    found = _alike(files, root)
+def _beside_code(named: Mapping[Path, Path]) -> _Splits:
+    """Find splits among the prose of a repository, where test.txt says none by itself."""
+    found = _alike(named)
     return found if "training" in found else {}
 
 
-def _alike(files: Iterable[Path], root: Path) -> _Splits:
+def _alike(named: Mapping[Path, Path]) -> _Splits:
     """Find the files whose names, or those of folders above them, differ in a split alone."""
     alike: dict[tuple[object, ...], _Splits] = defaultdict(lambda: defaultdict(list))
-    for file in files:
-        for around, split in alike_but_for_split(file.relative_to(root)):
+    for file, path in named.items():
+        for around, split in alike_but_for_split(path):
             alike[around][split].append(file)
     found: _Splits = defaultdict(list)
     for splits in alike.values():
