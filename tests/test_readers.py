@@ -201,6 +201,7 @@ FAULTS = {
     ),
     "u16.jsonl": ('{"text": "é"}'.encode("utf-16-be"), "UTF-16BE, not UTF-8: .* -f UTF-16BE"),
     "a.jsonl": (b"oops\n" + LINES, "line 1: not JSON"),
+    "quotes.jsonl": (b"{'text': 'a'}", "not JSON: names and texts stand in double quotes"),
     "digits.jsonl": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "a number has too many digits"),
     "digits.json": (b'[{"text": "a", "n": ' + b"9" * 5000 + b"}]", "a number has too many digits"),
     "b.jsonl": (b"[]\n" + LINES, "line 1: not a JSON object"),

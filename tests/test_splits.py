@@ -140,6 +140,23 @@ def test_prose_that_is_held_out(names: tuple[str, ...], form: str, tmp_path: Pat
     }
 
 
+@pytest.mark.parametrize("before", ["", "*", "[1] ", "a, b: ", "'", '"', "{x} #", "é ü "])
+@pytest.mark.parametrize("path", [".", "*"])
+def test_any_name_can_be_typed(
+    before: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the error says to type works for relative paths of any characters too."""
+    monkeypatch.chdir(tmp_path)
+    names = (f"{before}train.txt", f"{before}train-2.txt", f"{before}test.txt")
+    make(tmp_path, names)
+    with pytest.raises(UserError, match="of several splits") as caught:
+        find_files([path], KEY)
+    one, every = str(caught.value).split("one split: ")[1].split("; a list of paths reads all of")
+    read = {str(f.path) for s in find_files(typed(one)[KEY]) for f in s.files}
+    assert read == set(names[:2])
+    assert len(find_files(typed(every.removeprefix(" them: "))[KEY])) == 3
+
+
 def test_prose_among_many_that_is_held_out(tmp_path: Path) -> None:
     """Where no few paths name the rest, the error has commands that move what is held out."""
     root = tmp_path / "all"

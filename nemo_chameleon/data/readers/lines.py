@@ -99,6 +99,8 @@ def parse_object(line: bytes, distinct: bool = False) -> dict[str, Any]:
 
 def _remedy(error: json.JSONDecodeError) -> str:
     """Say what makes JSON of what follows the first value of a line."""
+    if "double quotes" in error.msg and error.doc[error.pos :].startswith("'"):
+        return ": names and texts stand in double quotes, as json.dumps of Python writes them"
     if error.msg != "Extra data":
         return ""
     rest = error.doc[error.pos :]
