@@ -193,8 +193,8 @@ def test_the_command_line(
         assert "longer than model.seq_length=3: the run leaves it out, because" in said
     for given, says in (
         ([str(file), one, "--domains", "pairs"], "unrecognized arguments: --domains"),
-        ([str(file), "other.yaml"], "'other.yaml'"),
-        (["--config", str(file), "other.yaml"], "'other.yaml'"),
+        ([str(file), "other.yaml"], "other.yaml: there is no such file"),
+        (["--config", str(file), "other.yaml"], "other.yaml: there is no such file"),
     ):
         monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])
         with pytest.raises(SystemExit) as ended:
