@@ -194,7 +194,7 @@ def test_the_command_line(
     for given, says in (
         ([str(file), one, "--domains", "pairs"], "unrecognized arguments: --domains"),
         ([str(file), "other.yaml"], "other.yaml: there is no such file"),
-        (["--config", str(file), "other.yaml"], "other.yaml: there is no such file"),
+        (["--config", str(file), "other.yaml"], "'other.yaml'"),
     ):
         monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])
         with pytest.raises(SystemExit) as ended:

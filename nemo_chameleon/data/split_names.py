@@ -57,27 +57,40 @@ _LANGUAGE_AND_REGION = re.compile(
 )
 
 
-def is_prose(file: Path, beside: Collection[Path]) -> bool:
-    """Return whether the name of a file of plain text is that of prose, and not of source code.
+def prose_of(files: Collection[Path]) -> set[Path]:
+    """Return the files of plain text whose names are those of prose, and not of source code.
+
+    These end in .txt or another ending of text, in the code of a language or in the name of a
+    split, or have no ending. Some codes of languages are endings of source code too, such as .pl;
+    they are prose if the same name ends in another language's code as well.
 
     Args:
-        file: the file.
-        beside: all files that are read. Some codes of languages are endings of source code too,
-            such as .pl; they are prose if the same name ends in another language's code as well.
+        files: all files of plain text that are read.
 
     Returns:
-        True for .txt and other endings of text, the code of a language, the name of a split, and
-        none.
+        Those of prose.
     """
-    stem, ending = _ending(file)
+    endings = {file: _ending(file) for file in files}
+    translated = {
+        (file.parent, stem) for file, (stem, ending) in endings.items() if _is_language(ending)
+    }
+    return {
+        file
+        for file, (stem, ending) in endings.items()
+        if _is_of_prose(ending)
+        or (ending in _CODE_OR_LANGUAGE and (file.parent, stem) in translated)
+    }
+
+
+def _is_of_prose(ending: str) -> bool:
     if ending in _CODE_OR_LANGUAGE:
-        others = (_ending(other) for other in beside if other.parent == file.parent)
-        return any(name == stem and _is_language(other) for name, other in others)
+        return False
+    lower = ending.lower()
     return (
-        ending.lower() in _OF_PROSE
+        not ending
+        or lower in _OF_PROSE
         or _is_language(ending)
-        or not ending
-        or _split_of_word(ending.lower()) is not None
+        or _split_of_word(lower) is not None
     )
 
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from nemo_chameleon.data.given import Given
-from nemo_chameleon.data.split_names import alike_but_for_split, is_prose, split_of
+from nemo_chameleon.data.split_names import alike_but_for_split, prose_of, split_of
 from nemo_chameleon.utils.errors import UserError
 
 _LISTED = 4  # paths of one split that a message names one by one
@@ -40,7 +40,7 @@ def require_one_split(
     Raises:
         UserError: the names are those of two or more splits.
     """
-    prose = {file for file in texts if is_prose(file, texts)}
+    prose = prose_of(texts)
     named = {file: file.relative_to(root) for file in files if file not in texts or file in prose}
     if 2 * len(prose) < len(texts):
         found = _beside_code(named)
