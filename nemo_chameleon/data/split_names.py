@@ -25,6 +25,7 @@ _SPLITS = {
     "testing": "test",
     "tst": "test",
 }
+_ANY = re.compile("tra?i?n|val|dev|eval|test|tst|h[eo]ld", re.IGNORECASE)  # in each of these words
 # What may follow the name of a split in the name of a file, apart from numbers and versions. The
 # last three are of Megatron's preprocess_data.py, as in wiki_train_text_document.
 _ENDINGS = set("of v json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz".split())
@@ -132,6 +133,8 @@ def split_of(path: Path, whole: bool) -> str | None:
     Returns:
         The split; None if there is none.
     """
+    if not _ANY.search(str(path)):
+        return None
     found = (_split_of_segments(part) if whole else _split_at_ends(part) for part in path.parts)
     return next(filter(None, found), None)
 
@@ -146,7 +149,7 @@ def alike_but_for_split(path: Path) -> Iterator[tuple[tuple[object, ...], str]]:
         For each word what is around it, without numbers and endings, which is equal for names that
         differ in this word alone; and the split.
     """
-    for depth, part in enumerate(path.parts):
+    for depth, part in enumerate(path.parts if _ANY.search(str(path)) else ()):
         is_file = depth == len(path.parts) - 1
         words = _without_numbers(_words(part))
         for i, word in enumerate(words):

@@ -134,14 +134,14 @@ def _folders(paths: set[Path], every: Sequence[Path], root: Path) -> dict[Path, 
 
     The value is whether it is a folder.
     """
-    mixed = {above for path in every if path not in paths for above in path.parents}
-    found: dict[Path, bool] = {}
-    for path in sorted(paths):
-        below = path.relative_to(root).parents
-        above = [root / folder for folder in reversed(below)]
-        top = next((folder for folder in above if folder not in mixed), None)
-        found[top or path] = top is not None
-    return found
+    beside = {path.parent for path in every if path not in paths}
+    mixed = {above for folder in beside for above in (folder, *folder.parents)}
+    top: dict[Path, Path | None] = {}
+    for folder in {path.parent for path in paths}:
+        above = [folder, *folder.parents][: len(folder.relative_to(root).parts) + 1]
+        top[folder] = next((one for one in reversed(above) if one not in mixed), None)
+    alone = {path: top[path.parent] for path in sorted(paths)}
+    return {folder or path: folder is not None for path, folder in alone.items()}
 
 
 def _pattern(paths: Sequence[Path], every: Sequence[Path]) -> str | None:
