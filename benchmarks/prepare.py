@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nemo_chameleon.data.readers import read_documents
+from nemo_chameleon.data.readers import files_of, find_files, read_lines, text_at
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemo_chameleon.utils.console import program
 from nemo_chameleon.utils.errors import UserError
@@ -32,13 +32,19 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = Path(argparse.__file__).parent
 
 
+def _documents(path: str) -> Iterator[str]:
+    files, _ = files_of(find_files([path]))
+    return (text_at(line.text, "text") for line in read_lines(files))
+
+
 def texts(folder: str | None, size: int) -> Iterator[str]:
     """Yield texts of the JSONL in a folder, or of the standard library, of a size in characters."""
     if folder is None:
         every = [path.read_text(errors="ignore") for path in sorted(LIBRARY.glob("**/*.py"))]
         files: list[Iterable[str]] = [every]
     else:
-        files = [read_documents([path]) for path in sorted(Path(folder).rglob("*.jsonl*"))]
+        paths = [str(path) for path in sorted(Path(folder).rglob("*.jsonl*"))]
+        files = [_documents(path) for path in paths]
     for file in files:
         left = size / len(files)
         for text in file:

@@ -21,12 +21,14 @@ import textwrap
 import threading
 import tokenize
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+
+from nemo_chameleon.data.readers import document_of, files_of, find_files, read_lines
 
 if TYPE_CHECKING:
     import subprocess
@@ -78,6 +80,12 @@ def write_config(corpus: Path, folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:
+    """Yield the documents of files, as `prepare` reads them."""
+    files, _ = files_of(find_files([str(path) for path in paths]))
+    return (document_of(line, files, key) for line in read_lines(files, key=key))
 
 
 def texts_of_corpus() -> dict[str, list[str]]:

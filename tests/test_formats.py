@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -308,6 +310,13 @@ def test_prefixes_that_yaml_would_change() -> None:
         ("json", '[{"domain": "a", "weight": 1, "epochs": 2}]', "entry 1: unknown key 'epochs'"),
         ("megatron", "0.3 $DATA/a 0.7 /d/b", "entry 2, .* refers to a variable"),
         ("nemo", "paths: [0.3, /d/a, 0.7, '${oc.env:D}/b']", "entry 4, .* refers to a variable"),
+        (
+            "nemo",
+            "model:\n data:\n  data_prefix: ???\n",
+            "entry 1, '\\?\\?\\?', .* still to be set",
+        ),
+        ("nemo", "paths: [1.0, /d/a, 2.0, '???']", "entry 4, '\\?\\?\\?', .* still to be set"),
+        ("bridge", "blend: [[/d/a, <PATH>], [1, 2]]", "entry 2, '<PATH>', .* still to be set"),
         ("ratios", "iteration,loss,a,b\n0,2.31,.5,.5\n", "add up to 3.31, not to 1.*loss, a, b"),
         ("ratios", "run_id,a,b\n1,.5,.5\n2,.5,.5\n", "it has 2 rows"),
         ("ratios", "run_id,a,b\n1,.5,\n", "column 'b': the weight must be a number, not ''"),
@@ -407,11 +416,45 @@ def test_from_the_command_line(
     assert out == "0.25 /data/wiki\n0.75 /data/code\n"
     assert "share of training samples" in err
     run("export", tmp_path / "m.json", "--format", "csv", "--output", tmp_path / "m.csv")
-    with pytest.raises(SystemExit):
-        run("export", tmp_path / "m.json", "--format", "csv", "--output", tmp_path)
-    assert "cannot write" in capsys.readouterr().err
     # A spreadsheet saves it with this encoding.
     (tmp_path / "m.csv").write_text((tmp_path / "m.csv").read_text(), encoding="utf-8-sig")
     out, _ = run("import", tmp_path / "m.csv", "--format", "csv", "--output", tmp_path / "n.json")
     assert Mixture.load(tmp_path / "n.json").weights == MIXTURE.weights
     assert "0.7500" in out
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "web/", "q.txt", "./q.txt", "~/m.json"])
+@pytest.mark.parametrize("action", ["import", "export", "average", "rescore"])
+def test_outputs_that_are_no_files(
+    action: str,
+    output: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A folder, nothing, and the file that is read are refused in one line before the work."""
+    monkeypatch.chdir(tmp_path)
+    Path("q.txt").write_text("1 /d/a 2 /d/b")
+    form = ["--format", "megatron"] if action in ("import", "export") else []
+    given = ["nemo-chameleon", "mixture", action, "q.txt", *form, "--output", output]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    said = capsys.readouterr().err
+    assert (left.value.code, said.count("\n")) == (2, 1)
+    if "q.txt" not in output:
+        assert re.search(r"error: --output \S+ is (a folder|empty): name a file|write /", said)
+    elif action != "rescore":
+        assert "is the file that is read, which would be lost: name another" in said
+        monkeypatch.setattr(sys, "argv", [*given[:-1], shlex.split(said)[-1]])
+        if action == "import":
+            cli.main()
+            assert Mixture.load("q-new.json").weights["b"] > 0.6
+    assert Path("q.txt").read_text() == "1 /d/a 2 /d/b"
+    assert {path.name for path in tmp_path.iterdir()} <= {"q.txt", "q-new.json"}
+
+
+def test_a_mixture_is_saved_to_a_name(tmp_path: Path) -> None:
+    """The Python interface refuses a path without a name too."""
+    with pytest.raises(UserError, match=r"cannot write the mixture file \."):
+        MIXTURE.save(".")

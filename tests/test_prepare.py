@@ -149,6 +149,21 @@ def test_begins_again(
     assert len(IndexedDataset(str(folder / "d"))) == 101
 
 
+def test_another_version_of_the_readers_begins_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What another version has read of the files is not continued."""
+    expected = prepared(folder, "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("nemo_chameleon.data.unfinished._SAVE_EVERY", -1.0)
+        interrupt(patched, after=6)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(folder, "d")
+    monkeypatch.setattr("nemo_chameleon.data.prepare.VERSION", -1)
+    assert prepared(folder, "d") == expected
+    assert "so this one begins again" in capsys.readouterr().out
+
+
 def test_work_is_kept_unless_its_input_must_change(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,7 +239,7 @@ def full_disk(*_: Any) -> None:
 def test_folders_are_no_datasets(folder: Path) -> None:
     """A prefix that names a folder is refused, with a prefix in it."""
     for prefix in (".", "", f"{folder}", f"{folder}/new/", ".."):
-        with pytest.raises(UserError, match=r"is a folder: name the dataset in it, .*NAME"):
+        with pytest.raises(UserError, match=r"is (a folder|empty): name a file in it, .*NAME"):
             prepare([str(folder / "a.jsonl")], str(folder / "t.json"), prefix)
 
 

@@ -292,6 +292,18 @@ def test_ignored_keys_decide_the_index_and_not_the_fingerprint(sft: Config) -> N
     assert other.fingerprint == domain.fingerprint
 
 
+def test_another_version_of_the_readers_makes_a_new_index(
+    sft: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read of a file may have changed; equal tokens have equal fingerprints."""
+    domain = opened(sft, {"text": "ab"})
+    monkeypatch.setattr("nemo_chameleon.data.sft.tokenize.VERSION", -1)
+    reader = ExampleTokenizer(sft.data)
+    other = open_sft_domain("mine", domain.path, sft.data, reader, seq_length=64)
+    assert other.index.folder != domain.index.folder
+    assert other.fingerprint == domain.fingerprint
+
+
 def test_fingerprints_of_earlier_versions(sft: Config) -> None:
     """What could be read before has the fingerprint that mixture files record of it."""
     chat = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "is 4"}]

@@ -71,6 +71,25 @@ def text_of(shown: str) -> str:
     return "\n".join(line[4:] for line in kept)
 
 
+@pytest.mark.parametrize("command", [["index", "train.train_iters=1"], ["sft", "preview"]])
+@pytest.mark.parametrize("length", [10**20, 0, -5])
+def test_lengths_that_are_none(
+    command: list[str],
+    length: int,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A seq_length that no sample can have is refused before examples are read."""
+    written(config, {"prompt": "one plus one is ", "completion": "two"})
+    file = str(Path(config.output).parent / "sft.yaml")
+    given = [*command, "--config", file, f"model.seq_length={length}"]
+    monkeypatch.setattr(sys, "argv", ["nemo-chameleon", *given])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.startswith(f"error: model.seq_length={length} ")
+
+
 def test_a_chat(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,7 +195,7 @@ def test_the_command_line(
         assert "longer than model.seq_length=3: the run leaves it out, because" in said
     for given, says in (
         ([str(file), one, "--domains", "pairs"], "unrecognized arguments: --domains"),
-        ([str(file), "other.yaml"], "'other.yaml'"),
+        ([str(file), "other.yaml"], "other.yaml: there is no such file"),
         (["--config", str(file), "other.yaml"], "'other.yaml'"),
     ):
         monkeypatch.setattr(sys, "argv", ["nemo-chameleon", "sft", "preview", *given])

@@ -8,10 +8,10 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from tokenizers import Tokenizer
 
 from nemo_chameleon import cli
-from nemo_chameleon.data.readers import read_documents
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from nemo_chameleon.utils.errors import UserError
+from project import read_documents
 
 TEXTS = ["the cat sat on the mat", "ein Hund", "猫"]
 

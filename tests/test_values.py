@@ -146,6 +146,12 @@ def test_a_remedy_can_be_typed(name: str) -> None:
         ("train=null", "train must be a mapping of keys, but null stands for nothing"),
         ("train.seed=[1]", "train.seed must be a whole number, not a list"),
         ("train.seed=1e3", "train.seed must be a whole number, not '1e3': write train.seed=1000"),
+        ("train.seed=10k", "not '10k', which is 10000 or 10240: write train.seed=10000"),
+        ("train.seed=4Ki", "not '4Ki': write train.seed=4096"),
+        ("train.seed=1.5M", "not '1.5M': write train.seed=1500000"),
+        ("train.seed=1,000", "not '1,000': write train.seed=1000"),
+        ("data.pin.a=30%", "not '30%': write data.pin.a=0.3"),
+        ("data.split=[98,2,0]", "must be text, not a list: write data.split=98,2,0"),
         ("train.seed=", "train.seed must be a whole number, but has no value"),
         ("train.seed=yes", "train.seed must be a whole number, not 'yes'"),
         ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
@@ -191,6 +197,7 @@ def test_a_value_of_another_type(given: str, says: str, tmp_path: Path) -> None:
         (b'output: "x/${oops"', "output: a '${' has no end"),
         (b"data: &a {domains: *a}", "line 1: an anchor contains itself"),
         (b"data:\n- 1", "data must be a mapping of keys, not a list"),
+        (b"output: a\n---\noutput: b", "several documents, of which the second begins at line 2"),
         (b"a:\n- [1", "it is not YAML at line 3, column 1"),
         (b"train:\n  seed: 1\n  seed: 2", "line 3: duplicate key 'seed'"),
         (b"? [a]\n: 1", "line 1: a key must be text, not a list"),
@@ -210,3 +217,11 @@ def test_what_cannot_be_read(given: str | bytes, says: str, tmp_path: Path) -> N
     alternatives = "|".join(re.escape(part) for part in says.split("|"))
     assert re.search(alternatives, str(error.value))
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """The reason is in words, without the number and the path that the system adds."""
+    for path, reason in ((tmp_path / "no.yaml", "there is no such file"), (tmp_path, "a folder")):
+        with pytest.raises(UserError, match=rf"the configuration {path}: .*{reason}") as error:
+            load_config(path, COMPLETE)
+        assert "Errno" not in str(error.value)

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.mixtures.size import Size, size_called
 from demo import text as demo
 from nemo_chameleon.data.indexed import IndexedDomain
-from nemo_chameleon.data.readers import read_documents
+from nemo_chameleon.data.readers import files_of, find_files, read_lines, text_at
 from nemo_chameleon.data.tokenize import write_dataset
 from nemo_chameleon.data.tokenizer import load_tokenizer, train_tokenizer
 from nemo_chameleon.utils.errors import UserError
@@ -89,8 +89,10 @@ def _texts(size: Size, corpora: Path | None, name: str) -> dict[str, list[str]]:
         return {"train": documents[20:], "val": documents[:20]}
     assert corpora is not None
     folder = corpora / size.corpora
+    files = {part: find_files([f"{folder}/{name}.{part}.jsonl"]) for part in ("train", "val")}
     return {
-        part: list(read_documents([folder / f"{name}.{part}.jsonl"])) for part in ("train", "val")
+        part: [text_at(line.text, "text") for line in read_lines(files_of(found)[0])]
+        for part, found in files.items()
     }
 
 

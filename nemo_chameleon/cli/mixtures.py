@@ -1,7 +1,9 @@
 """The command mixture: compute, show, compare, check, change, export and import mixtures."""
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_chameleon.cli.parsing import (
@@ -13,13 +15,14 @@ from nemo_chameleon.cli.parsing import (
     show,
 )
 from nemo_chameleon.config.loading import parse_path
+from nemo_chameleon.config.places import require_name
 from nemo_chameleon.config.schema import CAVEAT_KEYS, Config
 from nemo_chameleon.method.weights import OBJECTIVES, PRESETS
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.edit import ComputedMixture, averaged
 from nemo_chameleon.mixture.formats import FORMATS, export_mixture, import_mixture
 from nemo_chameleon.mixture.tables import diff_mixtures, show_mixture
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.tables import printable
 
@@ -159,6 +162,7 @@ def _add(arguments: argparse.Namespace) -> None:
     from nemo_chameleon.provider.new_domains import embed_new
     from nemo_chameleon.utils.ranks import is_first_rank
 
+    _require_writable(arguments)
     pairs = [domain.partition("=") for domain in arguments.domains]
     for (name, _, path), given in zip(pairs, arguments.domains, strict=True):
         if not name or not path:
@@ -181,11 +185,13 @@ def _add(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
+    _require_writable(arguments)
     before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
     _change(arguments, before, before.without(arguments.domains))
 
 
 def _rescore(arguments: argparse.Namespace) -> None:
+    _require_writable(arguments)
     before = ComputedMixture.load(arguments.file, CAVEAT_KEYS)
     after = before.rescored(
         arguments.objective,
@@ -198,39 +204,61 @@ def _rescore(arguments: argparse.Namespace) -> None:
 
 
 def _average(arguments: argparse.Namespace) -> None:
+    _require_writable(arguments, arguments.files)
     parts = [ComputedMixture.load(file, CAVEAT_KEYS) for file in arguments.files]
     _change(arguments, parts[0], averaged(parts))
 
 
+def _require_writable(arguments: argparse.Namespace, read: Sequence[str] = ()) -> None:
+    """Check --output before anything is computed.
+
+    Args:
+        arguments: the parsed arguments.
+        read: the files that are read, none of which may be replaced.
+
+    Raises:
+        UserError: it is a folder or one of these files.
+    """
+    output = arguments.output
+    if output is None:
+        return
+    require_name(output, "--output", "mixture.json")
+    for file in read:
+        if Path(output).exists() and Path(file).exists() and Path(output).samefile(file):
+            other = Path(output).with_name(f"{Path(output).stem}-new.json")
+            raise UserError(
+                f"--output {output} is the file that is read, which would be lost: name another "
+                f"one, for instance --output {shlex.quote(str(other))}"
+            )
+
+
 def _change(arguments: argparse.Namespace, before: ComputedMixture, after: ComputedMixture) -> None:
-    after.save(arguments.output or arguments.file)
+    after.save(arguments.file if arguments.output is None else arguments.output)
     show(diff_mixtures(before.mixture, after.mixture))
     for caveat in after.mixture.method["caveats"]:
         show(f"note: {caveat}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    _require_writable(arguments, [arguments.file])
     text = export_mixture(Mixture.load(arguments.file), arguments.format)
     print(f"{arguments.format}: {FORMATS[arguments.format].meaning}", file=sys.stderr)
-    if not arguments.output:
+    if arguments.output is None:
         # A file gets every character, a terminal none that it would obey.
         print(printable(text) if sys.stdout.isatty() else text, end="")
         return
     try:
         write_atomically(Path(arguments.output), text)
     except OSError as error:
-        raise UserError(f"cannot write {arguments.output}: {error}") from error
+        raise UserError(f"cannot write {arguments.output}: {reason_of(error)}") from error
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    _require_writable(arguments, [arguments.file])
     try:
         text = Path(arguments.file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read {arguments.file}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {arguments.file}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {arguments.file}: {reason_of(error)}") from error
     mixture = import_mixture(text, arguments.format, arguments.file)
     mixture.save(arguments.output)
     show(show_mixture(mixture))

@@ -28,9 +28,9 @@ def add_sft_commands(commands: Parsers) -> None:
 
 
 def _preview(arguments: argparse.Namespace) -> None:
-    from nemo_chameleon.config.constraints import nearest, require_valid
+    from nemo_chameleon.config.constraints import nearest
     from nemo_chameleon.config.data import SFT
-    from nemo_chameleon.config.loading import load_mixture_config
+    from nemo_chameleon.config.loading import load_sft_config
     from nemo_chameleon.data.parts import shown
     from nemo_chameleon.data.sft.display import Style, write_line
     from nemo_chameleon.data.sft.preview import preview
@@ -40,9 +40,8 @@ def _preview(arguments: argparse.Namespace) -> None:
         raise UserError(f"-n {arguments.n} must be at least 1")
     file, overrides = _configuration(arguments)
     # Nothing is written, so a configuration without a place for output is good enough.
-    config = load_mixture_config(file, overrides, (f"data.dataset={SFT}", "output=."))
+    config = load_sft_config(file, overrides, ["output=."], trained=False)
     data, length = config.data, config.model.seq_length
-    require_valid(data, "data.", data.dataset)
     if data.dataset != SFT:
         raise UserError(f"data.dataset={data.dataset} has no examples to show: it must be {SFT}")
     sets = {name: ("data.domains", domain.path) for name, domain in data.domains.items()}

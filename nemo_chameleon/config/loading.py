@@ -21,6 +21,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
+from nemo_chameleon.config.constraints import require_valid
 from nemo_chameleon.config.data import SFT, require_path, require_paths
 from nemo_chameleon.config.keys import (
     dotted,
@@ -33,7 +34,7 @@ from nemo_chameleon.config.layers import keys_of, refuse_unknown_keys, replace_v
 from nemo_chameleon.config.places import require_places
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.values import read_override, read_yaml, type_at
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.yaml_text import not_yaml
 
 # OmegaConf 2.4 renamed register_new_resolver to register_resolver. In 2.3, which NeMo requires,
@@ -91,13 +92,8 @@ def load_config(
 def _file_layer(file: str | Path) -> dict[str, Any]:
     try:
         layer = read_yaml(Path(file).read_bytes().decode("utf-8-sig"), Config)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read the configuration {file}: byte {error.start} is not UTF-8; save the file "
-            "as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration {file}: {reason_of(error)}") from error
     except YAMLError as error:
         raise UserError(f"cannot read the configuration {file}: {not_yaml(error)}") from error
     except RecursionError as error:
@@ -195,20 +191,34 @@ def load_mixture_config(
     return load_config(file, [*overrides, *base], defaults)
 
 
-def load_sft_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_sft_config(
+    file: str | Path | None,
+    overrides: Sequence[str] = (),
+    defaults: Sequence[str] = (),
+    *,
+    trained: bool = True,
+) -> Config:
     """Read a configuration for finetuning: data.dataset is sft by default.
 
     Args:
         file: a YAML file; None for the defaults only.
         overrides: texts `key=value` with dotted keys.
+        defaults: texts of the same form, which replace the schema's defaults.
+        trained: whether a model is trained; else train.train_iters and train.global_batch_size need
+            not be set, as for `load_mixture_config`.
 
     Returns:
-        The configuration, as `load_config` returns it.
+        The configuration, as `load_config` returns it; the values of `data` and `model` are checked
+        too, because examples are read and packed before a run checks the rest.
 
     Raises:
-        UserError: as `load_config`.
+        UserError: as `load_config`, or a value of `data` or `model` is not allowed.
     """
-    return load_config(file, overrides, (f"data.dataset={SFT}",))
+    load = load_config if trained else load_mixture_config
+    config = load(file, overrides, (f"data.dataset={SFT}", *defaults))
+    require_valid(config.data, "data.", config.data.dataset)
+    require_valid(config.model, "model.")
+    return config
 
 
 def parse_command_line(

@@ -50,6 +50,26 @@ def require_places(config: Config) -> None:
             raise UserError(f"{key}={place}: only a shell replaces {variable[0]}: write {said}")
 
 
+def require_name(place: str, where: str, example: str) -> None:
+    """Check that what is to be written has a name, and is not a folder.
+
+    Args:
+        place: the path to write.
+        where: what gives the path; the error begins with it.
+        example: a name for the error to show.
+
+    Raises:
+        UserError: it is a folder or empty, or begins with the ~ of a home folder.
+    """
+    if Path(place).name in ("", "..") or place.endswith(os.sep) or Path(place).is_dir():
+        what = "is a folder" if place else "is empty"
+        raise UserError(
+            f"{where} {place or repr(place)} {what}: name a file in it, for instance "
+            f"{Path(place) / example}"
+        )
+    require_no_tilde(place, f"{where} {place}")
+
+
 def require_no_tilde(place: str, where: str) -> None:
     """Check that a path does not begin with the ~ of a home folder, which only a shell replaces.
 

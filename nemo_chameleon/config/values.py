@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from dataclasses import fields, is_dataclass
+from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -20,6 +21,27 @@ from nemo_chameleon.utils.yaml_text import TAG, YamlReader, is_null, kind_of
 
 _MISREAD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_.]+)+")
 _WORDS = {"1": True, "0": False, "y": True, "n": False}  # in addition to YAML's own
+
+
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}([, _']\d{3})+")
+_WITH_UNIT = re.compile(r"([-+]?\d+(?:\.\d+)?)\s*([kKmMbBgG%])(i?)[bB]?")
+_UNITS = {"k": 3, "m": 6, "b": 9, "g": 9, "%": -2}
+
+
+def _meant(text: str, whole: bool) -> str | None:
+    """Return the number that people read in a text such as 10k, 4Ki, 30% and 1,000."""
+    if _THOUSANDS.fullmatch(text):
+        return re.sub(r"\D", "", text) if text[0] != "-" else None
+    if not (match := _WITH_UNIT.fullmatch(text)):
+        return None
+    exponent = _UNITS[match[2].lower()]
+    if exponent < 0 and (whole or match[3]):
+        return None
+    unit = Decimal(2) ** (exponent // 3 * 10) if match[3] else Decimal(10) ** exponent
+    number = Decimal(match[1]) * unit
+    if number == number.to_integral_value():
+        return str(int(number))
+    return None if whole else f"{number.normalize():f}"
 
 
 class _Place(NamedTuple):
@@ -131,7 +153,9 @@ class _Reader(YamlReader):
         if wanted is None or wanted is Any:  # an unknown key, or a path, which data.py checks
             return
         if kind != allowed or not (_is_mapping(wanted) or typing.get_origin(wanted) is list):
-            _refuse(place, f"not {kind}")
+            items = [item.value for item in node.value] if kind == "a list" else []
+            texts = items if wants_text(wanted) and all(isinstance(i, str) for i in items) else []
+            _refuse(place, f"not {kind}", ",".join(texts) or None)
 
     def scalar(self, node: yaml.ScalarNode, place: _Place) -> Any:
         """Make text, a number, true, false or null of a node."""
@@ -183,8 +207,14 @@ class _Reader(YamlReader):
                 return int(value)
         if str in choices:
             return text  # the schema wants an integer or a word
-        whole = kind == "float" and value.is_integer() and abs(value) < 1e15
-        return _refuse(place, f"not {text!r}", str(int(value)) if whole else None)
+        if kind == "float":
+            whole = value.is_integer() and abs(value) < 1e15
+            return _refuse(place, f"not {text!r}", str(int(value)) if whole else None)
+        meant = _meant(text.strip(), whole=float not in choices)
+        either = ""
+        if meant and text.strip().lower().endswith("k"):
+            either = f", which is {meant} or {_meant(f'{text.strip()}i', whole=True)}"
+        return _refuse(place, f"not {text!r}{either}", meant)
 
 
 def _refuse(place: _Place, given: str, text: str | None = None) -> NoReturn:

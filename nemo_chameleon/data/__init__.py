@@ -12,6 +12,7 @@ cached.py        folders of data.cache that are whole or not there
 token_shares.py  converts shares of answer tokens to shares of samples
 parts.py         the datasets of a domain: a prefix, a list, or what a glob matches
 splits.py        refuses the files of several splits as one domain
+split_names.py   tells which split a name says
 shards.py        finds what is missing of a numbered set of files
 index_file.py    the format of an .idx file
 stamp.py         which tokenizer wrote a dataset

@@ -1,7 +1,11 @@
 """A path as a user gave it, which errors begin with and whose form their advice has."""
 
+import json
+import re
 import shlex
 from typing import NamedTuple
+
+_PLAIN = re.compile(r"[\w./][\w./=*?+@ -]*(?<! )")  # text to YAML within a list
 
 
 class Given(NamedTuple):
@@ -30,5 +34,14 @@ class Given(NamedTuple):
         """
         if not self.key:
             return shlex.join(paths)
-        value = paths[0] if len(paths) == 1 else f"[{','.join(paths)}]"
+        if len(paths) == 1:
+            begins_plainly = paths[0][:1] not in ('"', "'", "[", "{")
+            value = paths[0] if begins_plainly else _in_quotes(paths[0])
+        else:
+            items = (path if _PLAIN.fullmatch(path) else _in_quotes(path) for path in paths)
+            value = f"[{','.join(items)}]"
         return shlex.quote(f"{self.key}={value}")
+
+
+def _in_quotes(path: str) -> str:
+    return json.dumps(path, ensure_ascii=False)

@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers import __version__ as tokenizers_version
 
-from nemo_chameleon.config.places import require_no_tilde
+from nemo_chameleon.config.places import require_name
 from nemo_chameleon.data.parts import ENDINGS
 from nemo_chameleon.data.readers import (
+    VERSION,
     DataFile,
     Line,
-    MalformedError,
     UnusableLineError,
+    document_of,
     files_of,
     find_files,
     read_lines,
-    text_at,
 )
 from nemo_chameleon.data.stamp import stamp
 from nemo_chameleon.data.tokenize import DocumentTokenizer
@@ -119,12 +119,7 @@ def prepare(
 
 
 def _require_name(prefix: str) -> None:
-    if Path(prefix).name in ("", "..") or prefix.endswith(os.sep) or Path(prefix).is_dir():
-        raise UserError(
-            f"--output {prefix or repr(prefix)} is a folder: name the dataset in it, for instance "
-            f"{Path(prefix) / 'NAME'}"
-        )
-    require_no_tilde(prefix, f"--output {prefix}")
+    require_name(prefix, "--output", "NAME")
     if prefix.endswith(ENDINGS):
         raise UserError(
             f"--output {prefix} is the name of a file, and two files are written: name their "
@@ -142,7 +137,7 @@ def _identity(encoder: "_Encoder", files: Sequence[DataFile], key: str) -> str |
         raise UserError(f"cannot read the files: {error}") from error
     tokenizer = encoder.tokenizer
     of_tokens = [tokenizer.tokenizer.to_str(), tokenizer.end, tokenizers_version]
-    return digest([_VERSION, of_tokens, key, inputs])
+    return digest([_VERSION, VERSION, of_tokens, key, inputs])
 
 
 def _fill(
@@ -209,13 +204,7 @@ class _Encoder:
         self.tokenizer, self.key, self._files = tokenizer, key, files
 
     def encode(self, lines: Sequence[Line]) -> tuple[bytes, bytes]:
-        texts = []
-        for line in lines:
-            try:
-                texts.append(text_at(line.text, self.key))
-            except MalformedError as error:
-                place = self._files[line.file].place(line.number)
-                raise UnusableLineError(f"{place}: {error}") from error
+        texts = [document_of(line, self._files, self.key) for line in lines]
         try:
             return self.tokenizer.encode(texts)
         except EncodingError as error:

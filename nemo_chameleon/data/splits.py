@@ -2,44 +2,17 @@
 
 import fnmatch
 import glob
-import re
+import shlex
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from itertools import dropwhile, takewhile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from nemo_chameleon.data.given import Given
+from nemo_chameleon.data.split_names import alike_but_for_split, prose_of, split_of
 from nemo_chameleon.utils.errors import UserError
 
-_SPLITS = {
-    "train": "training",
-    "training": "training",
-    "trn": "training",
-    "validation": "validation",
-    "validate": "validation",
-    "validated": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "eval": "validation",
-    "evaluate": "validation",
-    "evaluation": "validation",
-    "heldout": "validation",
-    "holdout": "validation",
-    "devtest": "test",
-    "test": "test",
-    "testing": "test",
-    "tst": "test",
-}
-# What may follow the name of a split in the name of a file, apart from numbers and versions. The
-# last three are of Megatron's preprocess_data.py, as in wiki_train_text_document.
-_ENDINGS = set("of v json jsonl ndjson txt tokens raw parquet arrow gz zst bz2 xz".split())
-_ENDINGS |= {"text", "document", "sentence"}
-_BORDERS = re.compile(
-    r"[\W_]+|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
-)
-_KINDS = re.compile(r"(?:data|sets?|splits?|files?)+$")  # as in testset and split=test
-_HELD_OUT = re.compile(r"(h[eo]ld)[-_. ]?(out)", re.IGNORECASE)
+_LISTED = 4  # paths of one split that a message names one by one
 
 
 def require_one_split(
@@ -52,10 +25,10 @@ def require_one_split(
 ) -> None:
     """Check that the files of a folder or a glob are not those of several splits.
 
-    Files that are named like no split count as training files beside those of a held-out split.
-    A text file is one document, such as src/test/speed_test.py: only dots divide its name into
-    words, and of the folders only the topmost one counts. Of all other names each word counts that
-    ends where the letters end, or in camel case, as in split=test, test1 and TestData.
+    Files that are named like no split count as training files beside those of a held-out split. A
+    name says a split with its first or last word, or with the one word in which it differs from
+    another. Of a file of prose, which is one document, such as speed_test.txt, the first or last
+    word counts only where another name says a split. Source code, such as test.py, never says one.
 
     Args:
         files: the files that would be read, or the prefixes of Megatron datasets.
@@ -67,96 +40,112 @@ def require_one_split(
     Raises:
         UserError: the names are those of two or more splits.
     """
-    found = _by_split(files, root, texts)
-    named = {path for paths in found.values() for path in paths}
-    unnamed = [path for path in files if path not in named and path not in texts]
-    if unnamed and found and "training" not in found:  # they are what one trains on
-        found["training"] = unnamed
+    prose = prose_of(texts)
+    named = {file: file.relative_to(root) for file in files if file not in texts or file in prose}
+    if 2 * len(prose) < len(texts):
+        found = _beside_code(named)
+    elif len(prose) < len(texts):  # tests/notes.txt says nothing where there is code to test
+        found = _by_split({file: Path(path.name) for file, path in named.items()}, prose)
+        found = found if len(found) > 1 else _beside_code(named)
+    else:
+        found = _by_split(named, prose)
     if len(found) < 2:
         return
     names = ", ".join(str(paths[0].relative_to(root)) for _, paths in sorted(found.items()))
-    places = {split: _place(paths, files, datasets) for split, paths in found.items()}
     raise UserError(
         f"{given}: these are {'datasets' if datasets else 'files'} of several splits, such as "
-        f"{names}; name one split: {_remedy(places, given)}; a list of paths reads all of them"
+        f"{names}; {_remedy(found, files, root, given, datasets)}"
     )
 
 
-def _by_split(files: Sequence[Path], root: Path, texts: frozenset[Path]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = defaultdict(list)
-    alike: dict[tuple[object, ...], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for file in files:
-        if (split := _split_of(file.relative_to(root), file in texts)) is not None:
+_Splits = dict[str, list[Path]]
+
+
+def _by_split(named: Mapping[Path, Path], prose: set[Path]) -> _Splits:
+    """Divide files by the splits that their paths below the root say, by themselves or together."""
+    found: _Splits = defaultdict(list)
+    for file, path in named.items():
+        if split := split_of(path, whole=file in prose):
             found[split].append(file)
-        elif file not in texts:
-            # A split in the middle of a name counts where another file differs in it alone.
-            words = ["#" if word.isdigit() else word for word in _words(file.name)]
-            for i, word in enumerate(words):
-                if split := _split_named(word):
-                    rest = (file.parent, *words[:i], None, *words[i + 1 :])
-                    alike[rest][split].append(file)
-    for splits in alike.values():
-        if len(splits) > 1:
-            for split, paths in splits.items():
-                found[split] += [path for path in paths if path not in found[split]]
+    _add(found, _alike({file: named[file] for file in _others(named, found)}))
+    if found:
+        for file in _others(named, found):
+            if split := split_of(named[file], whole=False):
+                found[split].append(file)
+        if "training" not in found and (unnamed := _others(named, found)):
+            found["training"] = unnamed  # they are what one trains on
     return found
 
 
-def _words(name: str) -> list[str]:
-    """Divide a name into words of letters and numbers, without those that mean files at all."""
-    words = _BORDERS.split(_HELD_OUT.sub(r"\1\2", name))
-    return [lower for word in words if _KINDS.sub("", lower := word.lower())]
+def _beside_code(named: Mapping[Path, Path]) -> _Splits:
+    """Find splits among the prose of a repository, where test.txt says none by itself."""
+    found = _alike(named)
+    return found if "training" in found else {}
 
 
-def _split_named(word: str) -> str | None:
-    """Return the split that a word names, as test, tests and testset do."""
-    stem = _KINDS.sub("", word)
-    return _SPLITS.get(stem) or _SPLITS.get(stem.removesuffix("s"))
+def _alike(named: Mapping[Path, Path]) -> _Splits:
+    """Find the files whose names, or those of folders above them, differ in a split alone."""
+    alike: dict[tuple[object, ...], _Splits] = defaultdict(lambda: defaultdict(list))
+    for file, path in named.items():
+        for around, split in alike_but_for_split(path):
+            alike[around][split].append(file)
+    found: _Splits = defaultdict(list)
+    for splits in alike.values():
+        if len(splits) > 1:
+            _add(found, splits)
+    return found
 
 
-def _split_of(path: Path, of_text: bool) -> str | None:
-    """Return the split that a file or a folder above it is named like, as in train-00000-of-00002.
-
-    The name of the split is the first or the last word of a name, apart from numbers.
-    """
-    if of_text:
-        parts = (path.parts[0], path.name)
-        found = (_split_of_words(_words_of_text(part), _SPLITS.get) for part in parts)
-    else:
-        found = (_split_of_words(_words(part), _split_named) for part in path.parts)
-    return next(filter(None, found), None)
+def _add(found: _Splits, more: _Splits) -> None:
+    known = {path for paths in found.values() for path in paths}
+    for split, paths in more.items():
+        if new := [path for path in paths if path not in known]:
+            found[split] += new
+            known.update(new)
 
 
-def _words_of_text(name: str) -> list[str]:
-    """Divide the name of a document, or of a folder of documents, at its dots alone."""
-    words = re.split("[.=]", name.lower())
-    return [word if word.isdigit() else re.sub(r"(?:set)?\d*$", "", word) for word in words]
+def _others(files: Iterable[Path], found: _Splits) -> list[Path]:
+    named = {path for paths in found.values() for path in paths}
+    return [file for file in files if file not in named]
 
 
-def _split_of_words(words: list[str], named: Callable[[str], str | None]) -> str | None:
-    words = list(dropwhile(str.isdigit, words))
-    if words and (split := named(words[0])):
-        return split
-    while words and (words[-1].isdigit() or words[-1] in _ENDINGS):
-        words.pop()
-    return named(words[-1]) if words else None
-
-
-def _place(paths: Sequence[Path], every: Sequence[Path], datasets: bool) -> str | None:
-    """Return a path that names these files alone: the one file, its folder or a glob."""
+def _places(paths: Sequence[Path], every: Sequence[Path], root: Path, datasets: bool) -> list[str]:
+    """Return paths that name these files alone: one of all, or a few; none if it takes many."""
     if len(paths) == 1:
-        return str(paths[0])
-    for folder in paths[0].parents:
-        inside = [path for path in every if folder in path.parents]
-        if len(inside) < len(paths):
-            continue
-        if set(inside) == set(paths):
+        return [str(paths[0])]
+    folders = _folders(set(paths), every, root)
+    if len(folders) == 1:
+        ((folder, alone),) = folders.items()
+        if alone:
             flat = all(path.parent == folder for path in paths)
             every_one = f"{glob.escape(str(folder))}/{'*' if flat else '**/*'}"
-            return every_one if datasets else str(folder)
-        break
-    folder = paths[0].parent
-    names = [path.name for path in paths]
+            return [every_one if datasets else str(folder)]
+    if len({path.parent for path in paths}) == 1 and (pattern := _pattern(paths, every)):
+        return [pattern]
+    if len(folders) > _LISTED:
+        return []
+    if datasets:
+        return [str(path) for path in paths] if len(paths) <= _LISTED else []
+    return [str(path) for path in folders]
+
+
+def _folders(paths: set[Path], every: Sequence[Path], root: Path) -> dict[Path, bool]:
+    """Return the topmost folders that hold these files alone, and the files beside others.
+
+    The value is whether it is a folder.
+    """
+    beside = {path.parent for path in every if path not in paths}
+    mixed = {above for folder in beside for above in (folder, *folder.parents)}
+    top: dict[Path, Path | None] = {}
+    for folder in {path.parent for path in paths}:
+        above = [folder, *folder.parents][: len(folder.relative_to(root).parts) + 1]
+        top[folder] = next((one for one in reversed(above) if one not in mixed), None)
+    alone = {path: top[path.parent] for path in sorted(paths)}
+    return {folder or path: folder is not None for path, folder in alone.items()}
+
+
+def _pattern(paths: Sequence[Path], every: Sequence[Path]) -> str | None:
+    folder, names = paths[0].parent, [path.name for path in paths]
     first = _common_start(names).rstrip("0123456789")
     last = _common_start([name[len(first) :][::-1] for name in names])[::-1]
     pattern = f"{glob.escape(first)}*{glob.escape(last)}"
@@ -169,15 +158,36 @@ def _common_start(names: Sequence[str]) -> str:
     return "".join(column[0] for column in takewhile(lambda column: len({*column}) == 1, columns))
 
 
-def _remedy(places: dict[str, str | None], given: Given) -> str:
-    named = {split: place for split, place in places.items() if place is not None}
-    if len(named) < len(places):
+def _remedy(found: _Splits, every: Sequence[Path], root: Path, given: Given, datasets: bool) -> str:
+    places = {split: _places(paths, every, root, datasets) for split, paths in found.items()}
+    held_out = {split: place for split, place in places.items() if split != "training"}
+    if all(places.values()):
+        both = given.instead(*[place for named in places.values() for place in named])
+        return (
+            f"name one split: {_one_split(places, given)}; a list of paths reads all of them: "
+            f"{both}"
+        )
+    movable = all(named and not any(map(glob.has_magic, named)) for named in held_out.values())
+    if datasets or glob.has_magic(given.path) or not root.name or not movable:
         return "move the files of each split into a folder of its own, and name that"
+    moved, commands = [], []
+    for split, named in held_out.items():
+        folder = root.with_name(f"{root.name}-{split}")
+        moved.append(str(folder))
+        commands.append(f"mkdir -p {shlex.quote(str(folder))}")
+        commands.append(f"mv -n {shlex.join([*named, str(folder)])}")
+    return (
+        f"move what is held out: {' && '.join(commands)}; or then name "
+        f"{given.instead(str(root), *moved)} to read all"
+    )
+
+
+def _one_split(places: dict[str, list[str]], given: Given) -> str:
     if not given.key.startswith("data.domains."):
-        return " or ".join(given.instead(place) for place in named.values())
+        return " or ".join(given.instead(*place) for place in places.values())
     name = given.key.removeprefix("data.domains.").removesuffix(".path")
     keys = {"training": given.key, "validation": f"data.validation.{name}.path"}
     # Without a file to train on, any of the others may be meant.
-    keys = {split: keys[split] for split in keys if split in named}
-    keys = keys or dict.fromkeys(named, given.key)
-    return " ".join(Given("", key).instead(named[split]) for split, key in keys.items())
+    keys = {split: keys[split] for split in keys if split in places}
+    keys = keys or dict.fromkeys(places, given.key)
+    return " ".join(Given("", key).instead(*places[split]) for split, key in keys.items())

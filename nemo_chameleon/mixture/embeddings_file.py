@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from nemo_chameleon.method.embeddings import Embeddings, HeaviestTokens, ShardedEmbedding
 from nemo_chameleon.utils.arrays import Floats
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import write_atomically
 
 
@@ -51,7 +51,7 @@ def save_embeddings(path: Path, embeddings: Sequence[Embeddings]) -> None:
     try:
         write_atomically(path, save(tensors))
     except OSError as error:
-        raise UserError(f"cannot write the embeddings {path}: {error}") from error
+        raise UserError(f"cannot write the embeddings {path}: {reason_of(error)}") from error
 
 
 def load_embeddings(path: Path) -> list[dict[str, ShardedEmbedding]]:

@@ -17,7 +17,7 @@ from typing import Any
 from nemo_chameleon.method.bounds import bounded_weights
 from nemo_chameleon.mixture.datasets import Datasets, blend_of
 from nemo_chameleon.mixture.parsing import parse_mixture
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.tables import listed
 
@@ -317,8 +317,8 @@ class Mixture:
         """
         try:
             write_atomically(Path(path), self.to_json())
-        except OSError as error:
-            raise UserError(f"cannot write the mixture file {path}: {error}") from error
+        except (OSError, ValueError) as error:  # a path without a name is a ValueError
+            raise UserError(f"cannot write the mixture file {path}: {reason_of(error)}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Mixture":
@@ -336,7 +336,7 @@ class Mixture:
         try:
             text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the mixture file {path}: {error}") from error
+            raise UserError(f"cannot read the mixture file {path}: {reason_of(error)}") from error
         return cls.from_json(text, source=str(path))
 
 

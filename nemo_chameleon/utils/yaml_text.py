@@ -185,6 +185,11 @@ def not_yaml(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return "it is not YAML: it has characters that YAML does not allow"
+    if isinstance(error, yaml.composer.ComposerError) and "single document" in str(error):
+        return (
+            f"it has several documents, of which the second begins at line {mark.line + 1}, and "
+            "one is read: write each to a file of its own, without the line ---"
+        )
     where = f"it is not YAML at line {mark.line + 1}, column {mark.column + 1}"
     if re.search("tab character|cannot start any token|an? (alias|anchor|tag)|d alias", str(error)):
         return (

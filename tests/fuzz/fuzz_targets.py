@@ -28,7 +28,13 @@ from nemo_chameleon.data.given import Given
 from nemo_chameleon.data.indexed import IndexedDomain
 from nemo_chameleon.data.indexed_part import IndexedPart
 from nemo_chameleon.data.prepare import prepare
-from nemo_chameleon.data.readers import MalformedError, read_documents
+from nemo_chameleon.data.readers import (
+    MalformedError,
+    document_of,
+    files_of,
+    find_files,
+    read_lines,
+)
 from nemo_chameleon.data.sft.examples import parse
 from nemo_chameleon.data.sft.templates import ChatTemplate
 from nemo_chameleon.data.tokenizer import train_tokenizer
@@ -239,8 +245,9 @@ def _texts(folder: Path) -> Iterator[Target]:
         def read(data: bytes, kind: str = kind) -> None:
             path = folder / f"{kind}{endings[zlib.crc32(data) % len(endings)]}"
             path.write_bytes(data)
-            for _ in read_documents([path]):
-                pass
+            files, _ = files_of(find_files([str(path)]))
+            for line in read_lines(files, key="text"):
+                document_of(line, files, "text")
 
         yield Target(f"readers-{kind}", seeds, read, quick=kind == "text")
 

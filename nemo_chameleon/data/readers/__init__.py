@@ -1,6 +1,7 @@
 """Readers of text and of examples: every format becomes lines, for prepare and for finetuning.
 
 lines.py        a line, and what is read from it
+packages.py     imports what only some formats need
 compression.py  opens files that may be compressed
 formats.py      tells the format of a file by its contents
 tables.py       parquet and Arrow files
@@ -19,19 +20,20 @@ from nemo_chameleon.data.readers.lines import (
     require_text,
     text_at,
 )
-from nemo_chameleon.data.readers.reading import read_documents, read_lines
+from nemo_chameleon.data.readers.reading import VERSION, document_of, read_lines
 
 __all__ = [
+    "VERSION",
     "DataFile",
     "Line",
     "MalformedError",
     "Source",
     "UnusableLineError",
     "distinct_keys",
+    "document_of",
     "files_of",
     "find_files",
     "parse_object",
-    "read_documents",
     "read_lines",
     "require_text",
     "text_at",

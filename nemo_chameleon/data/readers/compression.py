@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.data.readers.packages import import_for
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a file that is damaged or not readable may raise."""
-EXTRA = "pip install 'nemo_chameleon[data]'"
 
 _BUFFER, _FRAMES = 1 << 20, 1 << 16
 # A file that pzstd wrote begins with a frame to skip, which has another mark.
@@ -25,11 +24,7 @@ _ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 
 
 def _open_zstd(stream: BinaryIO) -> io.RawIOBase:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UserError(f"a .zst file needs zstandard: {EXTRA}") from error
-    return _Zstd(stream, zstandard)
+    return _Zstd(stream, import_for(".zst files", "zstandard"))
 
 
 _DECOMPRESSORS: list[tuple[re.Pattern[bytes], Callable[[BinaryIO], Any]]] = [

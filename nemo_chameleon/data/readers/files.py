@@ -16,12 +16,13 @@ from typing import NamedTuple
 from nemo_chameleon.data.given import Given
 from nemo_chameleon.data.parts import fixed_folder, require_once
 from nemo_chameleon.data.readers.formats import COMPRESSED, TEXT, DataFile, recognize
-from nemo_chameleon.data.readers.left_out import described, listed_files, why_left_out
+from nemo_chameleon.data.readers.left_out import described, endings_of, listed_files, why_left_out
 from nemo_chameleon.data.shards import require_whole_sets
 from nemo_chameleon.data.splits import require_one_split
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import sampled_digest
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.tables import printable
 
 logger = package_logger(__package__)
 
@@ -74,6 +75,14 @@ def find_files(paths: Sequence[str], key: str = "") -> list[Source]:
             plain text, or the same file compressed and not, or a numbered set of which one is
             missing, or a file is there twice.
     """
+    try:
+        return _found(paths, key)
+    except UserError as error:
+        # The name of a file may have any character, and an error is one line.
+        raise UserError(printable(str(error), kept="")) from error
+
+
+def _found(paths: Sequence[str], key: str) -> list[Source]:
     found: list[Source] = []
     for path in paths:
         given = Given(path, key)
@@ -143,8 +152,10 @@ def _accounted(matches: list[Path], root: Path, given: Given) -> list[Source]:
         return not folders.isdisjoint(file.parents) or fnmatch.fnmatchcase(file.name, asked)
 
     require_whole_sets([file.path for file in files], given, is_matched)
-    if said:
-        _say(f"{given}: {len(files):,} file(s) are read; not read: {said}")
+    endings = endings_of([file.path for file in files])
+    if said or endings:
+        rest = f"; not read: {said}" if said else ""
+        _say(f"{given}: {len(files):,} file(s) are read{endings}{rest}")
     return found
 
 

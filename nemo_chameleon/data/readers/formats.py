@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_chameleon.data.readers.compression import READ_ERRORS, open_bytes
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import sampled_digest
+from nemo_chameleon.utils.tables import printable
 
 LINES, ARRAY, TEXT, PARQUET, ARROW = "lines", "array", "text", "parquet", "arrow"
 COMPRESSED = {".gz", ".zst", ".bz2", ".xz"}
@@ -106,7 +107,7 @@ class DataFile:
         Returns:
             For instance "data/a.jsonl, line 3"; a file of plain text is one document.
         """
-        name = "the standard input" if str(self.path) == "-" else str(self.path)
+        name = "the standard input" if str(self.path) == "-" else printable(str(self.path), kept="")
         unit = _NUMBERED.get(self.format)
         return name if unit is None else f"{name}, {unit} {number}"
 
@@ -157,7 +158,7 @@ def recognize(path: Path) -> DataFile:
         with stream:
             head = stream.peek(HEAD)[:HEAD]
     except READ_ERRORS as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read {path}: {reason_of(error)}") from error
     return DataFile(path, _table(head) or _format_of_text(path, head))
 
 

@@ -3,20 +3,22 @@
 import fnmatch
 import glob
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nemo_chameleon.data.split_names import ending_of
 from nemo_chameleon.utils.errors import UserError
 
-_HIDDEN, _NO_FILE, _CACHED, _UNFINISHED, _BESIDE, _TOKENISED, _UNLISTED = (
-    "hidden",
-    "pipes or devices",
-    "of a Hugging Face cache, beside its snapshots",
-    "unfinished or backups",
-    "side files",
-    "Megatron datasets",
-    "not listed in state.json",
-)
+_HIDDEN = "hidden"
+_NO_FILE = "pipes or devices"
+_CACHED = "of a Hugging Face cache, beside its snapshots"
+_UNFINISHED = "unfinished or backups"
+_BESIDE = "side files"
+_TOKENISED = "Megatron datasets"
+_UNLISTED = "not listed in state.json"
+
 _SIDE_FILES = (
     "readme readme.* license license[.-]* licence licence[.-]* copying copying.* notice notice.* "
     "*.md dataset_info.json dataset_infos.json "
@@ -24,9 +26,20 @@ _SIDE_FILES = (
     "cache-*.arrow _started_* _committed_* _metadata _common_metadata thumbs.db desktop.ini "
     "*.idx.npy *.idx.info"
 ).split()
-_UNFINISHED_FILES = "*.tmp *.bak *~ *.incomplete *.part *.partial *.crdownload *.swp".split()
+_UNFINISHED_FILES = "*~ #*# *.incomplete *.part *.partial *.crdownload *.download *.aria2".split()
 _TOKENISED_FILES = "*.bin *.idx *.info.json *.unfinished.*".split()
+_COMPRESSED = r"(\.(?:gz|zst|bz2|xz))?"
+_OLD = r"(?:old|orig|bak|bkp|backup|save|saved|prev|tmp|temp|copy)"
+_DATE_OR_NUMBER = r"[-_.]?\d[-_.\dt]*"
+_BACKUP = re.compile(rf".*\.(?:{_OLD}(?:{_DATE_OR_NUMBER})?|sw[a-p]|rej){_COMPRESSED}")
+# Names that are those of backups only beside the file that they were made of.
+_NUMBERED = re.compile(rf"(.*\.[a-z]\w*)\.{_DATE_OR_NUMBER}{_COMPRESSED}", re.IGNORECASE)
+_MARKED = re.compile(
+    rf"(.*?)[-_ ](?:old|orig|bak|bkp|backup)(?:{_DATE_OR_NUMBER})?(\.\w+){_COMPRESSED}",
+    re.IGNORECASE,
+)
 _SHOWN = 2  # files of one kind that a message names
+_ENDINGS_SHOWN = 8
 _TEMPORARY = "_temporary"  # where Spark writes what it has not committed yet
 # Folders that only tables have whose other files may be of an older version.
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
@@ -67,9 +80,10 @@ def why_left_out(
     name = file.name.lower()
     ending = Path(named).suffix
     is_named = glob.has_magic(named) and ending and not glob.has_magic(ending)
-    if _is_one_of(name, _SIDE_FILES) and not (is_named and file.suffix == ending):
+    by_ending = is_named and file.suffix == ending
+    if _is_one_of(name, _SIDE_FILES) and not by_ending:
         return _BESIDE
-    if _is_one_of(name, _UNFINISHED_FILES) or _TEMPORARY in parts:
+    if _TEMPORARY in parts or (_is_unfinished(file, name) and not by_ending):
         return _UNFINISHED
     if _is_one_of(name, _TOKENISED_FILES):
         return _TOKENISED
@@ -80,6 +94,18 @@ def why_left_out(
 
 def _is_one_of(name: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_unfinished(file: Path, name: str) -> bool:
+    """Return whether a file is unfinished or a backup, by its name and what is beside it."""
+    if _is_one_of(name, _UNFINISHED_FILES) or _BACKUP.fullmatch(name):
+        return True
+    for pattern in (_NUMBERED, _MARKED):
+        if match := pattern.fullmatch(file.name):
+            made_of = "".join(part or "" for part in match.groups())
+            if (file.parent / made_of).is_file():
+                return True
+    return False
 
 
 def listed_files(folder: Path) -> frozenset[str] | None:
@@ -121,6 +147,25 @@ def described(left_out: Mapping[str, Sequence[str]]) -> str:
         more = ", ..." if len(names) > _SHOWN else ""
         parts.append(f"{len(names):,} {reason} ({', '.join(names[:_SHOWN])}{more})")
     return ", ".join(parts)
+
+
+def endings_of(files: Sequence[Path]) -> str:
+    """Count files by the endings of their names, if these differ.
+
+    Args:
+        files: the files that are read.
+
+    Returns:
+        For instance ": 3 .txt, 1 .sh, 1 without an ending"; empty if all have one ending.
+    """
+    counts = Counter(ending_of(file) for file in files)
+    if len(counts) < 2:
+        return ""
+    parts = [
+        f"{count:,} {f'.{ending}' if ending else 'without an ending'}"
+        for ending, count in counts.most_common(_ENDINGS_SHOWN)
+    ]
+    return f": {', '.join(parts)}{', ...' if len(counts) > _ENDINGS_SHOWN else ''}"
 
 
 def _require_no_table(file: Path, parts: Sequence[str]) -> None:

@@ -3,8 +3,7 @@
 import codecs
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from nemo_chameleon.data.readers.compression import READ_ERRORS, open_bytes
@@ -15,14 +14,21 @@ from nemo_chameleon.data.readers.formats import (
     LINES,
     PARQUET,
     DataFile,
-    recognize,
     require_lines,
     require_utf8_text,
 )
-from nemo_chameleon.data.readers.lines import Line, MalformedError, UnusableLineError, text_at
+from nemo_chameleon.data.readers.lines import (
+    TOO_LONG,
+    Line,
+    MalformedError,
+    UnusableLineError,
+    text_at,
+)
 from nemo_chameleon.data.readers.tables import read_rows
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 
+VERSION = 1
+"""Of what is read of a file; a new number makes new indices, and `prepare` begins again."""
 _CHARACTERS = 1 << 20
 _SPACE = " \t\n\r"
 
@@ -70,30 +76,27 @@ def read_lines(
             if data.path.is_file():
                 advance(max(0, data.path.stat().st_size - seen))
         except READ_ERRORS as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot read {data.path}: {reason}") from error
+            raise UserError(f"cannot read {data.path}: {reason_of(error)}") from error
 
 
-def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:
-    """Yield the documents of files.
+def document_of(line: Line, files: Sequence[DataFile], key: str) -> str:
+    """Return the document of a line.
 
     Args:
-        paths: the files, in the order in which they are read.
+        line: what `read_lines` yields.
+        files: the files that were read.
         key: the key of the document in each line, as `text_at` takes it.
 
-    Yields:
-        The documents.
+    Returns:
+        The document.
 
     Raises:
-        UserError: a file cannot be read.
-        UnusableLineError: a line has no document; the message names the file and the line.
+        UnusableLineError: the line has no document; the message names the file and the line.
     """
-    files = [recognize(Path(path)) for path in paths]
-    for line in read_lines(files, key=key):
-        try:
-            yield text_at(line.text, key)
-        except MalformedError as error:
-            raise UnusableLineError(f"{files[line.file].place(line.number)}: {error}") from error
+    try:
+        return text_at(line.text, key)
+    except MalformedError as error:
+        raise UnusableLineError(f"{files[line.file].place(line.number)}: {error}") from error
 
 
 def _numbered(
@@ -169,6 +172,8 @@ def _elements(data: DataFile, stream: io.BufferedReader) -> Iterator[bytes]:
                 place = data.place(count + 1)
                 raise UserError(f"{place}: not JSON that can be read: nested too deep") from error
             except ValueError as error:
+                if not isinstance(error, json.JSONDecodeError):
+                    raise UserError(f"{data.place(count + 1)}: {TOO_LONG}") from error
                 if ended:
                     raise UserError(_broken(data, count, text[at:])) from error
                 more()

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_chameleon.data.readers.compression import EXTRA
 from nemo_chameleon.data.readers.formats import PARQUET, DataFile
+from nemo_chameleon.data.readers.packages import import_for
 from nemo_chameleon.utils.errors import UserError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -36,10 +36,7 @@ def read_rows(
         UserError: pyarrow is not installed, bytes are not UTF-8, or two columns have one name.
         OSError: the file is damaged.
     """
-    try:
-        import pyarrow as arrow
-    except ImportError as error:
-        raise UserError(f"{data.path}: parquet and Arrow files need pyarrow: {EXTRA}") from error
+    arrow = import_for(f"{data.path}: parquet and Arrow files", "pyarrow")
     batches = _parquet if data.format == PARQUET else _arrow
     number = 0
     try:

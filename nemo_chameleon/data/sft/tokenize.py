@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from nemo_chameleon.config.data import DataConfig
-from nemo_chameleon.data.readers import Line, MalformedError
+from nemo_chameleon.data.readers import VERSION, Line, MalformedError
 from nemo_chameleon.data.sft.examples import parse
 from nemo_chameleon.data.sft.templates import Example, read_template
 from nemo_chameleon.data.tokenizer import END_OF_DOCUMENT, encode_texts, find_tokenizer
@@ -87,7 +87,7 @@ class ExampleTokenizer:
         # The whole tokenizer counts, not the vocabulary alone: merges decide a text's tokens too.
         self.identity = digest([_VERSION, self.tokenizer.to_str(), template, name])
         self.ignored_keys = tuple(sorted(set(data.ignored_keys)))
-        self.rules = digest([_RULES, self.ignored_keys])
+        self.rules = digest([_RULES, VERSION, self.ignored_keys])
 
     def read(
         self, lines: Sequence[Line], where: Callable[[Line], str]

@@ -17,6 +17,8 @@ _OF_A_SHELL = re.compile(r"[\[({]*[\"']")
 _SEVERAL = re.compile(r"[0-9.]+([eE][-+]?[0-9]+)?[\s,]")
 _LIKE_A_WEIGHT = re.compile(r"[0-9.,]+ ?%|[0-9]+,[0-9]+")
 _REFERENCE = re.compile(r"^\$|\$\{.*\}")
+# ??? is OmegaConf's value of a key that must be set, which configurations of NeMo ship.
+_LEFT_OPEN = re.compile(r"\?+|\.\.\.|<.*>|\{\{.*\}\}|TODO|TBD|FIXME|null|none|~", re.IGNORECASE)
 _SUFFIXES = (".bin", ".idx")  # of the two files of one dataset
 _TRAINING = ("train", "training")
 _OTHERS = ("validation", "valid", "val", "dev", "eval", "test")
@@ -200,6 +202,11 @@ def _path(path: Any, i: int) -> str:
             f"entry {i}, {short(path)}, has commas or several values in one text: write each "
             "weight and each prefix as an entry of its own, in a text with blanks between them "
             "and without commas; a folder whose name begins so needs ./ in front"
+        )
+    if _LEFT_OPEN.fullmatch(path.strip()):
+        raise UserError(
+            f"entry {i}, {short(path)}, stands for a prefix that is still to be set: write the "
+            "prefix itself, or import the configuration that the run has resolved"
         )
     if _REFERENCE.search(path):
         raise UserError(
