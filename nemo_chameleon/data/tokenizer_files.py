@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.huggingface import cached_folder
 
 _SHOWN = 4  # tokens that a message lists
@@ -56,7 +56,7 @@ def _settings_files(place: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             found = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
+            raise UserError(f"{path} cannot be read: {reason_of(error)}") from error
         if not isinstance(found, dict):
             raise UserError(f"{path} is not a JSON object")
         yield path, found

@@ -16,7 +16,7 @@ from nemo_chameleon.data.tokenizer_files import (
     tokenizer_folder,
     tokenizer_settings,
 )
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.limits import OutOfTimeError, limited
 
 # Some templates mark the text of the assistant with this block.
@@ -334,7 +334,9 @@ def read_template(path: str | None, tokenizer: str) -> ChatTemplate | None:
         try:
             source = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data.chat_template={file} cannot be read: {error}") from error
+            raise UserError(
+                f"data.chat_template={file} cannot be read: {reason_of(error)}"
+            ) from error
     if isinstance(source, list):  # a list of templates, each with a name
         named = [entry for entry in source if isinstance(entry, dict)]
         source = {entry.get("name"): entry.get("template") for entry in named}.get("default")
