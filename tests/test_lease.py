@@ -1,5 +1,6 @@
 """distributed/lease.py: one job at a time owns what a run writes."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -305,6 +306,22 @@ def test_a_mixture_that_another_job_computes(config: Config, another: int) -> No
     with pytest.raises(UserError, match=rf"^chameleon.file={file} is in use by process {another} "):
         compute_mixture(prepared)
     assert not (Path(config.output) / "proxy").exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mixture_that_another_job_has_computed(config: Config, tmp_path: Path) -> None:
+    """A job that looked for the mixture before another one finished uses that one's."""
+    late = copy.deepcopy(config)
+    late.output = str(tmp_path / "late")
+    late.chameleon.file = config.chameleon.file
+    prepared = prepare(late)
+    mixture = compute_mixture(prepare(config))
+    file = Path(config.chameleon.file)
+    written = file.stat().st_mtime_ns
+    assert compute_mixture(prepared).weights == mixture.weights
+    assert file.stat().st_mtime_ns == written
+    assert not (tmp_path / "late" / "proxy").exists()
+    assert not file.with_name(f"{file.name}.lease").exists()
 
 
 @pytest.mark.usefixtures("alone")
