@@ -6,8 +6,9 @@ atomic renaming, which NFS and Lustre have, and no locks. It ends with its owner
 
 - On the owner's own node it has ended as soon as the process has ended.
 - On another node it has ended when it was not renewed for a minute. A job looks at it for as long,
-  or compares its modification time with that of a file that it touches just now. Which clock the
-  file system sets these times by does not matter: a renewal that comes meanwhile counts anyway.
+  or for two renewals if its modification time is that much older than that of a file that the job
+  touches just now. The file system's clock sets both times; a file system that takes them from the
+  nodes needs clocks that agree to a minute. A renewal that comes meanwhile counts anyway.
 - A copy, as in a copied folder, is told by the number of its file, and counts as on another node.
 
 An owner that was suspended for longer than that may lose its lease. It calls `Lease.require` before
