@@ -142,7 +142,8 @@ def test_a_process_that_has_ended(path: Path, another: int, what: str) -> None:
 def test_processes_of_other_nodes_are_not_looked_up(fact: str) -> None:
     """Process numbers mean nothing on another node, after a restart or in another container."""
     assert dataclasses.replace(Owner.here(), process=1 << 29).has_ended() is True
-    assert dataclasses.replace(Owner.here(), process=1 << 29, **{fact: "x"}).has_ended() is None
+    other: dict[str, Any] = {fact: "x"}
+    assert dataclasses.replace(Owner.here(), process=1 << 29, **other).has_ended() is None
 
 
 @pytest.mark.parametrize("contents", ["other node", "", "{}", "\x00\x00"])
