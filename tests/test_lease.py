@@ -1,23 +1,29 @@
 """distributed/lease.py: one job at a time owns what a run writes."""
 
+import copy
 import dataclasses
+import errno
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import ranks
 from nemo_chameleon.config.schema import Config
-from nemo_chameleon.distributed import lease
-from nemo_chameleon.distributed.lease import Lease, Owner
+from nemo_chameleon.distributed import lease, lease_file, lease_owner
+from nemo_chameleon.distributed.lease import Lease
+from nemo_chameleon.distributed.lease_owner import Owner
 from nemo_chameleon.mixture.embeddings_file import embeddings_file
 from nemo_chameleon.models import tracker
 from nemo_chameleon.provider import proxy
@@ -42,6 +48,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_SETTLING", 0.2)
 
 
+def until(happened: Callable[[], bool]) -> bool:
+    """Wait for something for half a minute, and return whether it has happened."""
+    deadline = time.monotonic() + 30
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return happened()
+
+
 def make(path: Path) -> Lease:
     return Lease(path, "out/run", "set output to another folder")
 
@@ -49,6 +63,8 @@ def make(path: Path) -> Lease:
 def left_by(owner: Owner, path: Path, age: float = 0.0) -> None:
     """Write a lease as an owner left it, some seconds ago."""
     path.parent.mkdir(exist_ok=True)
+    path.touch()
+    owner = dataclasses.replace(owner, inode=path.stat().st_ino)
     path.write_text(json.dumps(dataclasses.asdict(owner)) + "\n")
     os.utime(path, (time.time() - age,) * 2)
 
@@ -67,7 +83,7 @@ def another() -> Iterator[int]:
 
 
 def running(process: int) -> Owner:
-    started = lease._state_and_start(process)[1]
+    started = lease_owner._state_and_start(process)[1]
     return dataclasses.replace(Owner.here(), process=process, started=started, token="other")
 
 
@@ -126,7 +142,8 @@ def test_a_process_that_has_ended(path: Path, another: int, what: str) -> None:
 def test_processes_of_other_nodes_are_not_looked_up(fact: str) -> None:
     """Process numbers mean nothing on another node, after a restart or in another container."""
     assert dataclasses.replace(Owner.here(), process=1 << 29).has_ended() is True
-    assert dataclasses.replace(Owner.here(), process=1 << 29, **{fact: "x"}).has_ended() is None
+    other: dict[str, Any] = {fact: "x"}
+    assert dataclasses.replace(Owner.here(), process=1 << 29, **other).has_ended() is None
 
 
 @pytest.mark.parametrize("contents", ["other node", "", "{}", "\x00\x00"])
@@ -189,7 +206,7 @@ def test_one_of_many_takes_it_over(path: Path, quick: None) -> None:
         with ThreadPoolExecutor(8) as pool:
             results = list(pool.map(taken, several))
         owners = [one for one, has in zip(several, results, strict=True) if has]
-        still = [one for one in owners if json.loads(path.read_text()) == json.loads(one._own)]
+        still = [one for one in owners if one._token in path.read_text()]
         assert len(still) == 1
         for one in several:
             one._over.set()
@@ -198,7 +215,8 @@ def test_one_of_many_takes_it_over(path: Path, quick: None) -> None:
             elif one in owners:
                 with pytest.raises(UserError, match="is no longer this run's"):
                     one.require()
-        still[0].release()
+        for one in owners:
+            one.release()
         assert list(path.parent.iterdir()) == []
 
 
@@ -206,7 +224,7 @@ def test_a_quicker_process_keeps_what_it_took(path: Path) -> None:
     """A process that comes late removes nobody else's lease."""
     old, new = elsewhere(token="old"), elsewhere(token="new")
     left_by(old, path)
-    seen = lease._found(path)
+    seen = lease_file.look(path)
     assert seen is not None
     left_by(new, path)
     make(path)._remove(seen)
@@ -214,9 +232,9 @@ def test_a_quicker_process_keeps_what_it_took(path: Path) -> None:
 
     # It may also be replaced between the last look and the renaming.
     looks = iter([seen])
-    found = lease._found
+    look = lease_file.look
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lease, "_found", lambda file: next(looks, None) or found(file))
+        patch.setattr(lease, "look", lambda file: next(looks, None) or look(file))
         make(path)._remove(seen)
     assert json.loads(path.read_text())["token"] == "new"
     assert [file.name for file in path.parent.iterdir()] == ["run.lease"]
@@ -233,7 +251,150 @@ def test_an_owner_that_was_suspended_looks_twice(
     monkeypatch.setattr(time, "sleep", lambda seconds: left_by(elsewhere(), path))
     with pytest.raises(UserError, match=r"is no longer this run's: .* on n7 .* has it"):
         mine.require()
+    mine.release()
+    assert json.loads(path.read_text())["token"] == "other"
+
+
+def test_a_lost_lease_is_made_again(
+    path: Path, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that is healthy goes on when the file of its lease was removed."""
+    mine = make(path)
+    mine.take()
+    path.unlink()
+    mine.require()
+    owner = Owner.read(path.read_text())
+    assert owner is not None
+    assert owner.process == os.getpid()
+    assert owner.inode == path.stat().st_ino
+    assert until(lambda: f"{path} was lost, and has been made again" in caplog.text)
+    assert until(lambda: [file.name for file in path.parent.iterdir()] == ["run.lease"])
+    mine.release()
+    assert not path.exists()
+
+
+def test_a_lease_that_another_job_took_is_not_made_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After another job has had the lease, its end does not give the lease back."""
+    monkeypatch.setattr(lease, "LIFETIME", 1.0)  # for the error alone: nothing renews in this time
+    mine = make(path)
+    mine.take()
+    left_by(elsewhere(), path)
+    mine._renew()
+    path.unlink()
+    with pytest.raises(UserError, match=rf"^out/run may be another run's by now: {path} is gone"):
+        mine.require()
+    assert not path.exists()
+    mine.release()
+
+
+def test_an_owner_that_was_suspended_makes_no_lease(path: Path, quick: None) -> None:
+    """While it was suspended another job may have had the lease and ended."""
+    mine = make(path)
+    mine.take()
     mine._over.set()
+    assert mine._thread is not None
+    mine._thread.join()
+    path.unlink()
+    mine._renewed -= lease.LIFETIME
+    with pytest.raises(UserError, match="may be another run's by now"):
+        mine.require()
+    assert not path.exists()
+    mine.release()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_file_server_that_fails_for_a_while(
+    path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A lease that cannot be read is looked at again; one line says so if this lasts."""
+    mine = make(path)
+    mine.take()
+    looks = iter(range(3))
+    real = Path.open
+
+    def fail(file: Path, *of: Any, **more: Any) -> Any:
+        if file == path and next(looks, None) is not None:
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *of, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        mine.require()
+    before = path.stat().st_ino
+    looks = iter(range(1 << 30))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        with pytest.raises(UserError, match=f"^out/run may be another run's by now: {path} "):
+            mine.require()
+    assert path.stat().st_ino == before
+    mine.release()
+
+
+def test_a_copied_folder(path: Path, quick: None, another: int, tmp_path: Path) -> None:
+    """The lease in a copy of a folder blocks nobody for longer than a lease of another node."""
+    left_by(running(another), path)
+    copied = tmp_path / "copy" / "run.lease"
+    shutil.copytree(path.parent, copied.parent)
+    mine = make(copied)
+    mine.take()
+    mine.require()
+    mine.release()
+    with pytest.raises(UserError, match=f"in use by process {another} "):
+        make(path).take()
+
+
+def test_a_lease_of_an_earlier_version(path: Path, another: int) -> None:
+    """A lease without the number of its file is that of its process."""
+    left_by(running(another), path, age=1e6)
+    facts = json.loads(path.read_text())
+    del facts["inode"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=f"in use by process {another} "):
+        make(path).take()
+
+
+def test_a_lease_is_renewed_while_a_library_holds_the_lock(
+    path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no thread can renew the lease, a helper does, whatever signals the job gets."""
+    monkeypatch.setattr(Lease, "_keep_renewing", lambda self: None)
+    mine = make(path)
+    mine.take()
+    assert mine._helper is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
+        mine._helper.send_signal(number)
+    for _ in range(2):
+        os.utime(path, (1, 1))
+        assert until(lambda: path.stat().st_mtime > 1)
+    assert mine._helper.poll() is None
+    mine.release()
+    assert mine._helper.returncode == -signal.SIGKILL
+
+
+OWNER = """\
+import pathlib, sys
+from nemo_chameleon.distributed import lease
+lease.PERIOD = 0.1
+mine = lease.Lease(pathlib.Path(sys.argv[1]), "out", "wait")
+mine.take()
+print(mine._helper.pid, flush=True)
+input()
+"""
+
+
+def test_the_helper_ends_with_the_owner(path: Path) -> None:
+    """The lease of a process that was killed is not renewed any more."""
+    command = [sys.executable, "-c", OWNER, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        helper = psutil.Process(int(process.stdout.readline()))
+        assert helper.is_running()
+        process.kill()
+    assert until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_file_systems_without_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +466,22 @@ def test_a_mixture_that_another_job_computes(config: Config, another: int) -> No
     with pytest.raises(UserError, match=rf"^chameleon.file={file} is in use by process {another} "):
         compute_mixture(prepared)
     assert not (Path(config.output) / "proxy").exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mixture_that_another_job_has_computed(config: Config, tmp_path: Path) -> None:
+    """A job that looked for the mixture before another one finished uses that one's."""
+    late = copy.deepcopy(config)
+    late.output = str(tmp_path / "late")
+    late.chameleon.file = config.chameleon.file
+    prepared = prepare(late)
+    mixture = compute_mixture(prepare(config))
+    file = Path(config.chameleon.file)
+    written = file.stat().st_mtime_ns
+    assert compute_mixture(prepared).weights == mixture.weights
+    assert file.stat().st_mtime_ns == written
+    assert not (tmp_path / "late" / "proxy").exists()
+    assert not file.with_name(f"{file.name}.lease").exists()
 
 
 @pytest.mark.usefixtures("alone")

@@ -16,9 +16,19 @@ from nemo_chameleon.utils import parent
 from project import RECIPE, ROOT, WITHIN_A_MINUTE
 
 LAUNCHER = """\
-import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
-print(child.pid, flush=True)
+import os, subprocess, sys, threading, time
+def start():
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+    print(child.pid, flush=True)
+    while {thread} and not os.path.exists({file!r}):
+        time.sleep(0.05)
+if {thread}:
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    print("the thread has ended", flush=True)
+else:
+    start()
 time.sleep(600)
 """
 
@@ -65,14 +75,17 @@ def lives(process: psutil.Process) -> bool:
 
 
 def launched(
-    tmp_path: Path, thread: bool = False, variables: Mapping[str, str] = MappingProxyType({})
+    tmp_path: Path,
+    thread: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    by_thread: bool = False,
 ) -> tuple["subprocess.Popen[str]", psutil.Process, psutil.Process]:
     """Start a launcher, its process and the process's helper."""
     file = tmp_path / "helper"
     code = PROCESS.format(file=str(file), thread=thread)
     env = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")}
     launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, code],
+        [sys.executable, "-c", LAUNCHER.format(thread=by_thread, file=str(file)), code],
         stdout=subprocess.PIPE,
         text=True,
         env={**env, **variables},
@@ -125,6 +138,19 @@ def test_the_end_of_a_thread_ends_no_process(tmp_path: Path) -> None:
     others = [child for child in process.children() if child.pid != helper.pid]
     assert [lives(child) for child in others] == [True]
     others[0].kill()
+    launcher.kill()
+    launcher.wait()
+    assert gone(process, helper)
+
+
+def test_the_end_of_the_thread_that_started_it_ends_no_process(tmp_path: Path) -> None:
+    """A rank that a thread of its launcher has started lives on, and ends with the launcher."""
+    launcher, process, helper = launched(tmp_path, variables=OF_TORCHRUN, by_thread=True)
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == "the thread has ended\n"
+    time.sleep(0.2)
+    assert lives(process)
+    assert lives(helper)
     launcher.kill()
     launcher.wait()
     assert gone(process, helper)

@@ -1,16 +1,20 @@
 """utils/preemption.py: signals ask a process to stop, and the second one ends it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 
 from nemo_chameleon.utils import preemption
+from project import RECIPE, ROOT
 
 SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
 
@@ -81,6 +85,73 @@ def test_processes_that_are_started_within_live_on(number: signal.Signals) -> No
     writer.send_signal(number)
     written, _ = writer.communicate("\n")
     assert (written, writer.returncode) == ("2\n", 0)
+
+
+MANAGER = """\
+import os
+from multiprocessing import get_context, resource_tracker
+from nemo_chameleon.utils import preemption
+with preemption.listening():
+    tracker = resource_tracker._resource_tracker
+    pid = tracker._pid
+    os.kill(pid, {number})
+    manager = get_context("spawn").Manager()
+    queue = manager.Queue()
+    os.kill(manager._process.pid, {number})
+    queue.put("lives")
+    print(queue.get())
+    blocked = preemption.signal.pthread_sigmask(preemption.signal.SIG_BLOCK, [])
+print({number} in blocked, tracker._check_alive() and tracker._pid == pid)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_process_that_is_started_anew_lives_on(number: signal.Signals) -> None:
+    """A process that multiprocessing spawns survives the signal, as Megatron's queue must.
+
+    The first such process in a program has multiprocessing start a tracker, and change what this
+    thread blocks. The tracker survives too, because it would be started again in the same way.
+    """
+    code = MANAGER.format(number=int(number))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("lives\nTrue True\n", 0), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "none"])
+def test_a_run_that_has_saved_before_saves_again(config_file: Path, launcher: str) -> None:
+    """SIGTERM after a first checkpoint saves and stops, also if it reaches Megatron's helpers.
+
+    torchrun forwards it to the groups of its processes. Schedulers signal all processes of a job.
+    """
+    command = [sys.executable]
+    if launcher == "torchrun":
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = ["data.mixture=uniform", "train.train_iters=100000", "data.num_workers=1"]
+    settings += ["checkpoint.save_interval=50", "checkpoint.keep=2"]
+    settings += ["logging.log_interval=5", "train.eval_iters=0"]
+    run = subprocess.Popen(
+        [*command, str(RECIPE), "--config", str(config_file), *settings],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    folder = config_file.parent / "out" / "uniform"
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    deadline = time.monotonic() + 240
+    while not tracker.exists():
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (os.kill if launcher == "torchrun" else os.killpg)(run.pid, signal.SIGTERM)
+    said, _ = run.communicate(timeout=120)
+    stopped = re.search(r"uniform: stopped at iteration (\d+), as requested", said)
+    assert stopped, said[-3000:]
+    assert int(tracker.read_text()) == int(stopped[1])
+    assert not [*folder.glob("*.tmp")]
+    assert run.returncode == (1 if launcher == "torchrun" else 75)
 
 
 def test_elsewhere_than_in_the_main_thread() -> None:
@@ -176,10 +247,8 @@ def test_torchrun_ends_what_lost_a_rank() -> None:
     before = "import subprocess; other = subprocess.Popen(['sleep', '60'])\n"
     before += "preemption.siblings = lambda: {other.pid} if other.poll() is None else set()"
     process = started(before, TORCHELASTIC_RUN_ID="1")
-    child = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
-    os.kill(int(child.stdout), signal.SIGKILL)
+    (other,) = (each for each in psutil.Process(process.pid).children() if each.name() == "sleep")
+    other.kill()
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[1] == ""

@@ -5,27 +5,36 @@ every few seconds by setting its modification time. It needs hard links or exclu
 atomic renaming, which NFS and Lustre have, and no locks. It ends with its owner:
 
 - On the owner's own node it has ended as soon as the process has ended.
-- On another node it has ended when it was not renewed for a minute. The age is measured by the
-  clock of the file server alone: the modification time of a file that was touched just now is
-  compared with that of the lease.
+- On another node it has ended when it was not renewed for a minute. A job looks at it for as long,
+  or for two renewals if its modification time is that much older than that of a file that the job
+  touches just now. The file system's clock sets both times; a file system that takes them from the
+  nodes needs clocks that agree to a minute. A renewal that comes meanwhile counts anyway.
+- A copy, as in a copied folder, is told by the number of its file, and counts as on another node.
 
 An owner that was suspended for longer than that may lose its lease. It calls `Lease.require` before
-it writes, which raises an error if the lease names another process.
+it writes, which raises an error if the lease names another process. A lease whose file was lost is
+made again.
 """
 
 import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import secrets
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 
-from nemo_chameleon.distributed.collectives import node_name, on_first_rank
+from nemo_chameleon.distributed import lease_file
+from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.lease_file import Found, look
+from nemo_chameleon.distributed.lease_owner import Owner
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.ranks import is_first_rank
@@ -36,76 +45,9 @@ PERIOD = 5.0
 """Seconds between two renewals."""
 LIFETIME = 60.0
 """Seconds without a renewal after which a lease on another node has ended."""
+_OF_JOBS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1}
+"""Signals that all processes of a job may get."""
 _SETTLING = 2.0  # seconds that another process may need from its last look to taking a lease over
-
-
-@dataclasses.dataclass(frozen=True)
-class Owner:
-    """The process that owns a lease.
-
-    Attributes:
-        host: the node.
-        boot: identifies the start of the node's kernel.
-        namespace: of the process ids, which differs between containers.
-        process: the process id.
-        started: when the process started, in ticks since the start of the kernel.
-        job: the number of its SLURM job, or "".
-        since: when it took the lease, by its node's clock; only messages use it.
-        token: a random text that no other owner has.
-    """
-
-    host: str
-    boot: str
-    namespace: str
-    process: int
-    started: str
-    job: str
-    since: str
-    token: str
-
-    @classmethod
-    def here(cls) -> "Owner":
-        """Return this process as an owner."""
-        return cls(
-            node_name(),
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            str(Path("/proc/self/ns/pid").readlink()),
-            os.getpid(),
-            _state_and_start(os.getpid())[1],
-            os.environ.get("SLURM_JOB_ID", ""),
-            datetime.now().isoformat(sep=" ", timespec="seconds"),
-            secrets.token_hex(8),
-        )
-
-    @classmethod
-    def read(cls, text: str) -> "Owner | None":
-        """Return the owner that a lease names; None for a lease that was not written completely."""
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
-            return None
-
-    def has_ended(self) -> bool | None:
-        """Return whether the process has ended; None if one cannot tell from this node."""
-        own = Owner.here()
-        for name in ("host", "boot", "namespace"):
-            if getattr(self, name) != getattr(own, name):
-                return None
-        try:
-            state, started = _state_and_start(self.process)
-        except OSError:  # it has ended, or /proc does not show the processes of other users
-            try:
-                os.kill(self.process, 0)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                pass
-            return False
-        return state in ("Z", "X") or started != self.started
-
-    def __str__(self) -> str:
-        job = f", SLURM job {self.job}," if self.job else ""
-        return f"process {self.process} on {self.host}{job} since {self.since}"
 
 
 class Lease:
@@ -120,9 +62,11 @@ class Lease:
             remedy: what a user can do instead of waiting, for messages.
         """
         self.path, self.what, self.remedy = path, what, remedy
-        self._own = ""
+        self._owner: Owner | None = None
         self._renewed = 0.0
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._helper: subprocess.Popen[bytes] | None = None
 
     def take(self) -> None:
         """Take the lease, and renew it in a thread from then on.
@@ -133,50 +77,99 @@ class Lease:
         Raises:
             UserError: a process that lives has the lease, or its file cannot be written.
         """
-        owner = Owner.here()
-        self._own = json.dumps(dataclasses.asdict(owner)) + "\n"
-        beside = self.path.with_name(f"{self.path.name}.{owner.token}")
+        self._owner = Owner.here()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(self._own)
-            try:
+            with self._beside() as beside:
                 while not self._put(beside):
                     self._wait_for_its_end(beside)
-            finally:
-                beside.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{self.what}: cannot write {self.path}: {error}") from error
         self._renewed = time.monotonic()
         self._over.clear()
-        threading.Thread(target=self._keep_renewing, name="lease", daemon=True).start()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+        self._thread.start()
+        self._start_helper()
 
     def require(self) -> None:
         """Check that this process still has the lease; call it before each write.
 
         Raises:
-            UserError: another process has taken it over, or its file is gone.
+            UserError: another process has taken it over, or its file is gone or cannot be read for
+                half a minute and another process may have had the lease meanwhile.
         """
         if time.monotonic() - self._renewed > LIFETIME / 2:
             # This process was suspended. Another one may have found just now that the lease ended.
             with contextlib.suppress(OSError):
                 self._renew()
             time.sleep(_SETTLING)
-        found = _found(self.path)
-        if found is None or found[0] != self._own:
-            other = None if found is None else Owner.read(found[0])
-            raise UserError(
-                f"{self.what} is no longer this run's: "
-                + (f"{self.path} is gone" if found is None else f"{other or self.path} has it")
-                + "; this run was suspended or its file was removed, so it stops and writes nothing"
-            )
+        begun = time.monotonic()
+        while (fault := self._fault()) is not None:
+            if time.monotonic() - begun > LIFETIME / 2:
+                raise UserError(
+                    f"{self.what} may be another run's by now: {fault}, for {LIFETIME / 2:.0f} s; "
+                    "so this run stops and writes nothing, and the same command continues it"
+                )
+            time.sleep(min(1.0, PERIOD))
+            with contextlib.suppress(OSError):
+                self._renew()
+
+    def _fault(self) -> str | None:
+        """Return why it is not known that this process has the lease; None if it has it.
+
+        Raises:
+            UserError: another process has it.
+        """
+        try:
+            found = look(self.path)
+        except OSError as error:
+            return f"{self.path} cannot be read: {error}"
+        if found is None:
+            return f"{self.path} is gone"
+        if self._token in found.text:
+            return None
+        other = Owner.read(found.text)
+        if other is None:
+            return f"{self.path} names no owner"
+        raise UserError(
+            f"{self.what} is no longer this run's: {other} has it; this run was suspended or "
+            f"{self.path} was removed, so it stops and writes nothing"
+        )
 
     def release(self) -> None:
         """Give the lease up, if this process still has it."""
         self._over.set()
+        if self._helper is not None:
+            self._helper.kill()
+            self._helper.wait()
+        if self._thread is not None:
+            self._thread.join()  # it would make the lease again
         with contextlib.suppress(OSError):
-            found = _found(self.path)
-            if found is not None and found[0] == self._own:
+            found = look(self.path)
+            if found is not None and self._token in found.text:
                 self.path.unlink()
+
+    @property
+    def _token(self) -> str:
+        # No file has the text of a lease that was never taken.
+        return "\0" if self._owner is None else self._owner.token
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[Path]:
+        """Write the lease into a file beside its place."""
+        beside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}")
+        try:
+            self._write(beside)
+            yield beside
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _write(self, path: Path) -> None:
+        assert self._owner is not None, "it is being taken, or was taken"
+        with path.open("x") as stream:
+            inode = os.fstat(stream.fileno()).st_ino
+            owner = dataclasses.replace(self._owner, inode=inode)
+            stream.write(json.dumps(dataclasses.asdict(owner)) + "\n")
 
     def _put(self, beside: Path) -> bool:
         """Make the lease if there is none, and return whether it is this owner's."""
@@ -187,11 +180,11 @@ class Lease:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                 raise
-            with contextlib.suppress(FileExistsError), self.path.open("x") as stream:
-                stream.write(self._own)  # the file system has no hard links
+            with contextlib.suppress(FileExistsError):
+                self._write(self.path)  # the file system has no hard links
         # NFS may report a link as existing that it has just made.
-        found = _found(self.path)
-        return found is not None and found[0] == self._own
+        found = look(self.path)
+        return found is not None and self._token in found.text
 
     def _wait_for_its_end(self, beside: Path) -> None:
         """Return when there may be no lease any more.
@@ -199,11 +192,12 @@ class Lease:
         Raises:
             UserError: the owner lives.
         """
-        first = _found(self.path)
+        first = look(self.path)
         if first is None:
             return
-        owner = Owner.read(first[0])
-        ended = None if owner is None else owner.has_ended()
+        owner = Owner.read(first.text)
+        copied = owner is not None and owner.inode not in (0, first.inode)
+        ended = None if owner is None or copied else owner.has_ended()
         if ended is None:
             logger.info(
                 "%s was in use by %s: waiting up to %.0f s to see whether that has ended",
@@ -214,33 +208,33 @@ class Lease:
         begun, found = time.monotonic(), first
         while ended is None and found == first:
             os.utime(beside)
-            age, watched = beside.stat().st_mtime - first[1], time.monotonic() - begun
+            age, watched = beside.stat().st_mtime - first.renewed, time.monotonic() - begun
             # After a file server was away for a while, renewals reach it again only now.
             if watched > LIFETIME or (age > LIFETIME and watched > 2 * PERIOD):
                 ended = True
             else:
                 time.sleep(min(1.0, PERIOD))
-                now = _found(self.path)
+                now = look(self.path)
                 if now is None:
                     return
                 found = now
         if not ended:
             raise UserError(
-                f"{self.what} is in use by {Owner.read(found[0]) or 'another process'}: wait until "
-                f"that has ended, or {self.remedy}"
+                f"{self.what} is in use by {Owner.read(found.text) or 'another process'}: wait "
+                f"until that has ended, or {self.remedy}"
             )
         self._remove(first)
 
-    def _remove(self, ended: tuple[str, float]) -> None:
+    def _remove(self, ended: Found) -> None:
         """Remove a lease that has ended, unless another process has taken it over meanwhile."""
         aside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.ended")
-        if _found(self.path) != ended:
+        if look(self.path) != ended:
             return
         try:
             self.path.rename(aside)
         except FileNotFoundError:
             return
-        if _found(aside) != ended:  # this is the lease of the process that was quicker
+        if look(aside) != ended:  # this is the lease of the process that was quicker
             try:
                 os.link(aside, self.path)
             except FileExistsError:  # that process finds out when it requires its lease
@@ -255,10 +249,39 @@ class Lease:
                 self._renew()
 
     def _renew(self) -> None:
-        with self.path.open("r+", errors="replace") as stream:
-            if stream.read() == self._own:
-                os.utime(stream.fileno())  # the file that was read, even if it was renamed since
+        try:
+            text = lease_file.renew(self.path, self._token)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            # Until now nobody could find that the lease had ended, and nobody had it since.
+            if time.monotonic() - self._renewed < LIFETIME / 2:
+                self._make_again()
+            return
+        if self._token in text:
+            self._renewed = time.monotonic()
+        elif Owner.read(text) is not None:
+            self._renewed = -math.inf  # another process has it, or had it
+
+    def _make_again(self) -> None:
+        with self._beside() as beside:
+            if self._put(beside):
                 self._renewed = time.monotonic()
+                logger.warning("%s was lost, and has been made again", self.path)
+
+    def _start_helper(self) -> None:
+        """Start a process that renews the lease while this one holds the interpreter's lock."""
+        command = [sys.executable, "-I", "-S", lease_file.__file__, str(os.getpid())]
+        command += [str(self.path.absolute()), self._token, str(PERIOD)]
+        null = subprocess.DEVNULL
+        # It inherits what is blocked, and ends with this process alone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_JOBS)
+        try:
+            self._helper = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+        except OSError as error:
+            logger.warning("%s is renewed by a thread alone: %s", self.path, error)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -284,23 +307,3 @@ def owned(path: Path, what: str, remedy: str) -> Iterator[Callable[[], None]]:
     finally:
         if is_first_rank():
             lease.release()
-
-
-def _found(path: Path) -> tuple[str, float] | None:
-    """Return the contents of a lease and when it was renewed; None if there is none."""
-    # A network file system asks its server again when a file is opened, and not for each stat.
-    try:
-        with path.open(errors="replace") as stream:
-            return stream.read(), os.fstat(stream.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        return None
-
-
-def _state_and_start(process: int) -> tuple[str, str]:
-    """Return the state of a process, and when it started."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return fields[0], fields[19]

@@ -68,13 +68,33 @@ class Prepared:
         """
         wanted = config.data.mixture
         plan = plan_embedding(config, domains) if wanted == "chameleon" else None
+        return cls(config, wanted, domains, plan, _stored(config, domains, plan))
 
-        def find() -> str | None:
-            mixture = stored_mixture(config, domains, plan)
-            return None if mixture is None else mixture.to_json()
+    def stored_since(self) -> Mixture | None:
+        """Look for the mixture again, which another job may have computed since.
 
-        text = on_first_rank(find)
-        return cls(config, wanted, domains, plan, None if text is None else Mixture.from_json(text))
+        Once the ranks have met, every rank must call it.
+
+        Returns:
+            The mixture, before bounds; None where it has to be computed.
+
+        Raises:
+            UserError: a mixture file that cannot be used.
+        """
+        return _stored(self.config, self.domains, self.plan)
+
+
+def _stored(
+    config: Config, domains: Mapping[str, Domain], plan: EmbeddingPlan | None
+) -> Mixture | None:
+    """Return on every rank what the first rank finds."""
+
+    def find() -> str | None:
+        mixture = stored_mixture(config, domains, plan)
+        return None if mixture is None else mixture.to_json()
+
+    text = on_first_rank(find)
+    return None if text is None else Mixture.from_json(text)
 
 
 def prepare(config: Config) -> Prepared:

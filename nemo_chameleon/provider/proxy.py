@@ -37,7 +37,7 @@ def compute_mixture(prepared: Prepared) -> Mixture:
     """Train the proxies, embed the domains and compute their weights; every rank must call it.
 
     Call it within `process_group`. The first rank writes the mixture file, and the embeddings
-    beside it as safetensors.
+    beside it as safetensors. A mixture that another job has computed meanwhile is used as it is.
 
     Args:
         prepared: what `prepare` found out, for a configuration with data.mixture=chameleon.
@@ -53,6 +53,10 @@ def compute_mixture(prepared: Prepared) -> Mixture:
     lease = file.with_name(f"{file.name}.lease")
     remedy = "set chameleon.file to another file"
     with owned(lease, f"chameleon.file={file}", remedy) as confirm:
+        stored = prepared.stored_since()  # another job may have had the lease until now
+        if stored is not None:
+            logger.info("weights from %s, which another job has computed meanwhile", file)
+            return stored
         mixture = _computed(prepared, confirm)
     logger.info("weights written to %s", file)
     if mixture.method["tempering"] < 1:

@@ -5,11 +5,9 @@ data.pin and data.floor are applied.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.tables import expected_losses
 from nemo_chameleon.provider.preflight import Prepared, prepare
@@ -70,10 +68,9 @@ def unbounded_mixture(prepared: Prepared) -> Mixture:
     Returns:
         The mixture, the same on every rank.
     """
-    if prepared.stored is None and on_first_rank(Path(prepared.config.chameleon.file).is_file):
-        prepared = Prepared.of(prepared.config, prepared.domains)  # it was computed since
-    if prepared.stored is None:
+    stored = prepared.stored_since() if prepared.stored is None else prepared.stored
+    if stored is None:
         return compute_mixture(prepared)
     if prepared.plan is not None:
         logger.info("weights from %s", prepared.config.chameleon.file)
-    return prepared.stored
+    return stored

@@ -3,17 +3,22 @@
 A torchrun that is killed with SIGKILL ends none of its processes, and they would go on writing. The
 kernel can send a process a signal when its parent ends (`man PR_SET_PDEATHSIG`). A thread that
 watches the parent would notice nothing while a library holds the interpreter's lock.
+
+To the kernel the parent is the thread that started the process. torchrun's main thread does. Where
+a program starts ranks in another thread, with torchrun's Python interface, a thread watches.
 """
 
 import ctypes
 import os
 import signal
 import threading
+import time
 from functools import cache
 from multiprocessing import current_process
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_LOOKS = 1.0  # seconds between two looks at a parent that a thread watches
 _LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets this variable in the processes that it starts
 
 
@@ -35,7 +40,11 @@ def end_with_parent() -> None:
     as it imports the program. A process that nothing of the sort started stays as it is.
     """
     if is_new_helper() or (_LAUNCHED in os.environ and "RANK" in os.environ):
-        _end_with(os.getppid())
+        parent = os.getppid()
+        if _is_of_main_thread(parent):
+            _end_with(parent)
+        else:
+            _watch(parent)
     _watch_forks()
 
 
@@ -79,6 +88,25 @@ def _watch_forks() -> None:
             _end_with(_fork.process)
 
     os.register_at_fork(before=before, after_in_child=within)
+
+
+def _is_of_main_thread(parent: int) -> bool:
+    """Return whether the parent's main thread has started this process, if the kernel tells."""
+    try:
+        started = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    except OSError:
+        return True
+    return str(os.getpid()) in started
+
+
+@cache
+def _watch(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOKS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

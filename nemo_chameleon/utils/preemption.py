@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 
 from nemo_chameleon.utils.parent import siblings
@@ -105,6 +106,10 @@ class _Listener:
         # The system's handler writes to this file at once. Python's waits for the main thread.
         woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+        # The first process that multiprocessing starts anew starts this tracker before, and that
+        # unblocks signals in this thread. Megatron's checkpoint writer starts such a process.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
         thread = threading.Thread(target=self._receive, args=(reader,), daemon=True)
         thread.start()
         try:
