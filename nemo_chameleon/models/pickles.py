@@ -43,6 +43,7 @@ _ADMITTED = {
     ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"),
 }
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
+_NOT_DAMAGE = (OSError, MemoryError, ImportError)  # what they say is true of this machine
 _SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 # Transformer Engine's extra states. Megatron admits these and its own classes since 0.16.
@@ -65,6 +66,8 @@ class _Unpickler(pickle.Unpickler):
                 dataclasses.is_dataclass(value) or issubclass(value, enum.Enum)
             )
             if (module, name) in _ADMITTED or (module in _PLAIN and plain):
+                if value is None:
+                    raise ImportError(f"{module} has no {name} in the version that is installed")
                 return value
         raise _RefusedError(repr(f"{module}.{name}")[1:-1])
 
@@ -82,6 +85,8 @@ def read_metadata(folder: Path) -> Any:
         UserError: the pickle names something that torch and Megatron do not write there.
         ValueError: the pickle is damaged.
         OSError: it cannot be read.
+        ImportError: it names a class that the installed version of torch or Megatron lacks.
+        MemoryError: there is no memory to read it.
     """
     with (folder / METADATA).open("rb") as stream:
         try:
@@ -89,7 +94,7 @@ def read_metadata(folder: Path) -> Any:
             names = {str(place.relative_path) for place in described.storage_data.values()}
         except _RefusedError as error:
             raise UserError(_would_run(folder / METADATA, str(error))) from error
-        except OSError:
+        except _NOT_DAMAGE:
             raise
         except Exception as error:  # a damaged pickle can raise anything
             raise ValueError(f"{METADATA} is damaged: {error!r}") from error
@@ -109,11 +114,12 @@ def require_harmless(folder: Path) -> None:
         UserError: they name something that Megatron does not write there.
         ValueError: their file is damaged.
         OSError: it cannot be read.
+        MemoryError: there is no memory to read it.
     """
     file = folder / COMMON
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except OSError:
+    except _NOT_DAMAGE:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(f"{COMMON} is damaged: {error!r}") from error
