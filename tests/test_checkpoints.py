@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +17,19 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    MetadataIndex,
+)
+from torch.serialization import _get_layout
 
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.models import checkpoint, layers, pickles, tracker
 from nemo_chameleon.models import whole as whole_module
+from nemo_chameleon.models.content import digests_of
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
+from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import find_checkpoint
 from nemo_chameleon.train import result, trainer
 from nemo_chameleon.train.run import TrainingRun
@@ -382,6 +390,10 @@ def test_a_checkpoint_that_is_not_finite_is_put_aside(
         trainer.train(job)
     assert trainer.train(job)["iterations"] == 6
     assert "iter_0000006 is damaged: the weights" in caplog.text
+    start = job.directory / "iter_0000006.damaged"
+    job.config.checkpoint.pretrained_checkpoint, job.config.output = str(start), f"{start}.out"
+    with pytest.raises(UserError, match=rf"^{START}={start}: its weights are not finite.* earlier"):
+        trainer.train(job)
 
 
 @pytest.mark.parametrize("what", ["loss", "norm of the gradients", "validation loss of code"])
@@ -474,6 +486,59 @@ def test_a_damaged_tracker(
     (job.directory / TRACKER).write_bytes(text.encode(errors="surrogateescape"))
     again = trainer.train(job)
     assert again["domains"] == whole["domains"]
+
+
+def test_what_is_left_of_checkpoints(
+    job: TrainingRun, whole: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next start removes what killed saves left; other names of users and links' ends stay."""
+    del whole
+    keep = ["iter_0000006_best", "iter_0000002.damaged", "iter_x.tmp", "iter_0000001.tmp.mine"]
+    for name in ("iter_0000003.tmp", "iter_0000123.tmp", *keep):
+        (job.directory / name).mkdir()
+    caplog.set_level("INFO")
+    trainer.train(job)
+    assert not [*job.directory.glob("iter_0000*3.tmp")]
+    assert "iter_0000003.tmp was left by a job that was killed while it saved" in caplog.text
+    (job.directory / "iter_0000009.tmp").mkdir()
+    (job.directory / "iter_0000004").rename(tmp_path / "elsewhere")
+    (job.directory / "iter_0000004").symlink_to(tmp_path / "elsewhere")
+    tracker.remove_all(job.directory)
+    assert sorted(path.name for path in job.directory.glob("iter_*")) == sorted(keep)
+    assert (tmp_path / "elsewhere" / ".metadata").is_file()
+
+
+def test_what_cannot_be_removed_is_named(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """checkpoint.keep removes what it can, and says what it leaves."""
+    remove = shutil.rmtree
+
+    def refused(path: Path, *of: Any, **named: Any) -> None:
+        if Path(path).name == "iter_0000002" and not named:
+            raise PermissionError("it is somebody else's")
+        remove(path, *of, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    job.config.checkpoint.keep = 1
+    assert trainer.train(job)["iterations"] == 6
+    assert [n for n, _ in sorted(tracker.numbered(job.directory))] == [2, 6]
+    assert "iter_0000002 cannot be removed and takes up room" in caplog.text
+
+
+def test_what_is_loaded_is_what_is_recorded(
+    job: TrainingRun, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """The tracker of the checkpoint that a run starts from may move on while the run trains."""
+    del whole
+    start = replace(job.config.checkpoint, pretrained_checkpoint=str(job.directory))
+    config = replace(job.config, checkpoint=start, output=str(tmp_path / "other"))
+    run = replace(job, settings=config, config=config)
+    source = run.pretrained()
+    assert source is not None
+    (job.directory / TRACKER).write_text("4")
+    assert source.path == job.directory / "iter_0000006"
+    assert run.identity()[START_DIGEST] == digests_of(source.path)
 
 
 class Command:
@@ -591,6 +656,28 @@ def test_classes_that_only_look_harmless(tmp_path: Path) -> None:
         (tmp_path / pickles.METADATA).write_bytes(command)
         with pytest.raises(UserError, match=f"would run {module}.{name}"):
             pickles.read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "ctorch.distributed.checkpoint.metadata\nMetadata\n",
+        "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n",
+        "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n(I0\ntR",
+        "cpathlib\nPosixPath\n",
+        "ctorch.serialization\n_get_layout\n",
+        "cmegatron.core.dist_checkpointing.strategies.torch\nMCoreMetadata\n",
+    ],
+)
+@pytest.mark.parametrize("state", ["N}Vstorage_data\nI1\ns\x86b.", "}Vstorage_data\nI1\nsb."])
+def test_nothing_of_this_process_is_changed(tmp_path: Path, target: str, state: str) -> None:
+    """The state of a pickle is given to objects that the pickle makes, and to no shared one."""
+    (tmp_path / pickles.METADATA).write_bytes(f"{target}{state}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"\.metadata is not read, because it would run setattr on"):
+        pickles.read_metadata(tmp_path)
+    encoding = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    for shared in (Metadata, encoding, type(encoding), Path("/"), _get_layout, MCoreMetadata):
+        assert not isinstance(getattr(shared, "storage_data", None), int)
 
 
 def test_the_class_of_earlier_megatrons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

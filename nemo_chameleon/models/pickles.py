@@ -13,7 +13,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -42,6 +42,8 @@ _ADMITTED = {
     ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"),
     ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"),
 }
+# Of the admitted classes, these and the data classes have attributes of their own in each object.
+_OWN = {admitted for admitted in _ADMITTED if admitted[0].startswith("megatron.")}
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 _NOT_DAMAGE = (OSError, MemoryError, ImportError)  # what they say is true of this machine
 _SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
@@ -54,7 +56,18 @@ class _RefusedError(Exception):
     """Raised for a name that is not admitted."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in C cannot be told how to set attributes
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch}
+
+    def load_build(self) -> None:
+        """Set the attributes of an object, which must be none that other code shares."""
+        kind = type(self.stack[-2])
+        if not dataclasses.is_dataclass(kind) and (kind.__module__, kind.__name__) not in _OWN:
+            raise _RefusedError(f"setattr on {self.stack[-2]!r:.80}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle names, if it is admitted."""
         module = "pathlib" if module == "pathlib._local" else module  # as Python 3.13 calls it

@@ -227,6 +227,20 @@ def unfinished(directory: Path) -> list[Path]:
     return _folders(directory, r"iter_[0-9]+\.tmp")
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed saves have left, whichever iteration they were of.
+
+    Args:
+        directory: the run's folder, of which this job has the lease.
+
+    Raises:
+        UserError: this node cannot list the folder.
+    """
+    for path in unfinished(directory):
+        remove(path)
+        logger.info("%s was left by a job that was killed while it saved, and is removed", path)
+
+
 def _folders(directory: Path, pattern: str) -> list[Path]:
     # Methods of Path would take a folder that this node cannot read for one that is not there.
     with reading(directory), contextlib.suppress(*ABSENT), os.scandir(directory) as entries:
@@ -259,6 +273,8 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
+    except FileNotFoundError:  # it is gone already, or it was being removed
+        return
     except OSError as error:
         logger.warning("%s cannot be removed and takes up room: %s", path, error)
 
