@@ -212,8 +212,8 @@ BAD_NODES: dict[str, tuple[Any, str, Any, str]] = {
     "sizes": (manifest, "faults_of_sizes", stale, "Stale file handle"),
     "memory": (pickles._Unpickler, "find_class", no_memory, "MemoryError"),
     "common.pt": (torch.serialization, "get_unsafe_globals_in_checkpoint", no_memory, "Memory"),
-    "folder": (tracker.os, "scandir", stale, "Stale file handle"),
-    "state": (tracker.json, "loads", stale, "state.json cannot be read on .*Stale"),
+    "folder": (os, "scandir", stale, "Stale file handle"),
+    "state": (json, "loads", stale, "state.json cannot be read on .*Stale"),
 }
 
 
@@ -714,7 +714,8 @@ def test_manifest_of_a_folder(tmp_path: Path) -> None:
             manifest.read(tmp_path)
     (tmp_path / manifest.NAME).write_text(json.dumps({"files": {"a": [1, "0"]}}))
     assert manifest.read(tmp_path) == {"a": (1, "0")}  # as the first ones were
-    for other in ([], {"files": {"a": "md5"}}, {"version": 1, "files": {"a": [1, "0"]}}, {"a": 1}):
+    others: list[Any] = [[], {"files": {"a": "md5"}}, {"version": 1, "files": {"a": [1, "0"]}}, {}]
+    for other in others:
         (tmp_path / manifest.NAME).write_text(json.dumps(other))
         assert manifest.read(tmp_path) is None
     (tmp_path / manifest.NAME).unlink()

@@ -58,13 +58,15 @@ class _RefusedError(Exception):
 
 class _Unpickler(pickle._Unpickler):  # the one in C cannot be told how to set attributes
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch}
+    _build: ClassVar[Any] = dispatch[pickle.BUILD[0]]
 
     def load_build(self) -> None:
         """Set the attributes of an object, which must be none that other code shares."""
-        kind = type(self.stack[-2])
+        target = vars(self)["stack"][-2]
+        kind = type(target)
         if not dataclasses.is_dataclass(kind) and (kind.__module__, kind.__name__) not in _OWN:
-            raise _RefusedError(f"setattr on {self.stack[-2]!r:.80}")
-        super().load_build()
+            raise _RefusedError(f"setattr on {target!r:.80}")
+        self._build()
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -13,7 +13,7 @@ import pytest
 import run as harness
 import torch
 from jobs import POINTS, Job, differences, ending, stage_of
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict_saver import save
 
 # What it writes in one step, it writes again; what it adds to a file is there twice if it is killed
 # between the two steps.
@@ -108,7 +108,7 @@ def test_weights_count(tmp_path: Path) -> None:
             (folder / f"{name}.json").write_text("{}")
         for run, weight in (("base", value), ("proxy", 0.0)):
             state = {"decoder.x": torch.full((9,), weight), "optimizer.x": torch.rand(9)}
-            checkpoint.save(state, checkpoint_id=folder / run / "iter_0000006", no_dist=True)
+            save(state, checkpoint_id=folder / run / "iter_0000006", no_dist=True)
             (folder / run / "latest_checkpointed_iteration.txt").write_text("6")
     one, same, other = (ending(folder, "base") for folder in folders)
     assert differences(one, same) == []
