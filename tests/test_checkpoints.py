@@ -1,22 +1,35 @@
 """models/{tracker,whole,pickles}.py and train/resuming.py: a run continues from what is whole."""
 
+import errno
+import inspect
 import json
 import os
 import pickle
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    MetadataIndex,
+)
+from torch.serialization import _get_layout
 
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.models import checkpoint, layers, pickles, tracker
 from nemo_chameleon.models import whole as whole_module
+from nemo_chameleon.models.content import digests_of
 from nemo_chameleon.models.finite import NotFiniteError, require_finite
+from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import find_checkpoint
 from nemo_chameleon.train import result, trainer
 from nemo_chameleon.train.run import TrainingRun
@@ -135,6 +148,8 @@ def test_a_damaged_checkpoint_is_put_aside(
     assert "iter_0000006 is damaged: " in caplog.text
     assert "iterations 5 to 6 are repeated" in caplog.text
     assert (job.directory / "iter_0000006.damaged").is_dir() == (damage != "no folder")
+    assert ("is kept as iter_0000006.damaged" in caplog.text) == (damage != "no folder")
+    assert "is kept as iter_0000006\n" not in caplog.text
     assert tracker.newest(job.directory) == job.directory / "iter_0000006"
     assert trainer.train(job)["loss"] == again["loss"]
 
@@ -166,14 +181,155 @@ def test_no_checkpoint_is_whole(job: TrainingRun, whole: dict[str, Any]) -> None
     del whole
     for iteration in (2, 4, 6):
         (job.directory / f"iter_{iteration:07d}" / ".metadata").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint there is whole.* remove this file"):
+    before = sorted(job.directory.iterdir())
+    with pytest.raises(UserError, match=r"none of them is whole.*\.metadata is missing.* move"):
         trainer.train(job)
     (job.directory / TRACKER).unlink()
+    with pytest.raises(UserError, match="none of them is whole"):
+        trainer.train(job)
+    assert sorted([*job.directory.iterdir(), job.directory / TRACKER]) == before
+    job.directory.rename(job.directory.with_name("aside"))
     assert trainer.train(job)["iterations"] == 6
     for iteration in (2, 4, 6):  # which the files' sizes do not show
         flip(tensors(job.directory / f"iter_{iteration:07d}"))
-    with pytest.raises(UserError, match="no checkpoint there is whole"):
+    with pytest.raises(UserError, match=r"iter_0000002: the contents of .* Nothing was renamed"):
         trainer.train(job)
+    assert sorted(job.directory.iterdir()) == before
+
+
+def stale(*_: object) -> NoReturn:
+    """Fail as a file system does that lost its server."""
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def no_memory(*_: object) -> NoReturn:
+    """Fail as a node without memory does."""
+    raise MemoryError
+
+
+BAD_NODES: dict[str, tuple[Any, str, Any, str]] = {
+    "contents": (manifest, "_entry", stale, "Stale file handle"),
+    "sizes": (manifest, "faults_of_sizes", stale, "Stale file handle"),
+    "memory": (pickles._Unpickler, "find_class", no_memory, "MemoryError"),
+    "common.pt": (torch.serialization, "get_unsafe_globals_in_checkpoint", no_memory, "Memory"),
+    "folder": (os, "scandir", stale, "Stale file handle"),
+    "state": (json, "loads", stale, "state.json cannot be read on .*Stale"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_NODES)
+def test_a_bad_node_renames_nothing(
+    job: TrainingRun, whole: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a node cannot read is no damage: the error names the node, and another node goes on."""
+    del whole
+    before = sorted(job.directory.rglob("*"))
+    module, name, broken, says = BAD_NODES[what]
+    monkeypatch.setenv("SLURMD_NODENAME", "node17")
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(module, name, broken)
+        trainer.train(job)
+    assert re.search("cannot be read on node17: .*Nothing was renamed", str(error.value))
+    assert re.search(says, str(error.value))
+    assert {*before} <= {*job.directory.rglob("*")}
+    assert tracker.tracked(job.directory)[1] == job.directory / "iter_0000006"
+    assert trainer.train(job)["iterations"] == 6
+    assert not [*job.directory.glob("*.damaged")]
+
+
+def test_another_node_sees_no_fault(
+    job: TrainingRun, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash that is wrong only once is the fault of a node's memory, and renames nothing."""
+    del whole
+    real, wrong = manifest._entry, [True]
+
+    def flipped(path: Path) -> tuple[int, str]:
+        size, hashed = real(path)
+        return size, "0" if path.suffix == ".distcp" and wrong and wrong.pop() else hashed
+
+    monkeypatch.setattr(manifest, "_entry", flipped)
+    with pytest.raises(UserError, match=r"as .* reads it, but .* Nothing was renamed"):
+        trainer.train(job)
+    assert not [*job.directory.glob("*.damaged")]
+    assert trainer.train(job)["iterations"] == 6
+
+
+def second_look(folder: Path, bad: Sequence[int]) -> str | None:
+    """Return on a rank what is wrong with a folder of which some nodes read wrong contents."""
+    os.environ["SLURMD_NODENAME"] = f"node{rank() // 2}"
+    real = manifest._entry
+    manifest._entry = lambda path: (real(path)[0], "0") if rank() // 2 in bad else real(path)
+    try:
+        with process_group():
+            return whole_module.fault_of_contents(folder)
+    except UserError as error:
+        return f"error: {error}"
+    finally:
+        manifest._entry = real
+
+
+def test_damage_is_confirmed_by_another_node(tmp_path: Path) -> None:
+    """Two nodes of two ranks: what both read wrongly is damage, what one does is the node's."""
+    for name in "abcd":
+        (tmp_path / name).write_text(name)
+    manifest.write(tmp_path, manifest.entries_of(tmp_path, "abcd"))
+    assert on_ranks(4, second_look, tmp_path, []) == [None] * 4
+    (one,) = {*on_ranks(4, second_look, tmp_path, [1])}
+    assert one is not None
+    assert one.startswith(f"error: {tmp_path}: the contents of c are not")
+    assert "as node1 reads it, but node0" in one
+    assert {*on_ranks(4, second_look, tmp_path, [0, 1])} == {
+        "the contents of a are not what was written"
+    }
+
+
+def test_a_lost_tracker(
+    job: TrainingRun,
+    whole: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder without its tracker, as after a copy, goes on from its newest checkpoint."""
+    monkeypatch.setattr(trainer.Trainer, "step", lambda *_: pytest.fail("it trains again"))
+    (job.directory / TRACKER).unlink()
+    assert trainer.train(job)["domains"] == whole["domains"]
+    assert f"{TRACKER} is missing or damaged, and is written anew" in caplog.text
+    assert (job.directory / TRACKER).read_text() == "6\n"
+
+
+def test_a_short_file_is_not_sealed(job: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a full disk cut before the manifest is written is no checkpoint, nor is it resumed."""
+    seal = whole_module.seal
+
+    def short(path: Path) -> None:
+        if "0000004" in path.name:
+            halve(tensors(path))
+        seal(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_module, "seal", short)
+        with pytest.raises(UserError, match=r"iter_0000004\.tmp is not what was written: .*distcp"):
+            trainer.train(job)
+        assert tracker.newest(job.directory) == job.directory / "iter_0000002"
+        patch.setattr(whole_module, "_shorter", lambda *_: None)
+        trainer.train(job)
+    shutil.rmtree(job.directory / "iter_0000006")
+    (job.directory / TRACKER).write_text("4")
+    assert trainer.train(job)["iterations"] == 6
+    assert (job.directory / "iter_0000004.damaged").is_dir()
+
+
+def test_a_list_of_a_folder_that_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of tensors is in the manifest though the first node does not list it yet."""
+    place = _StorageInfo("__1_0.distcp", 0, 3)
+    described = Metadata({}, storage_data={MetadataIndex("decoder.x"): place})
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(described))
+    (tmp_path / "__1_0.distcp").write_text("abc")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda folder: [folder / ".metadata"])
+        whole_module.seal(tmp_path)
+    assert {*(manifest.read(tmp_path) or ())} == {".metadata", "__1_0.distcp"}
 
 
 def test_what_is_not_finite_is_no_checkpoint(
@@ -234,6 +390,10 @@ def test_a_checkpoint_that_is_not_finite_is_put_aside(
         trainer.train(job)
     assert trainer.train(job)["iterations"] == 6
     assert "iter_0000006 is damaged: the weights" in caplog.text
+    start = job.directory / "iter_0000006.damaged"
+    job.config.checkpoint.pretrained_checkpoint, job.config.output = str(start), f"{start}.out"
+    with pytest.raises(UserError, match=rf"^{START}={start}: its weights are not finite.* earlier"):
+        trainer.train(job)
 
 
 @pytest.mark.parametrize("what", ["loss", "norm of the gradients", "validation loss of code"])
@@ -326,6 +486,59 @@ def test_a_damaged_tracker(
     (job.directory / TRACKER).write_bytes(text.encode(errors="surrogateescape"))
     again = trainer.train(job)
     assert again["domains"] == whole["domains"]
+
+
+def test_what_is_left_of_checkpoints(
+    job: TrainingRun, whole: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next start removes what killed saves left; other names of users and links' ends stay."""
+    del whole
+    keep = ["iter_0000006_best", "iter_0000002.damaged", "iter_x.tmp", "iter_0000001.tmp.mine"]
+    for name in ("iter_0000003.tmp", "iter_0000123.tmp", *keep):
+        (job.directory / name).mkdir()
+    caplog.set_level("INFO")
+    trainer.train(job)
+    assert not [*job.directory.glob("iter_0000*3.tmp")]
+    assert "iter_0000003.tmp was left by a job that was killed while it saved" in caplog.text
+    (job.directory / "iter_0000009.tmp").mkdir()
+    (job.directory / "iter_0000004").rename(tmp_path / "elsewhere")
+    (job.directory / "iter_0000004").symlink_to(tmp_path / "elsewhere")
+    tracker.remove_all(job.directory)
+    assert sorted(path.name for path in job.directory.glob("iter_*")) == sorted(keep)
+    assert (tmp_path / "elsewhere" / ".metadata").is_file()
+
+
+def test_what_cannot_be_removed_is_named(
+    job: TrainingRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """checkpoint.keep removes what it can, and says what it leaves."""
+    remove = shutil.rmtree
+
+    def refused(path: Path, *of: Any, **named: Any) -> None:
+        if Path(path).name == "iter_0000002" and not named:
+            raise PermissionError("it is somebody else's")
+        remove(path, *of, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    job.config.checkpoint.keep = 1
+    assert trainer.train(job)["iterations"] == 6
+    assert [n for n, _ in sorted(tracker.numbered(job.directory))] == [2, 6]
+    assert "iter_0000002 cannot be removed and takes up room" in caplog.text
+
+
+def test_what_is_loaded_is_what_is_recorded(
+    job: TrainingRun, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """The tracker of the checkpoint that a run starts from may move on while the run trains."""
+    del whole
+    start = replace(job.config.checkpoint, pretrained_checkpoint=str(job.directory))
+    config = replace(job.config, checkpoint=start, output=str(tmp_path / "other"))
+    run = replace(job, settings=config, config=config)
+    source = run.pretrained()
+    assert source is not None
+    (job.directory / TRACKER).write_text("4")
+    assert source.path == job.directory / "iter_0000006"
+    assert run.identity()[START_DIGEST] == digests_of(source.path)
 
 
 class Command:
@@ -445,12 +658,38 @@ def test_classes_that_only_look_harmless(tmp_path: Path) -> None:
             pickles.read_metadata(tmp_path)
 
 
-def test_the_class_of_earlier_megatrons(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "target",
+    [
+        "ctorch.distributed.checkpoint.metadata\nMetadata\n",
+        "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n",
+        "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n(I0\ntR",
+        "cpathlib\nPosixPath\n",
+        "ctorch.serialization\n_get_layout\n",
+        "cmegatron.core.dist_checkpointing.strategies.torch\nMCoreMetadata\n",
+    ],
+)
+@pytest.mark.parametrize("state", ["N}Vstorage_data\nI1\ns\x86b.", "}Vstorage_data\nI1\nsb."])
+def test_nothing_of_this_process_is_changed(tmp_path: Path, target: str, state: str) -> None:
+    """The state of a pickle is given to objects that the pickle makes, and to no shared one."""
+    (tmp_path / pickles.METADATA).write_bytes(f"{target}{state}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"\.metadata is not read, because it would run setattr on"):
+        pickles.read_metadata(tmp_path)
+    encoding = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    for shared in (Metadata, encoding, type(encoding), Path("/"), _get_layout, MCoreMetadata):
+        assert not isinstance(getattr(shared, "storage_data", None), int)
+
+
+def test_the_class_of_earlier_megatrons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Megatron until 0.15 described checkpoints by a class of its own, which is read."""
     described = MCoreMetadata.__new__(MCoreMetadata)
     vars(described).update(storage_data={}, mcore_data={"model.weight": {"shape": (2, 3)}})
     (tmp_path / pickles.METADATA).write_bytes(pickle.dumps(described))
     assert pickles.read_metadata(tmp_path).mcore_data == {"model.weight": {"shape": (2, 3)}}
+    # A class that the installed version lacks says nothing about the checkpoint.
+    monkeypatch.delattr(inspect.getmodule(MCoreMetadata), MCoreMetadata.__name__)
+    with pytest.raises(UserError, match=r"has no MCoreMetadata .* install the versions"):
+        whole_module.fault_of(tmp_path)
 
 
 def test_manifest_of_a_folder(tmp_path: Path) -> None:
@@ -468,9 +707,16 @@ def test_manifest_of_a_folder(tmp_path: Path) -> None:
     assert manifest.fault_of(tmp_path, entries) == "b has 1 bytes instead of 0"
     (tmp_path / "b").unlink()
     assert manifest.fault_of(tmp_path, entries) == "b is missing"
-    for damaged in ("{", "[]", json.dumps({"files": {"a": 3}}), "[" * 100_000):
+    damages = {"files": {"a": 3}}, {"files": {"a": ["x", "0"]}}
+    for damaged in ("{", *(json.dumps({**manifest._MARK, **d}) for d in damages), "[" * 100_000):
         (tmp_path / manifest.NAME).write_text(damaged)
         with pytest.raises(ValueError, match="damaged"):
             manifest.read(tmp_path)
+    (tmp_path / manifest.NAME).write_text(json.dumps({"files": {"a": [1, "0"]}}))
+    assert manifest.read(tmp_path) == {"a": (1, "0")}  # as the first ones were
+    others: list[Any] = [[], {"files": {"a": "md5"}}, {"version": 1, "files": {"a": [1, "0"]}}, {}]
+    for other in others:
+        (tmp_path / manifest.NAME).write_text(json.dumps(other))
+        assert manifest.read(tmp_path) is None
     (tmp_path / manifest.NAME).unlink()
     assert manifest.read(tmp_path) is None

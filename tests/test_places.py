@@ -64,6 +64,14 @@ def test_a_disk_without_room(config: Config, look: object, monkeypatch: pytest.M
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"^output=.*a checkpoint of chameleon has at least"):
         look(config)  # type: ignore[operator]
+    for name in ("chameleon", "proxy"):
+        left = Path(config.output) / name / "iter_0000003.tmp" / "__0_0.distcp"
+        left.parent.mkdir(parents=True)
+        left.touch()
+        os.truncate(left, 10**9)
+    look(config)  # type: ignore[operator]
+    for left in Path(config.output).glob("*/*.tmp"):
+        shutil.rmtree(left)
     monkeypatch.setattr(tracker, "saved", lambda folder: [folder / "iter_0000006"])
     for name in ("chameleon", "proxy"):
         (Path(config.output) / name).mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from nemo_chameleon.models import whole
 from nemo_chameleon.models.finite import require_finite
 from nemo_chameleon.models.gpt import unwrap
 from nemo_chameleon.models.pickles import weights_only
-from nemo_chameleon.models.tracker import STATE, name_newest, numbered
+from nemo_chameleon.models.tracker import STATE, name_newest, numbered, remove
 from nemo_chameleon.utils.files import keep_names, write_atomically
 from nemo_chameleon.utils.ranks import is_first_rank
 
@@ -84,7 +84,7 @@ def save(
         # Later checkpoints are left from before somebody set the run back by hand. They stay.
         older = sorted(entry for entry in numbered(directory) if entry[0] <= iteration)
         for _, old in older[:-keep] if keep else []:
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
     dist.barrier()
     return final
 

@@ -13,7 +13,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -42,7 +42,10 @@ _ADMITTED = {
     ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"),
     ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"),
 }
+# Of the admitted classes, these and the data classes have attributes of their own in each object.
+_OWN = {admitted for admitted in _ADMITTED if admitted[0].startswith("megatron.")}
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
+_NOT_DAMAGE = (OSError, MemoryError, ImportError)  # what they say is true of this machine
 _SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 # Transformer Engine's extra states. Megatron admits these and its own classes since 0.16.
@@ -53,7 +56,20 @@ class _RefusedError(Exception):
     """Raised for a name that is not admitted."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in C cannot be told how to set attributes
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch}
+    _build: ClassVar[Any] = dispatch[pickle.BUILD[0]]
+
+    def load_build(self) -> None:
+        """Set the attributes of an object, which must be none that other code shares."""
+        target = vars(self)["stack"][-2]
+        kind = type(target)
+        if not dataclasses.is_dataclass(kind) and (kind.__module__, kind.__name__) not in _OWN:
+            raise _RefusedError(f"setattr on {target!r:.80}")
+        self._build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle names, if it is admitted."""
         module = "pathlib" if module == "pathlib._local" else module  # as Python 3.13 calls it
@@ -65,6 +81,8 @@ class _Unpickler(pickle.Unpickler):
                 dataclasses.is_dataclass(value) or issubclass(value, enum.Enum)
             )
             if (module, name) in _ADMITTED or (module in _PLAIN and plain):
+                if value is None:
+                    raise ImportError(f"{module} has no {name} in the version that is installed")
                 return value
         raise _RefusedError(repr(f"{module}.{name}")[1:-1])
 
@@ -82,6 +100,8 @@ def read_metadata(folder: Path) -> Any:
         UserError: the pickle names something that torch and Megatron do not write there.
         ValueError: the pickle is damaged.
         OSError: it cannot be read.
+        ImportError: it names a class that the installed version of torch or Megatron lacks.
+        MemoryError: there is no memory to read it.
     """
     with (folder / METADATA).open("rb") as stream:
         try:
@@ -89,7 +109,7 @@ def read_metadata(folder: Path) -> Any:
             names = {str(place.relative_path) for place in described.storage_data.values()}
         except _RefusedError as error:
             raise UserError(_would_run(folder / METADATA, str(error))) from error
-        except OSError:
+        except _NOT_DAMAGE:
             raise
         except Exception as error:  # a damaged pickle can raise anything
             raise ValueError(f"{METADATA} is damaged: {error!r}") from error
@@ -109,11 +129,12 @@ def require_harmless(folder: Path) -> None:
         UserError: they name something that Megatron does not write there.
         ValueError: their file is damaged.
         OSError: it cannot be read.
+        MemoryError: there is no memory to read it.
     """
     file = folder / COMMON
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except OSError:
+    except _NOT_DAMAGE:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(f"{COMMON} is damaged: {error!r}") from error

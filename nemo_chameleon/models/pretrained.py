@@ -25,7 +25,9 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.layout import union_over_stages
 from nemo_chameleon.models import checkpoint, tracker
 from nemo_chameleon.models.content import weights_digest
+from nemo_chameleon.models.finite import NotFiniteError
 from nemo_chameleon.models.gpt import model_of_identity, model_record, unwrap
+from nemo_chameleon.models.identity import START
 from nemo_chameleon.models.whole import fault_of, fault_of_contents
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest, digest_of_files
@@ -73,13 +75,19 @@ class PretrainedCheckpoint:
             whole: whether the output layer counts too, which embedding does not need.
 
         Raises:
-            UserError: the weights are another model's, or a file is damaged.
+            UserError: the weights are another model's or are not finite, or a file is damaged.
         """
         if (fault := fault_of_contents(self.path)) is not None:
             raise UserError(f"{self.path} is damaged: {fault}; copy the checkpoint again")
         try:
             self._require_the_same(gpt, whole)
             checkpoint.load(self.path, gpt)
+        except NotFiniteError as error:
+            key = f"{self.prefix}load" if self.prefix else START
+            raise UserError(
+                f"{key}={self.path}: its weights are not finite, because its training diverged: "
+                "set the key to an earlier checkpoint"
+            ) from error
         except (CheckpointException, CheckpointingException, KeyError) as error:
             cause = " ".join(str(error).split())[-200:]
             raise UserError(

@@ -1,21 +1,59 @@
-"""Finds out whether a checkpoint on disk is whole, and puts one aside that is not.
+"""Finds out whether a checkpoint on disk is whole.
 
 A checkpoint has a manifest since version 0.3. One without it is as whole as its own description
-lets one see: every tensor must lie within a file that exists.
+lets one see: every tensor must lie within a file that exists. What one node alone cannot read, or
+reads otherwise than another node, is no damage: it is an error that names the node.
 """
 
+import contextlib
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.distributed.collectives import node_name, on_first_rank
 from nemo_chameleon.models.pickles import COMMON, read_metadata, require_harmless
 from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.errors import UserError
-from nemo_chameleon.utils.files import keep_names
 from nemo_chameleon.utils.ranks import rank
+
+T = TypeVar("T")
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What is raised where a file is not there. All other OSErrors are a node's or a file system's."""
+
+
+class DamagedError(UserError):
+    """Raised where a checkpoint is not what was written."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the node on which something cannot be read within the block.
+
+    Args:
+        path: what is read.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: this node cannot read it, for a reason that says nothing about its contents.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, ImportError) as error:
+        cause = " ".join(str(error).split()) or repr(error)
+        remedy = (
+            "install the versions of torch and megatron-core that wrote it"
+            if isinstance(error, ImportError)
+            else "start the same command again, without this node if it happens again"
+        )
+        raise UserError(
+            f"{path} cannot be read on {node_name()}: {cause}. Nothing was renamed: {remedy}"
+        ) from error
 
 
 def seal(path: Path) -> None:
@@ -23,13 +61,44 @@ def seal(path: Path) -> None:
 
     Args:
         path: the checkpoint's folder.
+
+    Raises:
+        UserError: a file is shorter than the tensors that were written to it.
     """
-    names = on_first_rank(lambda: sorted(file.name for file in path.iterdir() if file.is_file()))
+    names, ends = on_first_rank(lambda: _written(path))
     read = manifest.entries_of(path, [name for name in names if _reader(name) == rank()])
-    of_all: list[dict[str, tuple[int, str]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(of_all, read)
-    everything = {name: entry for entries in of_all for name, entry in entries.items()}
+    everything = {name: entry for entries in _of_all(read) for name, entry in entries.items()}
+    sizes = {name: size for name, (size, _) in everything.items()}
+    if (fault := _shorter(sizes, ends)) is not None:
+        raise UserError(
+            f"{path} is not what was written: {fault}. The checkpoint before it stays the newest "
+            "one: see whether the disk is full or failing, and start the same command again"
+        )
     on_first_rank(lambda: manifest.write(path, everything))
+
+
+def _written(path: Path) -> tuple[list[str], dict[str, int]]:
+    """List the files of a checkpoint, and where the last tensor in each ends."""
+    ends = _ends(read_metadata(path))
+    # On a network file system, the list of a folder may lack what other nodes have just written.
+    return sorted({*ends, *(file.name for file in path.iterdir() if file.is_file())}), ends
+
+
+def _ends(described: Any) -> dict[str, int]:
+    ends: dict[str, int] = {}
+    for place in described.storage_data.values():
+        ends[place.relative_path] = max(
+            ends.get(place.relative_path, 0), place.offset + place.length
+        )
+    return ends
+
+
+def _shorter(sizes: Mapping[str, int], ends: Mapping[str, int]) -> str | None:
+    """Find a file that ends before its last tensor does."""
+    for name, end in ends.items():
+        if sizes[name] < end:
+            return f"{name} has {sizes[name]} bytes instead of {end}"
+    return None
 
 
 def _reader(name: str) -> int:
@@ -49,75 +118,86 @@ def fault_of(path: Path) -> str | None:
         What is wrong, for a sentence that begins with the folder; None if nothing is.
 
     Raises:
-        UserError: the checkpoint would run code when it is read.
+        UserError: the checkpoint would run code when it is read, or this node cannot read it.
     """
-    try:
-        described = read_metadata(path)
-        require_harmless(path)
-        if (entries := manifest.read(path)) is not None:
-            return manifest.fault_of(path, entries, content=False)
-        ends: dict[str, int] = {}
-        for place in described.storage_data.values():
-            ends[place.relative_path] = max(
-                ends.get(place.relative_path, 0), place.offset + place.length
-            )
-        for name, end in ends.items():
-            if (size := (path / name).stat().st_size) < end:
-                return f"{name} has {size} bytes instead of {end}"
-        json.loads((path / "metadata.json").read_text())
-        with zipfile.ZipFile(path / COMMON) as common:
-            if common.testzip() is not None:
-                return f"the contents of {COMMON} are not what was written"
-    except UserError:
-        raise
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        return f"it cannot be read: {' '.join(str(error).split()) or repr(error)}"
+    with reading(path):
+        try:
+            ends = _ends(read_metadata(path))
+            require_harmless(path)
+            entries = manifest.read(path)
+            if entries is not None and (fault := manifest.fault_of(path, entries, content=False)):
+                return fault
+            sizes = {name: (path / name).stat().st_size for name in ends}
+            if (fault := _shorter(sizes, ends)) is not None or entries is not None:
+                return fault
+            json.loads((path / "metadata.json").read_text())
+            with zipfile.ZipFile(path / COMMON) as common:
+                if common.testzip() is not None:
+                    return f"the contents of {COMMON} are not what was written"
+        except UserError:
+            raise
+        except ABSENT as error:
+            return f"{Path(error.filename).name} is missing"
+        except (EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+            return f"it cannot be read: {' '.join(str(error).split()) or repr(error)}"
     return None
 
 
 def fault_of_contents(path: Path) -> str | None:
     """Find out what is wrong with the contents of a checkpoint's files, if it has a manifest.
 
-    Every rank must call it. Each reads a part of the files.
+    Every rank must call it. Each reads a part of the files, and what is wrong with one of them is
+    seen by a rank of another node, too, if there is one.
 
     Args:
         path: the checkpoint's folder.
 
     Returns:
         What is wrong, the same on every rank; None if nothing is.
+
+    Raises:
+        UserError: a node cannot read a file, or sees a fault that another one does not see.
     """
     entries = on_first_rank(lambda: manifest.read(path)) or {}  # which fault_of has read before
     mine = dict([*entries.items()][rank() :: dist.get_world_size()])
+    nodes = _of_all(node_name())
+    wrong = {number: next(iter(of.items())) for number, of in enumerate(_look(path, mine)) if of}
+    if not wrong:
+        return None
+    second = {
+        number: next((other for other, node in enumerate(nodes) if node != nodes[number]), number)
+        for number in wrong
+    }
+    seen = _look(
+        path, {name: entries[name] for n, (name, _) in wrong.items() if second[n] == rank()}
+    )
+    for number, (name, fault) in wrong.items():
+        if name in seen[second[number]]:
+            return fault
+    number, (_, fault) = next(iter(wrong.items()))
+    raise UserError(
+        f"{path}: {fault}, as {nodes[number]} reads it, but {nodes[second[number]]} then read what "
+        f"was written. Nothing was renamed: start the same command again without {nodes[number]}, "
+        "whose memory or file system may be failing"
+    )
+
+
+def _look(path: Path, entries: manifest.Entries) -> list[dict[str, str]]:
+    """Return what each rank finds wrong with its files; raise what one could not read on all."""
+    trouble, faults = None, {}
     try:
-        found = manifest.fault_of(path, mine)
-    except OSError as error:
-        found = f"it cannot be read: {error}"
-    of_all: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_all, found)
-    return next((fault for fault in of_all if fault is not None), None)
+        with reading(path):
+            faults = manifest.faults_of(path, entries)
+    except UserError as error:
+        trouble = str(error)
+    of_all = _of_all((trouble, faults))
+    for trouble, _ in of_all:
+        if trouble is not None:
+            raise UserError(trouble)
+    return [faults for _, faults in of_all]
 
 
-def put_aside(path: Path) -> Path:
-    """Rename a checkpoint that is not whole, so that nothing takes it for one.
-
-    Args:
-        path: the checkpoint's folder.
-
-    Returns:
-        Where it lies now.
-
-    Raises:
-        UserError: it cannot be renamed.
-    """
-    for number in range(1, 1000):
-        aside = path.with_name(f"{path.name}.damaged{number if number > 1 else ''}")
-        if not aside.exists():
-            break
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return path
-    except OSError as error:
-        raise UserError(f"{path} is damaged and cannot be renamed: {error}") from error
-    keep_names(path.parent)
-    return aside
+def _of_all(own: T) -> list[T]:
+    of_all: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_all, own)
+    return of_all

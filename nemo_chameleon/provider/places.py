@@ -129,10 +129,18 @@ def _require_room(run: TrainingRun) -> None:
             return
     if there is None or not Path(run.config.output).is_dir():
         return
+    # What killed saves have left is removed before the run saves for the first time.
+    left = sum(map(_size, tracker.unfinished(run.directory)))
     needed = _BYTES_PER_PARAMETER * parameter_count(run.settings.model, run.vocab_size)
-    if (free := shutil.disk_usage(there).free) < needed:
+    if (free := shutil.disk_usage(there).free + left) < needed:
         raise UserError(
             f"output={run.config.output}: the disk has {free / 1e9:.1f} GB left, but a checkpoint "
             f"of {run.name} has at least {needed / 1e9:.1f} GB: make room, or set output to "
             "another folder"
         )
+
+
+def _size(folder: Path) -> int:
+    with contextlib.suppress(OSError):  # another job removes it
+        return sum(path.lstat().st_size for path in folder.iterdir())
+    return 0

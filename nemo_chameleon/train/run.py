@@ -15,6 +15,7 @@ from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.data.vocabulary import Vocabulary
+from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import tracker
@@ -72,6 +73,8 @@ class TrainingRun:
         if place is None or self.settings is not self.config:
             return None
         source = find_checkpoint(START, place, self.settings, self.config.data, prefix="")
+        # What is loaded now is recorded later, when the folder's tracker may name another one.
+        vars(self)["_start_digest"] = on_first_rank(lambda: digests_of(source.path))
         own, its = weights_shape(self.settings.model), weights_shape(source.run.model)
         for name, value in its.items():
             if own[name] != value:

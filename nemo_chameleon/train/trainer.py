@@ -24,7 +24,7 @@ from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
 from nemo_chameleon.distributed.lease import owned
 from nemo_chameleon.distributed.shared_storage import require_shared
-from nemo_chameleon.models import checkpoint
+from nemo_chameleon.models import checkpoint, tracker
 from nemo_chameleon.models.finite import NotFiniteError
 from nemo_chameleon.models.gpt import build_gpt
 from nemo_chameleon.models.identity import START_DIGEST
@@ -73,6 +73,7 @@ def train(run: TrainingRun, pauses: Pauses = MappingProxyType({})) -> dict[str, 
         owned(lease, str(run.directory), "set output to another folder") as confirm,
         model_parallel(run.settings.parallel, run.settings.train.seed),
     ):
+        on_first_rank(partial(tracker.remove_unfinished, run.directory))
         return Trainer(run, confirm).complete(pauses)
 
 

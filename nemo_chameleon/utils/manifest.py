@@ -4,6 +4,7 @@ The hash is XXH3 with 128 bits, which is as fast as memory. It finds damage, not
 """
 
 import json
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ NAME = "manifest.json"
 """The name of the manifest's own file."""
 Entries = Mapping[str, tuple[int, str]]
 """By name of a file: its size in bytes and its hash."""
+_MARK = {"format": "nemo_chameleon 1"}  # other tools have files of this name, too
 _CHUNK = 1 << 22  # bytes
 _AT_ONCE = 4  # files
 
@@ -59,7 +61,8 @@ def write(folder: Path, entries: Entries) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    text = json.dumps({"files": {name: list(entry) for name, entry in sorted(entries.items())}})
+    files = {name: list(entry) for name, entry in sorted(entries.items())}
+    text = json.dumps({**_MARK, "files": files})
     write_atomically(folder / NAME, text + "\n")
 
 
@@ -70,7 +73,7 @@ def read(folder: Path) -> dict[str, tuple[int, str]] | None:
         folder: the folder.
 
     Returns:
-        What it has of each file; None if there is no manifest.
+        What it has of each file; None if there is no manifest, or the file is another tool's.
 
     Raises:
         ValueError: the manifest is damaged.
@@ -81,7 +84,10 @@ def read(folder: Path) -> dict[str, tuple[int, str]] | None:
     except FileNotFoundError:
         return None
     try:
-        files: dict[str, Any] = json.loads(text)["files"]
+        found = json.loads(text)
+        if not _is_own(found):
+            return None
+        files: dict[str, Any] = found["files"]
         for name in files:
             if fault_of_name(name) is not None:
                 raise ValueError(f"{name!r} is no name of a file in its folder")
@@ -97,8 +103,17 @@ def read(folder: Path) -> dict[str, tuple[int, str]] | None:
         raise ValueError(f"{NAME} is damaged: {error!r}") from error
 
 
+def _is_own(found: Any) -> bool:
+    """Return whether a manifest is one of this package, whose first ones have no mark."""
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        return False
+    mark = {key: value for key, value in found.items() if key != "files"}
+    pairs = all(isinstance(v, list) and len(v) == 2 for v in found["files"].values())
+    return mark == _MARK or (not mark and pairs)
+
+
 def fault_of(folder: Path, entries: Entries, *, content: bool = True) -> str | None:
-    """Compare files with a manifest.
+    """Compare files with a manifest, up to the first one that differs.
 
     Args:
         folder: the folder.
@@ -112,14 +127,53 @@ def fault_of(folder: Path, entries: Entries, *, content: bool = True) -> str | N
     Raises:
         OSError: a file is there and cannot be read.
     """
+    faults = faults_of_sizes(folder, entries) or (content and faults_of(folder, entries)) or {}
+    return next(iter(faults.values()), None)
+
+
+def faults_of_sizes(folder: Path, entries: Entries) -> dict[str, str]:
+    """Compare the sizes of files with a manifest.
+
+    Args:
+        folder: the folder.
+        entries: what the manifest has of the files.
+
+    Returns:
+        What is wrong, by name of the file.
+
+    Raises:
+        OSError: a file cannot be looked at.
+    """
+    faults = {}
     for name, (size, _) in entries.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if (found := path.stat().st_size) != size:
-            return f"{name} has {found} bytes instead of {size}"
-    if content:
-        for name, entry in entries_of(folder, entries).items():
-            if entry != entries[name]:
-                return f"the contents of {name} are not what was written"
-    return None
+        try:
+            found = (folder / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            faults[name] = f"{name} is missing"
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            faults[name] = f"{name} is not a file"
+        elif found.st_size != size:
+            faults[name] = f"{name} has {found.st_size} bytes instead of {size}"
+    return faults
+
+
+def faults_of(folder: Path, entries: Entries) -> dict[str, str]:
+    """Compare the sizes and the contents of files with a manifest.
+
+    Args:
+        folder: the folder.
+        entries: what the manifest has of the files.
+
+    Returns:
+        What is wrong, by name of the file.
+
+    Raises:
+        OSError: a file is there and cannot be read.
+    """
+    faults = faults_of_sizes(folder, entries)
+    names = [name for name in entries if name not in faults]
+    for name, entry in entries_of(folder, names).items():
+        if entry != entries[name]:
+            faults[name] = f"the contents of {name} are not what was written"
+    return faults

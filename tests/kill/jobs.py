@@ -85,10 +85,11 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     psutil.wait_procs(members, timeout=60)
 
 
-def stage_of(output: Path, run: str) -> str:
-    """Say how far a job has come, by the files that it has left."""
+def stage_of(output: Path, run: str, since: float = 0.0) -> str:
+    """Say how far a job that began at a time has come, by the files that it has left."""
     done = (output / run / "result.json").is_file()
-    if any(output.glob("*/iter_*.tmp")):
+    # What was left by an earlier kill says nothing about this one.
+    if any(path.stat().st_mtime >= since for path in output.glob("*/iter_*.tmp")):
         return "checkpointing"
     if done:
         return "end"
@@ -102,12 +103,18 @@ def stage_of(output: Path, run: str) -> str:
 
 
 def ending(output: Path, run: str) -> dict[str, Any]:
-    """Return what a finished job has to show: its mixture and its results."""
+    """Return what a finished job has to show: its mixture, its results and its weights."""
+    from nemo_chameleon.models.content import weights_digest
+    from nemo_chameleon.models.tracker import tracked
+
     files = ["mixture.json", f"{run}/mixture.json", f"{run}/result.json", "proxy/result.json"]
     found = {}
     for name in files:
         text = (output / name).read_text().replace(str(output), "OUTPUT")
         found[name] = {k: v for k, v in json.loads(text).items() if k not in _OTHERWISE}
+    for name in ("proxy", run):
+        path = tracked(output / name)[1]
+        found[f"{name}/weights"] = {"digest": path and weights_digest(path)}
     return found
 
 

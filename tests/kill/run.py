@@ -57,7 +57,7 @@ class Harness:
         output, log = self._new()
         killed: list[str] = []
         while True:
-            process = self.job.begin(output, log)
+            process, started = self.job.begin(output, log), time.time()
             if len(killed) < most and chance.random() < 0.8:
                 known = log.stat().st_size
                 # Most of a short job is imports. It begins to work when it says its first word.
@@ -65,7 +65,7 @@ class Harness:
                 due = time.monotonic() + chance.uniform(0, self.seconds)
                 if wait(process, partial(_over, due)) is None:
                     kill(process)
-                    killed.append(stage_of(output, self.job.run))
+                    killed.append(stage_of(output, self.job.run, started))
                     continue
             status = wait(process)
             self._judge(output, log, killed, status, f"killed {', '.join(killed)}")

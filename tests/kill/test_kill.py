@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import run as harness
-from jobs import POINTS, Job, differences
+import torch
+from jobs import POINTS, Job, differences, ending, stage_of
+from torch.distributed.checkpoint.state_dict_saver import save
 
 # What it writes in one step, it writes again; what it adds to a file is there twice if it is killed
 # between the two steps.
@@ -95,3 +97,31 @@ def test_differences_are_named() -> None:
         found = differences(one, json.loads(other))
         assert len(found) == 1
         assert found[0].startswith(where)
+
+
+def test_weights_count(tmp_path: Path) -> None:
+    """Two jobs of which only the weights of the base model differ, or are lost, end differently."""
+    folders = [tmp_path / name for name in ("one", "same", "other")]
+    for folder, value in zip(folders, (1.0, 1.0, 2.0), strict=True):
+        for name in ("mixture", "base/mixture", "base/result", "proxy/result"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.json").write_text("{}")
+        for run, weight in (("base", value), ("proxy", 0.0)):
+            state = {"decoder.x": torch.full((9,), weight), "optimizer.x": torch.rand(9)}
+            save(state, checkpoint_id=folder / run / "iter_0000006", no_dist=True)
+            (folder / run / "latest_checkpointed_iteration.txt").write_text("6")
+    one, same, other = (ending(folder, "base") for folder in folders)
+    assert differences(one, same) == []
+    (found,) = differences(one, other)
+    assert found.startswith("/base/weights/digest: ")
+    (folders[1] / "base" / "latest_checkpointed_iteration.txt").unlink()
+    assert len(differences(one, ending(folders[1], "base"))) == 1
+
+
+def test_what_an_earlier_kill_left_is_no_stage(tmp_path: Path) -> None:
+    """A job is killed while it saves only if this start has begun to save."""
+    left = tmp_path / "base" / "iter_0000002.tmp"
+    left.mkdir(parents=True)
+    began = left.stat().st_mtime
+    assert stage_of(tmp_path, "base", began) == "checkpointing"
+    assert stage_of(tmp_path, "base", began + 1) == "training"
