@@ -47,6 +47,7 @@ def test_nothing_is_left_of_the_proxy(config: Config) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.Trainer, "step", step)
         config.output += "-again"
+        config.chameleon.file = f"{config.output}/mixture.json"
         proxy.compute_mixture(provider.prepare(config))
     assert within[-1][0] > groups
     assert within[-1][1] > threads

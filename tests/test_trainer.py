@@ -298,7 +298,9 @@ def test_oldest_checkpoints_are_removed(job: TrainingRun) -> None:
 
 def test_the_newest_checkpoint_is_never_removed(job: TrainingRun) -> None:
     """A later checkpoint, from before the run was set back by hand, does not count as newest."""
-    (job.directory / "iter_0002000").mkdir(parents=True)
+    trainer.train(job)
+    (job.directory / "iter_0000006").rename(job.directory / "iter_0002000")
+    tracker.name_newest(job.directory, 4)
     job.config.checkpoint.keep = 1
     trainer.train(job)
     assert tracker.newest(job.directory) == job.directory / "iter_0000006"
