@@ -298,6 +298,32 @@ def test_a_lost_tracker(
     assert (job.directory / TRACKER).read_text() == "6\n"
 
 
+def sealed(folder: Path) -> str:
+    """Return what a rank says of a checkpoint that one of two ranks cannot read back."""
+
+    def failing(path: Path, names: Any) -> Any:
+        if rank() == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch, process_group():
+        patch.setattr(whole_module, "_written", lambda path: ([], {}))
+        patch.setattr(manifest, "entries_of", failing)
+        try:
+            whole_module.seal(folder)
+        except UserError as error:
+            return str(error)
+    return ""
+
+
+def test_what_one_rank_cannot_read_back_all_ranks_say(tmp_path: Path) -> None:
+    """No rank waits for one that cannot read what it wrote, and nothing is sealed."""
+    first, second = on_ranks(2, sealed, tmp_path)
+    assert first == second
+    assert "cannot be read on" in first and "Input/output error" in first
+    assert not (tmp_path / manifest.NAME).exists()
+
+
 def test_a_short_file_is_not_sealed(job: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a full disk cut before the manifest is written is no checkpoint, nor is it resumed."""
     seal = whole_module.seal

@@ -8,7 +8,7 @@ reads otherwise than another node, is no damage: it is an error that names the n
 import contextlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,11 +63,13 @@ def seal(path: Path) -> None:
         path: the checkpoint's folder.
 
     Raises:
-        UserError: a file is shorter than the tensors that were written to it.
+        UserError: a file is shorter than the tensors that were written to it, or a node cannot
+            read it.
     """
     names, ends = on_first_rank(lambda: _written(path))
-    read = manifest.entries_of(path, [name for name in names if _reader(name) == rank()])
-    everything = {name: entry for entries in _of_all(read) for name, entry in entries.items()}
+    mine = [name for name in names if _reader(name) == rank()]
+    read = _by_rank(path, lambda: manifest.entries_of(path, mine))
+    everything = {name: entry for entries in read for name, entry in entries.items()}
     sizes = {name: size for name, (size, _) in everything.items()}
     if (fault := _shorter(sizes, ends)) is not None:
         raise UserError(
@@ -161,16 +163,16 @@ def fault_of_contents(path: Path) -> str | None:
     entries = on_first_rank(lambda: manifest.read(path)) or {}  # which fault_of has read before
     mine = dict([*entries.items()][rank() :: dist.get_world_size()])
     nodes = _of_all(node_name())
-    wrong = {number: next(iter(of.items())) for number, of in enumerate(_look(path, mine)) if of}
+    found = _by_rank(path, lambda: manifest.faults_of(path, mine))
+    wrong = {number: next(iter(of.items())) for number, of in enumerate(found) if of}
     if not wrong:
         return None
     second = {
         number: next((other for other, node in enumerate(nodes) if node != nodes[number]), number)
         for number in wrong
     }
-    seen = _look(
-        path, {name: entries[name] for n, (name, _) in wrong.items() if second[n] == rank()}
-    )
+    again = {name: entries[name] for n, (name, _) in wrong.items() if second[n] == rank()}
+    seen = _by_rank(path, lambda: manifest.faults_of(path, again))
     for number, (name, fault) in wrong.items():
         if name in seen[second[number]]:
             return fault
@@ -182,19 +184,19 @@ def fault_of_contents(path: Path) -> str | None:
     )
 
 
-def _look(path: Path, entries: manifest.Entries) -> list[dict[str, str]]:
-    """Return what each rank finds wrong with its files; raise what one could not read on all."""
-    trouble, faults = None, {}
+def _by_rank(path: Path, read: Callable[[], T]) -> list[T]:
+    """Return what each rank reads; raise what one could not read on all."""
+    trouble, found = None, None
     try:
         with reading(path):
-            faults = manifest.faults_of(path, entries)
+            found = read()
     except UserError as error:
         trouble = str(error)
-    of_all = _of_all((trouble, faults))
+    of_all: list[Any] = _of_all((trouble, found))
     for trouble, _ in of_all:
         if trouble is not None:
             raise UserError(trouble)
-    return [faults for _, faults in of_all]
+    return [found for _, found in of_all]
 
 
 def _of_all(own: T) -> list[T]:
