@@ -9,7 +9,7 @@ from nemo_chameleon.config.places import require_places
 from nemo_chameleon.config.schema import ChameleonConfig, Config, RunConfig
 from nemo_chameleon.method.weights import Preset, choose_preset
 from nemo_chameleon.mixture.datasets import MOST_DATASETS
-from nemo_chameleon.utils.errors import UserError
+from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.names import require_unicode
 
 
@@ -26,7 +26,11 @@ def check(config: Config, world_size: int) -> None:
     check_mixture(config)
     require_valid(config, "")
     check_run(config, world_size, "")
-    if Path(config.output).is_file():
+    try:
+        is_file = Path(config.output).is_file()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"output={config.output} cannot be used: {reason_of(error)}") from error
+    if is_file:
         raise UserError(f"output={config.output} is a file: name a folder")
     if config.data.dataset == SFT and config.checkpoint.pretrained_checkpoint is None:
         raise UserError("data.dataset=sft finetunes a model: set checkpoint.pretrained_checkpoint")

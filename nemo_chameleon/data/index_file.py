@@ -228,8 +228,9 @@ class IndexFile:
         before, sequences = 0, len(self.lengths)
         for start in range(0, len(self.documents), _CHECKED):
             begins = self.documents[start : start + _CHECKED]
-            if int(begins[0]) < before or not bool(np.all(begins[1:] >= begins[:-1])):
-                falls = np.flatnonzero(np.diff(begins, prepend=before) < 0)
+            # No differences: those of damaged numbers may not fit into 64 bits.
+            falls = np.flatnonzero(begins < np.concatenate(([before], begins[:-1])))
+            if len(falls):
                 number = start + int(falls[0])
                 self._refuse(
                     f"document {number:,} begins at sequence {int(self.documents[number]):,}, "

@@ -76,6 +76,9 @@ def _require_types(body: Mapping[str, Any]) -> None:
             and ends[0] <= ends[1]
         ):
             raise UserError(f"the uncertainty of domain {name!r} must be the ends of an interval")
+    objective = body.get("objective")
+    if objective is not None and not (isinstance(objective, str) and objective):
+        raise UserError("'objective' must be text, or null")
     method, proxy = body.get("method", {}), body.get("proxy", {})
     for what, values, kind in (
         ("'caveats' must be a list of texts", method.get("caveats", []), str),

@@ -112,7 +112,8 @@ def read_metadata(folder: Path) -> Any:
         except _NOT_DAMAGE:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            raise ValueError(f"{METADATA} is damaged: {error!r}") from error
+            # The text of an error may hold what was read, which may be nested without end.
+            raise ValueError(f"{METADATA} is damaged: {type(error).__name__}") from error
     for name in names:
         if (fault := fault_of_name(name)) is not None:
             raise ValueError(f"{METADATA} is damaged: the name {name!r} of a file {fault}")

@@ -8,6 +8,7 @@ reads otherwise than another node, is no damage: it is an error that names the n
 import contextlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.ranks import rank
 
 T = TypeVar("T")
+# What the readers of damaged files raise: RuntimeError is of a zip file that looks encrypted.
+_DAMAGE = (EOFError, ValueError, AttributeError, TypeError, RuntimeError)
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """What is raised where a file is not there. All other OSErrors are a node's or a file system's."""
 
@@ -140,7 +143,7 @@ def fault_of(path: Path) -> str | None:
             raise
         except ABSENT as error:
             return f"{Path(error.filename).name} is missing"
-        except (EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
             return f"it cannot be read: {' '.join(str(error).split()) or repr(error)}"
     return None
 

@@ -85,7 +85,8 @@ def as_number(value: Any) -> float | None:
     """
     if isinstance(value, float):
         return value
-    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()) else None
+    text = value.strip() if isinstance(value, str) else ""
+    return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 def short(value: Any) -> str:
