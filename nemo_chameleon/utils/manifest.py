@@ -127,7 +127,9 @@ def fault_of(folder: Path, entries: Entries, *, content: bool = True) -> str | N
     Raises:
         OSError: a file is there and cannot be read.
     """
-    faults = faults_of_sizes(folder, entries) or (content and faults_of(folder, entries)) or {}
+    faults = faults_of_sizes(folder, entries)
+    if content and not faults:
+        faults = _faults_of_contents(folder, entries)
     return next(iter(faults.values()), None)
 
 
@@ -172,8 +174,13 @@ def faults_of(folder: Path, entries: Entries) -> dict[str, str]:
         OSError: a file is there and cannot be read.
     """
     faults = faults_of_sizes(folder, entries)
-    names = [name for name in entries if name not in faults]
-    for name, entry in entries_of(folder, names).items():
-        if entry != entries[name]:
-            faults[name] = f"the contents of {name} are not what was written"
-    return faults
+    rest = {name: entry for name, entry in entries.items() if name not in faults}
+    return faults | _faults_of_contents(folder, rest)
+
+
+def _faults_of_contents(folder: Path, entries: Entries) -> dict[str, str]:
+    return {
+        name: f"the contents of {name} are not what was written"
+        for name, entry in entries_of(folder, entries).items()
+        if entry != entries[name]
+    }
