@@ -6,6 +6,8 @@ compute.py           from embeddings to a Mixture
 edit.py              changes to a computed mixture that need no training
 embeddings_file.py   the file of embeddings beside a mixture file
 formats.py           the formats of other tools
+order.py             the order of domains, any part of which can be computed alone
+plan.py              stages of mixtures, and the samples of each domain in them
 tables.py            tables for people
 
 Nothing here imports torch or megatron, or knows a key of the configuration.

@@ -1,0 +1,160 @@
+"""The order in which a run draws from its domains, any part of which can be computed alone.
+
+The domains are the leaves of a binary tree. At each node the lighter side takes its share of the
+node's samples, evenly spaced: floor(n·share + 1/2) of the first n. To find the domain of a sample,
+one follows its number down the tree. So nothing is stored or computed beforehand, and every process
+that computes a part of the order finds the same one: the arithmetic is multiplication, addition and
+rounding down as IEEE 754 has them.
+
+A rounding is half a sample at most. A domain has its own and its share of those above it, and their
+sum is known for a tree. It is low in Huffman's tree, unless a domain deep in the tree has a sibling
+much lighter than itself. Nodes that are lighter than all others by some factor can therefore be set
+aside until the others are merged. The factor is the one that gives the lowest sum.
+"""
+
+import heapq
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nemo_chameleon.utils.arrays import Floats, Ints
+
+TARGET = 1.25
+"""The bound, in samples, with which the search for a tree ends."""
+
+_FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 30.0, np.inf)
+_CHUNK = (
+    1 << 14
+)  # samples that go down the tree together, so that they stay in the processor's cache
+
+
+class DomainOrder:
+    """An endless order of domains in which every prefix has each domain's share of it.
+
+    Attributes:
+        bound: how far the number of a domain's samples among the first n may be from its share of
+            n, for any n below 2⁴⁰; in samples. It follows from the tree, and has been at most 1.25
+            for all weights that were tried.
+    """
+
+    def __init__(self, weights: ArrayLike) -> None:
+        """Build the tree.
+
+        Args:
+            weights: (k,), positive and finite; they need not sum to 1.
+
+        Raises:
+            ValueError: there is no weight, or one is not positive and finite.
+        """
+        w = np.asarray(weights, dtype=np.float64)
+        if w.ndim != 1 or not len(w):
+            raise ValueError(f"weights must be one number per domain, not of shape {w.shape}")
+        if not np.all((w > 0) & np.isfinite(w)):
+            raise ValueError("weights must be positive and finite")
+        self.bound = np.inf
+        for factor in _FACTORS:
+            tree = _Tree(w.tolist(), factor)
+            if (bound := tree.bound()) < self.bound:
+                self._tree, self.bound = tree, bound
+            if self.bound <= TARGET:
+                break
+        # A leaf is its own child, with nothing on the lighter side: samples stay there.
+        leaves, totals = np.arange(len(w)), np.array(self._tree.totals)
+        children = np.array(self._tree.children, dtype=np.int64).reshape(-1, 2)
+        self._lighter: Ints = np.concatenate([leaves, children[:, 0]])
+        self._heavier: Ints = np.concatenate([leaves, children[:, 1]])
+        self._share: Floats = np.zeros(len(totals))
+        self._share[len(w) :] = totals[children[:, 0]] / totals[len(w) :]
+
+    def draws(self, first: int, stop: int) -> tuple[Ints, Ints]:
+        """Return which domain each sample of a part of the order is of.
+
+        Args:
+            first: number of the first sample, from 0.
+            stop: number of the sample after the last one.
+
+        Returns:
+            (stop - first,) the positions of the domains in `weights`; and for each sample the
+            number of samples of its domain that come before it.
+        """
+        parts = [self._down(at, min(at + _CHUNK, stop)) for at in range(first, stop, _CHUNK)]
+        if not parts:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        domains, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return domains, numbers
+
+    def counts(self, samples: int) -> Ints:
+        """Return how many of the first samples are of each domain.
+
+        Args:
+            samples: number of samples.
+
+        Returns:
+            (k,), with a sum of `samples`.
+        """
+        of_node = np.zeros(len(self._share))
+        of_node[-1] = samples
+        leaves = len(self._tree.totals) - len(self._tree.children)
+        for node in range(len(of_node) - 1, leaves - 1, -1):  # children have lower numbers
+            lighter = np.floor(of_node[node] * self._share[node] + 0.5)
+            of_node[self._lighter[node]] = lighter
+            of_node[self._heavier[node]] = of_node[node] - lighter
+        return of_node[:leaves].astype(np.int64)
+
+    def _down(self, first: int, stop: int) -> tuple[Ints, Ints]:
+        """Let samples go down the tree, and put aside those that have arrived at a leaf."""
+        leaves = len(self._tree.totals) - len(self._tree.children)
+        domains, numbers = np.empty(stop - first, np.int64), np.empty(stop - first, np.int64)
+        places: Ints | slice = slice(None)
+        node = np.full(stop - first, len(self._share) - 1)
+        number = np.arange(first, stop, dtype=np.float64)
+        while True:
+            arrived = node < leaves
+            count = np.count_nonzero(arrived)
+            if count == len(node):
+                domains[places], numbers[places] = node, number
+                return domains, numbers
+            if 2 * count > len(node):
+                here = np.arange(stop - first)[places]
+                domains[here[arrived]], numbers[here[arrived]] = node[arrived], number[arrived]
+                places, node, number = here[~arrived], node[~arrived], number[~arrived]
+            share = self._share[node]
+            before = np.floor(number * share + 0.5)
+            lighter = np.floor((number + 1) * share + 0.5) > before
+            number = np.where(lighter, before, number - before)
+            node = np.where(lighter, self._lighter[node], self._heavier[node])
+
+
+class _Tree:
+    """A binary tree over weights; a node's number is higher than those of its children."""
+
+    def __init__(self, weights: list[float], factor: float) -> None:
+        self.totals, self.children = list(weights), list[tuple[int, int]]()
+        heap = [(weight, leaf) for leaf, weight in enumerate(weights)]
+        heapq.heapify(heap)
+        aside = []
+        while len(heap) > 1:
+            lightest = heapq.heappop(heap)
+            if lightest[0] * factor < heap[0][0]:
+                aside.append(lightest)
+            else:
+                heapq.heappush(heap, self._merge(lightest, heapq.heappop(heap)))
+        # Those set aside are merged from the lightest on, and only then with all others.
+        for node in [*aside[1:], heap[0]] if aside else []:
+            aside[0] = self._merge(*sorted([aside[0], node]))
+
+    def _merge(self, lighter: tuple[float, int], heavier: tuple[float, int]) -> tuple[float, int]:
+        self.children.append((lighter[1], heavier[1]))
+        self.totals.append(lighter[0] + heavier[0])
+        return self.totals[-1], len(self.totals) - 1
+
+    def bound(self) -> float:
+        """Return 1/2 + 1/2 of the most that a leaf's shares of the nodes above it sum to."""
+        leaves = len(self.totals) - len(self.children)
+        above = [0.0] * len(self.totals)  # sums of 1 / total; nothing is rounded above the root
+        for node in range(len(self.totals) - 1, leaves - 1, -1):
+            own = 0.0 if node == len(self.totals) - 1 else 1 / self.totals[node]
+            for child in self.children[node - leaves]:
+                above[child] = above[node] + own
+        most = max(weight * sum_ for weight, sum_ in zip(self.totals, above[:leaves], strict=False))
+        return (1 + most) / 2 if leaves > 1 else 0.0

@@ -1,0 +1,278 @@
+"""The plan of a run: stages of mixtures, and the samples that the run draws in each.
+
+Each domain's samples are counted over all stages. So a run that goes from one stage to the next
+draws no sample of a domain twice before all of them have been drawn once.
+"""
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nemo_chameleon.mixture.mixture import Mixture
+from nemo_chameleon.mixture.order import DomainOrder
+from nemo_chameleon.utils.arrays import Ints
+from nemo_chameleon.utils.errors import UserError, reason_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A mixture, and for how many samples a run draws by it.
+
+    Attributes:
+        mixture: the weights. Nothing is drawn from a domain that it lacks.
+        samples: number of samples of the stage.
+        shares: shares of samples by domain, where the weights are shares of answer tokens.
+        drawn: samples of each domain, where they were not drawn in the order of this package but in
+            Megatron's; such a stage is over.
+    """
+
+    mixture: Mixture
+    samples: int
+    shares: Mapping[str, float] | None = None
+    drawn: Mapping[str, int] | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Shares of the stage's samples by domain, in the order of the names."""
+        weights = self.mixture.weights if self.shares is None else self.shares
+        return {name: weights[name] for name in sorted(weights)}
+
+    @cached_property
+    def order(self) -> DomainOrder:
+        """The order of the domains, whose positions are those in `weights`."""
+        return DomainOrder([*self.weights.values()])
+
+    def counts(self, samples: int | None = None) -> dict[str, int]:
+        """Return how many of the first samples of the stage are of each of its domains.
+
+        Args:
+            samples: number of samples from the stage's start; None for the whole stage.
+
+        Returns:
+            Samples by domain name.
+        """
+        if self.drawn is not None:
+            return dict(self.drawn) if samples != 0 else {}
+        counts = self.order.counts(self.samples if samples is None else samples)
+        return dict(zip(self.weights, counts.tolist(), strict=True))
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the stage's samples, as JSON can hold it."""
+        drawn = {} if self.drawn is None else {"drawn": dict(sorted(self.drawn.items()))}
+        return {"samples": self.samples, "weights": self.weights, **drawn}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run, in order.
+
+    Attributes:
+        stages: at least one; none without samples.
+
+    Raises:
+        UserError: there is no stage, or a stage has no samples.
+
+    Example:
+        >>> broad = Mixture.static({"code": 1, "wiki": 3})
+        >>> plan = Plan((Stage(broad, 80), Stage(Mixture.static({"wiki": 1}), 20)))
+        >>> plan.counts(80), plan.counts(90)
+        ({'code': 20, 'wiki': 60}, {'code': 20, 'wiki': 70})
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to draw in every stage."""
+        if not self.stages:
+            raise UserError("a plan needs at least one stage")
+        for number, stage in enumerate(self.stages, 1):
+            if stage.samples < 1:
+                raise UserError(f"stage {number} of the plan has {stage.samples} samples")
+
+    @property
+    def samples(self) -> int:
+        """Samples of the whole run."""
+        return self.starts[-1]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """(stages + 1,) the sample with which each stage begins, and the number of all samples."""
+        return [0, *itertools.accumulate(stage.samples for stage in self.stages)]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All domains that are drawn in some stage, in the order of their first stage."""
+        return list(dict.fromkeys(name for s in self.stages for name in s.mixture.weights))
+
+    def counts(self, samples: int) -> dict[str, int]:
+        """Return how many of the run's first samples are of each domain.
+
+        Args:
+            samples: number of samples, at most those of the run.
+
+        Returns:
+            Samples by domain name.
+        """
+        return {name: sum(of_one.values()) for name, of_one in self.by_stage(samples).items()}
+
+    def by_stage(self, samples: int | None = None) -> dict[str, dict[int, int]]:
+        """Return how many samples of each domain the run draws in each stage.
+
+        Args:
+            samples: how many of the run's samples are counted; None for all.
+
+        Returns:
+            By domain name, samples by the stage's number, from 1.
+        """
+        found: dict[str, dict[int, int]] = {name: {} for name in self.names}
+        left = self.samples if samples is None else samples
+        for number, stage in enumerate(self.stages, 1):
+            for name, count in stage.counts(min(left, stage.samples)).items():
+                found.setdefault(name, {})[number] = count
+            left = max(0, left - stage.samples)
+        return found
+
+    def until(self, samples: int) -> tuple[Stage, ...]:
+        """Return the stages up to a sample, the last of them cut there.
+
+        Args:
+            samples: number of samples.
+
+        Returns:
+            The stages; none for 0 samples.
+        """
+        begun = [s for s, start in zip(self.stages, self.starts, strict=False) if start < samples]
+        if not begun:
+            return ()
+        rest = samples - self.starts[len(begun) - 1]
+        return (*begun[:-1], replace(begun[-1], samples=min(rest, begun[-1].samples)))
+
+    def after(self, samples: int) -> tuple[Stage, ...]:
+        """Return the stages from a sample on, the first of them without what is before it.
+
+        Args:
+            samples: number of samples.
+
+        Returns:
+            The stages; none where the plan ends before.
+        """
+        ends = zip(self.stages, self.starts[1:], strict=True)
+        return tuple(
+            replace(stage, samples=min(stage.samples, end - samples))
+            for stage, end in ends
+            if end > samples
+        )
+
+    def changed(self, plan: "Plan", samples: int) -> "Plan":
+        """Return the plan of a run that has drawn some samples by this one and goes on by another.
+
+        Args:
+            plan: the plan from then on; what it has before that does not count.
+            samples: number of samples that the run has drawn.
+
+        Returns:
+            The plan of the whole run. A stage that neither plan ends there is one stage.
+
+        Raises:
+            UserError: `plan` has no samples after these.
+        """
+        before, after = self.until(samples), plan.after(samples)
+        if not after:
+            raise UserError(
+                f"the run has drawn {samples:,} samples, and the plan ends at {plan.samples:,}"
+            )
+        if before and before[-1].drawn is None and before[-1].weights == after[0].weights:
+            joined = replace(after[0], samples=before[-1].samples + after[0].samples)
+            return Plan((*before[:-1], joined, *after[1:]))
+        return Plan((*before, *after))
+
+    def mean(self) -> Mixture:
+        """Return the shares of all samples of the run, as a mixture named "plan"."""
+        drawn = {name: count for name, count in self.counts(self.samples).items() if count}
+        return replace(Mixture.static(drawn), method={"name": "plan"})
+
+    def record(self) -> list[dict[str, Any]]:
+        """Return what decides the samples of the run, as JSON can hold it."""
+        return [stage.record() for stage in self.stages]
+
+    @classmethod
+    def of_record(cls, record: Sequence[Mapping[str, Any]], source: str) -> "Plan":
+        """Make a plan from a record.
+
+        Args:
+            record: what `record` returned, read from JSON.
+            source: where it was found, for errors.
+
+        Returns:
+            The plan; its mixtures are named "recorded".
+
+        Raises:
+            UserError: it is not such a record.
+        """
+        try:
+            return cls(tuple(_stage_of(entry) for entry in record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{source} has no plan that can be read: {reason_of(error)}") from error
+
+
+def _stage_of(entry: Mapping[str, Any]) -> Stage:
+    mixture = Mixture(dict(entry["weights"]), method={"name": "recorded"})
+    drawn = entry.get("drawn")
+    counts = None if drawn is None else {name: int(count) for name, count in drawn.items()}
+    return Stage(mixture, int(entry["samples"]), drawn=counts)
+
+
+class PlannedOrder:
+    """The order of the samples of a whole plan."""
+
+    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
+        """Take a plan whose domains have the positions that they have in `names`.
+
+        Args:
+            plan: the plan.
+            names: the domains; all of the plan's must be there.
+        """
+        self._plan = plan
+        self._starts = plan.starts
+        place = {name: at for at, name in enumerate(names)}
+        self._places = [np.array([place[n] for n in s.weights], np.int64) for s in plan.stages]
+        self._before = []  # samples of each of the stage's domains before the stage
+        drawn = dict.fromkeys(names, 0)
+        for stage in plan.stages:
+            self._before.append(np.array([drawn[name] for name in stage.weights], np.int64))
+            for name, count in stage.counts().items():
+                drawn[name] += count
+
+    def draws(self, first: int, stop: int) -> tuple[Ints, Ints]:
+        """Return which domain each sample of a part of the run is of.
+
+        Args:
+            first: number of the first sample, from 0.
+            stop: number of the sample after the last one, at most the number of all.
+
+        Returns:
+            (stop - first,) positions of domains; and for each sample how many samples of its domain
+            the run has drawn before it.
+
+        Raises:
+            ValueError: a stage was drawn in Megatron's order, which is not known here.
+        """
+        parts = []
+        while first < stop:
+            at = bisect_right(self._starts, first) - 1
+            start, end = self._starts[at], min(stop, self._starts[at + 1])
+            stage = self._plan.stages[at]
+            if stage.drawn is not None:
+                raise ValueError(f"samples {start} to {end} were drawn in Megatron's order")
+            domains, numbers = stage.order.draws(first - start, end - start)
+            parts.append((self._places[at][domains], self._before[at][domains] + numbers))
+            first = end
+        if not parts:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        positions, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return positions, numbers

@@ -1,0 +1,143 @@
+"""The order of domains and the plan of a run: shares at every prefix, and parts computed alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.order import TARGET, DomainOrder
+from nemo_chameleon.mixture.plan import Plan, PlannedOrder, Stage
+from nemo_chameleon.utils.errors import UserError
+
+# Powers of ten make weights of very different sizes, which are the hard ones.
+WEIGHTS = st.lists(st.floats(-6, 0).map(lambda power: 10**power), min_size=1, max_size=40)
+
+
+def deviation(weights: np.ndarray, domains: np.ndarray) -> float:
+    """Return how far the count of any domain is from its share at any prefix."""
+    prefixes = np.arange(1, len(domains) + 1)
+    shares = weights / weights.sum()
+    return max(
+        float(np.abs(np.cumsum(domains == at) - prefixes * share).max())
+        for at, share in enumerate(shares)
+    )
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(WEIGHTS)
+def test_every_prefix_has_the_shares_within_the_bound(weights: list[float]) -> None:
+    """No prefix is further from the shares than the bound, which is at most 1.25 samples."""
+    order = DomainOrder(weights)
+    assert order.bound <= TARGET
+    assert deviation(np.array(weights), order.draws(0, 3000)[0]) <= order.bound + 1e-9
+
+
+@pytest.mark.parametrize("domains", [1, 2, 22, 1000, 32_766])
+def test_any_part_is_the_same_part_of_the_whole(domains: int) -> None:
+    """A part that begins far from the start continues the counts and is one with its neighbours."""
+    order = DomainOrder(np.random.default_rng(domains).dirichlet(np.full(domains, 0.5)) + 1e-9)
+    first = 10**10
+    names, numbers = order.draws(first, first + 20_000)
+    parts = [order.draws(at, at + 1234) for at in range(first, first + 20_000, 1234)]
+    assert np.array_equal(np.concatenate([part[0] for part in parts])[:20_000], names)
+    assert np.array_equal(np.concatenate([part[1] for part in parts])[:20_000], numbers)
+    before, after = order.counts(first), order.counts(first + 20_000)
+    assert before.sum() == first
+    assert np.array_equal(after - before, np.bincount(names, minlength=domains))
+    for at in np.unique(names):
+        expected = np.arange(before[at], after[at])
+        assert np.array_equal(numbers[names == at], expected)
+
+
+def test_the_order_is_this_one() -> None:
+    """The order of a few weights is fixed: a change of it would change every run's samples."""
+    domains, numbers = DomainOrder([0.5, 0.3, 0.2]).draws(0, 10)
+    assert domains.tolist() == [0, 1, 0, 2, 0, 1, 0, 2, 0, 1]
+    assert numbers.tolist() == [0, 0, 1, 0, 2, 1, 3, 1, 4, 2]
+
+
+@pytest.mark.parametrize("weights", [[], [1.0, 0.0], [1.0, -1.0], [1.0, np.nan], [np.inf]])
+def test_weights_that_nothing_can_be_drawn_by_are_refused(weights: list[float]) -> None:
+    """No weight, and weights that are not positive and finite, are errors."""
+    with pytest.raises(ValueError, match="weights must be"):
+        DomainOrder(weights)
+
+
+def plan_of(*stages: tuple[dict[str, float], int]) -> Plan:
+    """Return a plan of weights that need not sum to 1."""
+    return Plan(tuple(Stage(Mixture.static(weights), samples) for weights, samples in stages))
+
+
+STAGES = st.lists(
+    st.tuples(
+        st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.001, 1), min_size=1),
+        st.integers(1, 700),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(STAGES, st.integers(1, 400))
+def test_no_number_of_a_domain_is_left_out_or_repeated(
+    stages: list[tuple[dict[str, float], int]], block: int
+) -> None:
+    """Over all stages each domain's samples are 0, 1, 2, ..., whatever blocks are computed."""
+    plan, names = plan_of(*stages), "hgfedcba"
+    order = PlannedOrder(plan, names)
+    starts = range(0, plan.samples, block)
+    parts = [order.draws(at, min(at + block, plan.samples)) for at in starts]
+    domains, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+    for at in range(len(names)):
+        of_one = numbers[domains == at]
+        assert of_one.tolist() == list(range(len(of_one)))
+    drawn = {name: int(np.count_nonzero(domains == names.index(name))) for name in plan.names}
+    assert plan.counts(plan.samples) == drawn
+    for (weights, _), (start, stop) in zip(stages, itertools.pairwise(plan.starts), strict=True):
+        assert {names[at] for at in domains[start:stop]} <= set(weights)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(STAGES, STAGES, st.integers(0, 3000))
+def test_a_change_keeps_what_was_drawn(
+    old: list[tuple[dict[str, float], int]],
+    new: list[tuple[dict[str, float], int]],
+    samples: int,
+) -> None:
+    """A changed plan has the old one's samples up to the change, and counts on from there."""
+    before, after = plan_of(*old), plan_of(*new)
+    samples = min(samples, before.samples)
+    if samples >= after.samples:
+        with pytest.raises(UserError, match="the plan ends at"):
+            before.changed(after, samples)
+        return
+    changed = before.changed(after, samples)
+    assert changed.samples == after.samples
+    names = sorted({*before.names, *after.names})
+    drawn = PlannedOrder(before, names).draws(0, samples)
+    for was, is_now in zip(drawn, PlannedOrder(changed, names).draws(0, samples), strict=True):
+        assert np.array_equal(was, is_now)
+    assert Plan.of_record(changed.record(), "test").record() == changed.record()
+
+
+def test_a_plan_that_goes_on_unchanged_is_the_same_plan() -> None:
+    """A change to the plan that the run has already changes no sample."""
+    plan = plan_of(({"a": 1, "b": 2}, 100), ({"a": 3}, 50))
+    for samples in (0, 1, 99, 100, 101, 149):
+        assert plan.changed(plan, samples).record() == plan.record()
+
+
+def test_a_stage_in_megatrons_order_counts_and_is_not_drawn_again() -> None:
+    """Samples drawn in Megatron's order are counted; asking for their order is an error."""
+    over = Stage(Mixture.uniform(["a", "b"]), 10, drawn={"a": 6, "b": 4})
+    plan = Plan((over, Stage(Mixture.uniform(["b", "c"]), 4)))
+    order = PlannedOrder(plan, ["a", "b", "c"])
+    domains, numbers = order.draws(10, 14)
+    assert plan.counts(14) == {"a": 6, "b": 6, "c": 2}
+    assert numbers[domains == 1].tolist() == [4, 5]
+    with pytest.raises(ValueError, match="Megatron's order"):
+        order.draws(9, 14)
