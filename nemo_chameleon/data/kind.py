@@ -21,6 +21,8 @@ class DataKind(ABC):
     Attributes:
         supervised: whether the data are examples to finetune on, with loss on their answers alone.
         packed: whether a sample may have several sequences, whose positions begin at 0 again.
+        reorders_epochs: whether one dataset of this kind has every epoch, each in its own order;
+            else a dataset has the epochs of its number of samples, in one order.
         order_settings: the keys of `data` that decide the order and the contents of this kind's
             samples. A checkpoint records them, in addition to the keys that decide them for all
             data.
@@ -28,6 +30,7 @@ class DataKind(ABC):
 
     supervised: bool = False
     packed: bool = False
+    reorders_epochs: bool = False
     order_settings: tuple[str, ...] = ()
 
     @abstractmethod

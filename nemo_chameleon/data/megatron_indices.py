@@ -52,8 +52,7 @@ def with_indices(
     """
 
     def find() -> tuple[Path, Path | None]:
-        key = digest([_VERSION, str(megatron.core.__version__), facts()])
-        folder = Path(cache) / FOLDER / key
+        folder = _folder(cache, facts())
         if cached.is_whole(folder):
             return folder, None
         with _named(folder):
@@ -121,3 +120,35 @@ def facts_of(
 def _identity(idx: Path) -> list[Any]:
     # A domain's fingerprint is of its tokens. Where its documents end also decides the indices.
     return [idx.stat().st_size, sampled_digest(idx, _BLOCKS)]
+
+
+def made_folder(cache: str, facts: Callable[[], Any], make: Callable[[str], None]) -> Path:
+    """Return the folder of some indices, which this process makes if it is not there and whole.
+
+    Args:
+        cache: data.cache.
+        facts: returns all that decides the indices, as JSON can hold it.
+        make: fills a folder; its argument is the folder's path.
+
+    Returns:
+        A folder that is whole.
+
+    Raises:
+        UserError: the indices cannot be read or written.
+    """
+    folder = _folder(cache, facts())
+    if cached.is_whole(folder):
+        return folder
+    with _named(folder):
+        beside = cached.begin(folder)
+        try:
+            make(str(beside))
+            cached.finish(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _folder(cache: str, facts: Any) -> Path:
+    key = digest([_VERSION, str(megatron.core.__version__), facts])
+    return Path(cache) / FOLDER / key

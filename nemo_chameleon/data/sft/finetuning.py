@@ -29,6 +29,7 @@ class FinetuningData(DataKind):
 
     supervised = True
     packed = True
+    reorders_epochs = True
     order_settings = ("dataset", "unit", "packing", "on_too_long")
 
     def open_domains(
