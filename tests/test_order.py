@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.order import TARGET, DomainOrder
-from nemo_chameleon.mixture.plan import Plan, PlannedOrder, Stage
+from nemo_chameleon.mixture.plan import Blended, Plan, PlannedOrder, Stage
 from nemo_chameleon.utils.errors import UserError
 
 # Powers of ten make weights of very different sizes, which are the hard ones.
@@ -133,7 +133,7 @@ def test_a_plan_that_goes_on_unchanged_is_the_same_plan() -> None:
 
 def test_a_stage_in_megatrons_order_counts_and_is_not_drawn_again() -> None:
     """Samples drawn in Megatron's order are counted; asking for their order is an error."""
-    over = Stage(Mixture.uniform(["a", "b"]), 10, drawn={"a": 6, "b": 4})
+    over = Stage(Mixture.uniform(["a", "b"]), 10, blended=Blended({"a": 6, "b": 4}, 14))
     plan = Plan((over, Stage(Mixture.uniform(["b", "c"]), 4)))
     order = PlannedOrder(plan, ["a", "b", "c"])
     domains, numbers = order.draws(10, 14)

@@ -12,8 +12,9 @@ from omegaconf import MISSING
 from nemo_chameleon.config.constraints import setting
 from nemo_chameleon.utils.errors import UserError
 
-ON_MIXTURE_CHANGE = ("refuse", "accept")
+ON_MIXTURE_CHANGE = ("refuse", "accept", "continue")
 MIXTURES = ("chameleon", "uniform", "proportional", "static")
+ORDERS = ("auto", "megatron", "streams")
 GPT, SFT = "gpt", "sft"
 
 
@@ -36,6 +37,24 @@ class DomainConfig(DatasetConfig):
 
 
 @dataclass
+class StageConfig:
+    """One stage of a run: a mixture, and where the stage ends."""
+
+    until: float | str | None = setting(None, above=0, below=math.inf)
+    """Where the stage ends: a share of the run's samples up to 1, a number of samples, or tokens as
+    in '1.5T tokens'; rounded to whole global batches. null, for the last stage: the run's end."""
+    mixture: str | None = None
+    """As data.mixture, which null stands for. Nothing is drawn from domains that a file lacks."""
+    max_epochs: float | None = setting(None, above=0, below=math.inf)
+    """The most passes over a domain from the run's start to the stage's end; null:
+    data.max_epochs."""
+    pin: dict[str, float] = field(default_factory=dict)
+    """As data.pin, which no entries stand for."""
+    floor: dict[str, float] = field(default_factory=dict)
+    """As data.floor, which no entries stand for."""
+
+
+@dataclass
 class DataConfig:
     """The domains, and the weights by which samples are drawn from them."""
 
@@ -44,13 +63,22 @@ class DataConfig:
     prompts with completions, or of text, with loss on the answers."""
     mixture: str = "chameleon"
     """chameleon, uniform, proportional, static, or the path of a mixture file."""
+    stages: list[StageConfig] = field(default_factory=list)
+    """The stages of the run, in order, each with a mixture; none: data.mixture for the whole run. A
+    domain's samples are counted over all stages, and none comes twice before all have come once."""
+    order: str = setting("auto", choices=ORDERS)
+    """How samples are ordered: megatron (Megatron's blend, which depends on the whole run), streams
+    (which depends on what was drawn before alone, and is computed while the run goes on), or auto:
+    streams for several stages or more than 100 domains, and else megatron."""
     domains: dict[str, DomainConfig] = field(default_factory=dict)
     """The domains by name; there must be at least two."""
     validation: dict[str, DatasetConfig] = field(default_factory=dict)
     """Datasets for evaluation only, by name. A set named like a domain replaces that domain's
     validation split; any other set is evaluated in addition to the domains."""
     on_mixture_change: str = setting("refuse", choices=ON_MIXTURE_CHANGE)
-    """What a run does with a checkpoint that was trained with another mixture: refuse or accept."""
+    """What a run does with a checkpoint that was trained with another mixture or other stages:
+    refuse; continue, which keeps what was drawn and follows the new ones from there on; or accept,
+    which draws as if the new ones had been there from the start, so that samples may repeat."""
     max_epochs: float | None = setting(None, above=0, below=math.inf)
     """The most passes over any one domain; null for no cap. The weight that the cap frees goes to
     the other domains in proportion to their weights."""

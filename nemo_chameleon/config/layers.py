@@ -3,6 +3,7 @@
 A layer is the values of a file or of one setting of the command line, as dicts in dicts.
 """
 
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -94,8 +95,12 @@ def _known_keys(cls: type, prefix: str) -> Iterable[str]:
             yield key + ".NAME"
             if (settings := BY_NAME[item.name]) is not None:
                 yield from _known_keys(settings, key + ".NAME.")
-        elif isinstance(item.type, type) and is_dataclass(item.type):
-            yield from _known_keys(item.type, key + ".")
+        for section in (
+            item.type,
+            *typing.get_args(item.type),
+        ):  # the items of a list have keys too
+            if isinstance(section, type) and is_dataclass(section) and item.name not in BY_NAME:
+                yield from _known_keys(section, key + ".")
 
 
 def keys_of(node: Any, above: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:
@@ -112,3 +117,6 @@ def keys_of(node: Any, above: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]
         for name, value in node.items():
             yield (*above, str(name))
             yield from keys_of(value, (*above, str(name)))
+    elif isinstance(node, list):
+        for item in node:
+            yield from keys_of(item, above)

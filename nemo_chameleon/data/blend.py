@@ -58,7 +58,7 @@ def training_dataset(
     """
     mixture.require_domains(domains)
     weights = {name: float(mixture.weights[name]) for name in domains}
-    sizes = {"seq_length": seq_length, "seed": seed}
+    sizes: dict[str, Any] = {"seq_length": seq_length, "seed": seed}
     if data.unit == "tokens":
         weights = sample_shares(weights, domains, samples=samples, **sizes)
     kind, config = dataset_config(data, domains.values(), seq_length, seed, ([], None))

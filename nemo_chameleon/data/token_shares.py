@@ -24,15 +24,17 @@ def sample_shares(
     samples: int,
     seq_length: int,
     seed: int,
+    drawn: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
     """Convert shares of a run's answer tokens to shares of its samples.
 
     Args:
         weights: shares of answer tokens, by domain name.
         domains: the opened domains by name.
-        samples: number of samples that the run draws.
+        samples: number of samples that are drawn by these weights.
         seq_length: tokens per sample.
         seed: the run's seed, which decides which samples of a domain come first.
+        drawn: samples of each domain that are drawn before; None for none.
 
     Returns:
         Shares of samples by domain name, which sum to 1.
@@ -42,7 +44,10 @@ def sample_shares(
         held = {}
         for name, share in shares.items():
             count = max(1, round(share * samples))
-            held[name] = domains[name].loss_tokens(count, seq_length, seed) / count
+            before = (drawn or {}).get(name, 0)
+            ends = before + count, before
+            tokens = (domains[name].loss_tokens(end, seq_length, seed) for end in ends)
+            held[name] = (next(tokens) - next(tokens)) / count
         raw = {name: weight / held[name] for name, weight in weights.items()}
         total = sum(raw.values())
         shares = {name: value / total for name, value in raw.items()}
@@ -57,6 +62,7 @@ def within_token_bounds(
     seq_length: int,
     seed: int,
     max_epochs: float,
+    drawn: Mapping[str, int] | None = None,
     **bounds: Any,
 ) -> Mixture:
     """Apply `Mixture.within_bounds` to weights that are shares of answer tokens.
@@ -67,10 +73,11 @@ def within_token_bounds(
     Args:
         mixture: a mixture whose weights are shares of answer tokens.
         domains: the opened domains by name.
-        samples: number of samples that the run draws.
+        samples: number of samples that are drawn by these weights.
         seq_length: tokens per sample.
         seed: the run's seed, which decides which samples of a domain come first.
         max_epochs: the most passes over any one domain.
+        drawn: samples of each domain that are drawn before; None for none.
         **bounds: other bounds that `Mixture.within_bounds` takes, by name.
 
     Returns:
@@ -82,19 +89,29 @@ def within_token_bounds(
     # This raises if the domains have too few tokens for the run.
     passes = {name: domain.pass_tokens(seq_length) for name, domain in domains.items()}
     prefix = bounds.get("prefix", "")
-    mixture.within_bounds(passes, samples * seq_length, max_epochs, prefix=prefix)
+    before = drawn or {}
+    filled = {name: count * seq_length for name, count in before.items()}
+    budget = samples * seq_length
+    mixture.within_bounds(passes, budget, max_epochs, drawn=filled, prefix=prefix)
     sizes = {
         name: domain.loss_tokens(domain.pass_tokens(seq_length) // seq_length, seq_length, seed)
         for name, domain in domains.items()
     }
 
-    def capped(drawn: int) -> Mixture:
-        return mixture.within_bounds(sizes, drawn, max_epochs, **bounds)
+    def tokens_until(name: str, count: int) -> int:
+        return domains[name].loss_tokens(count, seq_length, seed)
+
+    spent = {name: tokens_until(name, count) for name, count in before.items()}
+
+    def capped(budget: int) -> Mixture:
+        return mixture.within_bounds(sizes, budget, max_epochs, drawn=spent, **bounds)
 
     def draws(weights: Mapping[str, float]) -> int:
-        shares = sample_shares(weights, domains, samples=samples, seq_length=seq_length, seed=seed)
+        shares = sample_shares(
+            weights, domains, samples=samples, seq_length=seq_length, seed=seed, drawn=before
+        )
         return sum(
-            domains[name].loss_tokens(round(share * samples), seq_length, seed)
+            tokens_until(name, before.get(name, 0) + round(share * samples)) - spent.get(name, 0)
             for name, share in shares.items()
         )
 

@@ -97,7 +97,8 @@ class Draw:
         """
         if self.config is None or self.domains is None:
             return self
-        data, sizes = self.config.data, {"samples": samples, "seq_length": seq_length}
+        data = self.config.data
+        sizes: dict[str, Any] = {"samples": samples, "seq_length": seq_length}
         if kind_of(data).supervised:
             own = self.config.model.seq_length
             if own != seq_length:

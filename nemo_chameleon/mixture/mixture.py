@@ -16,7 +16,7 @@ from typing import Any
 
 from nemo_chameleon.method.bounds import bounded_weights
 from nemo_chameleon.mixture.datasets import Datasets, blend_of
-from nemo_chameleon.mixture.parsing import parse_mixture
+from nemo_chameleon.mixture.parsing import normalised, parse_mixture
 from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.tables import listed
@@ -125,7 +125,7 @@ class Mixture:
         Raises:
             UserError: a domain has no tokens.
         """
-        return cls(_normalised(tokens), method={"name": "proportional"})
+        return cls(normalised(tokens), method={"name": "proportional"})
 
     @classmethod
     def static(cls, weights: Mapping[str, float]) -> "Mixture":
@@ -140,7 +140,7 @@ class Mixture:
         Raises:
             UserError: a weight is not positive and finite.
         """
-        return cls(_normalised(weights), method={"name": "static"})
+        return cls(normalised(weights), method={"name": "static"})
 
     @property
     def name(self) -> str:
@@ -171,6 +171,7 @@ class Mixture:
         *,
         pin: Mapping[str, float] | None = None,
         floor: Mapping[str, float] | None = None,
+        drawn: Mapping[str, float] | None = None,
         prefix: str = "",
     ) -> "Mixture":
         """Apply a cap on epochs, fixed shares and least shares to the weights.
@@ -179,10 +180,11 @@ class Mixture:
 
         Args:
             tokens: number of tokens of each domain, by name.
-            budget: tokens that the whole run draws.
+            budget: tokens that are drawn by these weights.
             max_epochs: the most passes over any one domain; None for no cap.
             pin: fixed shares, by domain name.
             floor: least shares, by domain name.
+            drawn: tokens of each domain that are drawn before; None for none.
             prefix: what errors put before the names of these bounds, for instance "data.".
 
         Returns:
@@ -206,7 +208,9 @@ class Mixture:
                     )
         caps = dict.fromkeys(self.weights, math.inf)
         if max_epochs is not None:
-            caps = {name: max_epochs * tokens[name] / budget for name in self.weights}
+            for name in self.weights:
+                left = max_epochs * tokens[name] - (drawn or {}).get(name, 0)
+                caps[name] = max(0.0, left / budget)
             # A rounding error is not a lack of data; bounds.py has the same tolerance.
             if (bearable := math.fsum(caps.values())) < 1 - 1e-12:
                 missing = round((1 - bearable) * budget)
@@ -338,13 +342,3 @@ class Mixture:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the mixture file {path}: {reason_of(error)}") from error
         return cls.from_json(text, source=str(path))
-
-
-def _normalised(amounts: Mapping[str, float]) -> dict[str, float]:
-    for name, amount in amounts.items():
-        if not (math.isfinite(amount) and amount > 0):
-            raise UserError(
-                f"the weight of domain {name!r} is {amount}, but must be positive and finite"
-            )
-    total = math.fsum(amounts.values())
-    return {name: amount / total for name, amount in amounts.items()}

@@ -140,3 +140,24 @@ def _is_number(value: Any) -> bool:
 
 def _no_number(constant: str) -> None:
     raise UserError(f"{constant} is not a finite number")
+
+
+def normalised(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Return shares in proportion to amounts.
+
+    Args:
+        amounts: by domain name; positive.
+
+    Returns:
+        The amounts divided by their sum.
+
+    Raises:
+        UserError: an amount is not positive and finite; the error names the domain.
+    """
+    for name, amount in amounts.items():
+        if not (math.isfinite(amount) and amount > 0):
+            raise UserError(
+                f"the weight of domain {name!r} is {amount}, but must be positive and finite"
+            )
+    total = math.fsum(amounts.values())
+    return {name: amount / total for name, amount in amounts.items()}

@@ -7,7 +7,7 @@ draws no sample of a domain twice before all of them have been drawn once.
 import itertools
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,19 @@ from nemo_chameleon.utils.errors import UserError, reason_of
 
 
 @dataclass(frozen=True)
+class Blended:
+    """Samples that a run has drawn in the order of Megatron's blend, before it followed a plan.
+
+    Attributes:
+        drawn: samples of each domain.
+        samples: the samples of the whole run, for which the blend was made.
+    """
+
+    drawn: Mapping[str, int]
+    samples: int
+
+
+@dataclass(frozen=True)
 class Stage:
     """A mixture, and for how many samples a run draws by it.
 
@@ -27,14 +40,16 @@ class Stage:
         mixture: the weights. Nothing is drawn from a domain that it lacks.
         samples: number of samples of the stage.
         shares: shares of samples by domain, where the weights are shares of answer tokens.
-        drawn: samples of each domain, where they were not drawn in the order of this package but in
-            Megatron's; such a stage is over.
+        asked: a digest of what the configuration asked for, before the bounds were applied.
+        blended: what was drawn, where it was in the order of Megatron's blend; such a stage is
+            over.
     """
 
     mixture: Mixture
     samples: int
     shares: Mapping[str, float] | None = None
-    drawn: Mapping[str, int] | None = None
+    asked: str | None = None
+    blended: Blended | None = None
 
     @property
     def weights(self) -> dict[str, float]:
@@ -56,15 +71,17 @@ class Stage:
         Returns:
             Samples by domain name.
         """
-        if self.drawn is not None:
-            return dict(self.drawn) if samples != 0 else {}
+        if self.blended is not None:
+            return dict(self.blended.drawn) if samples != 0 else {}
         counts = self.order.counts(self.samples if samples is None else samples)
         return dict(zip(self.weights, counts.tolist(), strict=True))
 
     def record(self) -> dict[str, Any]:
         """Return what decides the stage's samples, as JSON can hold it."""
-        drawn = {} if self.drawn is None else {"drawn": dict(sorted(self.drawn.items()))}
-        return {"samples": self.samples, "weights": self.weights, **drawn}
+        found = {"samples": self.samples, "weights": self.weights, "asked": self.asked}
+        blended = None if self.blended is None else asdict(self.blended)
+        found |= {"blended": blended}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -186,7 +203,7 @@ class Plan:
             raise UserError(
                 f"the run has drawn {samples:,} samples, and the plan ends at {plan.samples:,}"
             )
-        if before and before[-1].drawn is None and before[-1].weights == after[0].weights:
+        if before and not before[-1].blended and before[-1].weights == after[0].weights:
             joined = replace(after[0], samples=before[-1].samples + after[0].samples)
             return Plan((*before[:-1], joined, *after[1:]))
         return Plan((*before, *after))
@@ -222,9 +239,13 @@ class Plan:
 
 def _stage_of(entry: Mapping[str, Any]) -> Stage:
     mixture = Mixture(dict(entry["weights"]), method={"name": "recorded"})
-    drawn = entry.get("drawn")
-    counts = None if drawn is None else {name: int(count) for name, count in drawn.items()}
-    return Stage(mixture, int(entry["samples"]), drawn=counts)
+    blended = entry.get("blended")
+    return Stage(
+        mixture,
+        int(entry["samples"]),
+        asked=entry.get("asked"),
+        blended=None if blended is None else Blended(**blended),
+    )
 
 
 class PlannedOrder:
@@ -267,7 +288,7 @@ class PlannedOrder:
             at = bisect_right(self._starts, first) - 1
             start, end = self._starts[at], min(stop, self._starts[at + 1])
             stage = self._plan.stages[at]
-            if stage.drawn is not None:
+            if stage.blended is not None:
                 raise ValueError(f"samples {start} to {end} were drawn in Megatron's order")
             domains, numbers = stage.order.draws(first - start, end - start)
             parts.append((self._places[at][domains], self._before[at][domains] + numbers))
