@@ -58,10 +58,13 @@ def refuse_unknown_keys(layer: Mapping[str, Any]) -> None:
     for parts in keys_of(layer):
         meant = _nested(parts)
         # The user chooses a domain's name, but not the keys under it.
-        named = meant[0] == "data" and len(meant) > 2 and meant[1] in BY_NAME
-        generic = ".".join((*meant[:2], "NAME", *meant[3:]) if named else meant)
+        own = 2 if meant[:2] == ("data", "stages") else 1  # where the section with names may be
+        named = meant[0] == "data" and len(meant) > own + 1 and meant[own] in BY_NAME
+        generic = ".".join((*meant[: own + 1], "NAME", *meant[own + 2 :]) if named else meant)
         if generic not in known:
-            near = nearest_keys(generic, known).replace("NAME", meant[2] if named else "<name>")
+            near = nearest_keys(generic, known).replace(
+                "NAME", meant[own + 1] if named else "<name>"
+            )
             raise UserError(f"unknown key {'.'.join(parts)}{near}")
         if meant != parts:
             nested = f"{': {'.join(meant)}: ...{'}' * (len(meant) - 1)}"
@@ -91,7 +94,7 @@ def _known_keys(cls: type, prefix: str) -> Iterable[str]:
     for item in fields(cls):
         key = prefix + item.name
         yield key
-        if prefix == "data." and item.name in BY_NAME:
+        if prefix in ("data.", "data.stages.") and item.name in BY_NAME:
             yield key + ".NAME"
             if (settings := BY_NAME[item.name]) is not None:
                 yield from _known_keys(settings, key + ".NAME.")

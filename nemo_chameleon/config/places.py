@@ -38,6 +38,7 @@ def require_places(config: Config) -> None:
         for name, entry in entries.items():
             parts = entry.path if isinstance(entry.path, list) else [entry.path]
             places += [(dotted(("data", section, name, "path")), part) for part in parts]
+    places += [(f"data.stages[{at}].mixture", own.mixture) for at, own in enumerate(data.stages)]
     for key, place in places:
         if place is None:
             continue

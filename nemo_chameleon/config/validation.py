@@ -60,10 +60,18 @@ def check_mixture(config: Config) -> None:
         )
     for name in (*data.domains, *data.validation):
         require_unicode(name, f"the name of domain {name!r}")
-    if data.mixture not in MIXTURES and not _is_file(data.mixture):
+    for key, mixture in _mixtures(config):
+        if mixture not in MIXTURES and not _is_file(mixture):
+            raise UserError(
+                f"{key}={mixture} is neither a file that exists nor one of "
+                f"{', '.join(MIXTURES)}{nearest(mixture, MIXTURES)}"
+            )
+    for at, stage in enumerate(data.stages):
+        require_valid(stage, f"data.stages[{at}].")
+    if data.order == "megatron" and len(data.stages) > 1:
         raise UserError(
-            f"data.mixture={data.mixture} is neither a file that exists nor one of "
-            f"{', '.join(MIXTURES)}{nearest(data.mixture, MIXTURES)}"
+            "data.order=megatron has one mixture for the whole run: remove it, because several "
+            "data.stages need data.order=streams"
         )
     if (data.tokenizer is None) == (data.vocab_size is None):
         both = "both are" if data.tokenizer is not None else "neither is"
@@ -71,10 +79,18 @@ def check_mixture(config: Config) -> None:
     require_valid(data, "data.", data.dataset)
     if data.dataset == SFT and data.tokenizer is None:
         raise UserError("data.dataset=sft needs data.tokenizer: set it to a tokenizer.json")
-    if data.mixture == "chameleon":
+    if any(mixture == "chameleon" for _, mixture in _mixtures(config)):
         _check_chameleon(config)
     if Path(config.chameleon.file).suffix != ".json":
         raise UserError(f"chameleon.file={config.chameleon.file} must end in .json")
+
+
+def _mixtures(config: Config) -> list[tuple[str, str]]:
+    """Return the mixtures that a run draws by, with their keys."""
+    data = config.data
+    own = [(f"data.stages[{at}].mixture", stage.mixture) for at, stage in enumerate(data.stages)]
+    named = [(key, mixture) for key, mixture in own if mixture is not None]
+    return named if own and len(named) == len(own) else [*named, ("data.mixture", data.mixture)]
 
 
 def check_proxy(config: Config, world_size: int) -> None:

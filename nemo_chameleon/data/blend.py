@@ -29,6 +29,7 @@ from nemo_chameleon.mixture.datasets import blend_of
 from nemo_chameleon.utils.arrays import Ints
 
 _SMALL_RUN = 10_000  # samples
+_SURPLUS_OF_SMALL = 0.5
 
 
 def training_dataset(
@@ -94,7 +95,7 @@ def _blend_of_datasets(
     # When a domain gives only a few samples, rounding can need more of them than Megatron's default
     # surplus provides, and Megatron then refuses to build the dataset.
     if samples < _SMALL_RUN:
-        config.mid_level_dataset_surplus = 0.5
+        config.mid_level_dataset_surplus = _SURPLUS_OF_SMALL
     return _training_split(kind, config, samples, here)
 
 
@@ -167,6 +168,26 @@ def _surplus(datasets: int, samples: int) -> float:
     Megatron rounds every dataset's share up, so that the blend has up to `datasets` more samples.
     """
     return max(float(GPTDatasetConfig.mid_level_dataset_surplus), (datasets + 1) / samples)
+
+
+def blended_sizes(weights: Mapping[str, float], samples: int) -> dict[str, int]:
+    """Return how many samples of each domain Megatron's builder asks for, to blend them.
+
+    Args:
+        weights: the blend's weights by domain name, in its order; each domain has one dataset.
+        samples: number of samples of the blend.
+
+    Returns:
+        Samples by domain name.
+    """
+    surplus = (
+        _SURPLUS_OF_SMALL
+        if samples < _SMALL_RUN
+        else float(GPTDatasetConfig.mid_level_dataset_surplus)
+    )
+    shares = normalize(list(weights.values()))
+    wanted = [math.ceil(math.ceil(samples * share) * (1 + surplus)) for share in shares]
+    return dict(zip(weights, wanted, strict=True))
 
 
 def validation_datasets(

@@ -11,6 +11,7 @@ from megatron.core.datasets.utils import Split
 from torch.utils.data import Dataset
 
 from nemo_chameleon.config.data import DataConfig
+from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.streams import Blocks, EpochDatasets, Stream
 from nemo_chameleon.distributed.collectives import on_first_rank
@@ -52,11 +53,13 @@ class PlannedDataset(Dataset[dict[str, Any]]):
             Tensors by name, and `dataset_id`.
 
         Raises:
-            IndexError: the run has no such sample.
+            IndexError: the run has no such sample, or has drawn it in the order of a blend.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         position, number = self._order.at(int(index))
+        if position < 0:
+            raise IndexError(f"sample {index} was drawn in the order of Megatron's blend")
         stream = self._streams[position]
         assert stream is not None, "the order draws from domains of the plan alone"
         return {"dataset_id": position, **stream[number]}
@@ -98,6 +101,11 @@ def planned_dataset(
         for name, count in counts.items()
         if count and name in domains
     }
-    epochs = on_first_rank(lambda: {name: one.made(counts[name]) for name, one in made.items()})
+    begun = plan.stages[0].blended
+    asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
+    epochs = on_first_rank(
+        lambda: {name: one.made(counts[name], asked.get(name)) for name, one in made.items()}
+    )
     streams = {name: one.stream(epochs[name]) for name, one in made.items()}
-    return PlannedDataset(plan, streams, [*domains])
+    gone = [name for name in plan.names if name not in domains]
+    return PlannedDataset(plan, streams, [*domains, *gone])

@@ -17,6 +17,5 @@ def train(config: Config) -> None:
     """
     with process_group():
         prepared = provider.prepare(config)
-        mixture = provider.resolve_mixture(config, prepared)
-        result = trainer.train(provider.base_run(config, prepared.domains, mixture))
+        result = trainer.train(provider.resolve_run(config, prepared))
         logger.info("%s", report.compare([result]))

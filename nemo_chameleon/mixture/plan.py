@@ -25,10 +25,12 @@ class Blended:
 
     Attributes:
         drawn: samples of each domain.
+        weights: the blend's weights, in its order.
         samples: the samples of the whole run, for which the blend was made.
     """
 
     drawn: Mapping[str, int]
+    weights: Mapping[str, float]
     samples: int
 
 
@@ -208,8 +210,11 @@ class Plan:
             return Plan((*before[:-1], joined, *after[1:]))
         return Plan((*before, *after))
 
-    def mean(self) -> Mixture:
-        """Return the shares of all samples of the run, as a mixture named "plan"."""
+    @property
+    def mixture(self) -> Mixture:
+        """The mixture of the only stage, or else the shares of all samples, named "plan"."""
+        if len(self.stages) == 1:
+            return self.stages[0].mixture
         drawn = {name: count for name, count in self.counts(self.samples).items() if count}
         return replace(Mixture.static(drawn), method={"name": "plan"})
 
@@ -278,10 +283,8 @@ class PlannedOrder:
 
         Returns:
             (stop - first,) positions of domains; and for each sample how many samples of its domain
-            the run has drawn before it.
-
-        Raises:
-            ValueError: a stage was drawn in Megatron's order, which is not known here.
+            the run has drawn before it. Both are -1 for samples that were drawn in Megatron's
+            order, which is not known here.
         """
         parts = []
         while first < stop:
@@ -289,9 +292,10 @@ class PlannedOrder:
             start, end = self._starts[at], min(stop, self._starts[at + 1])
             stage = self._plan.stages[at]
             if stage.blended is not None:
-                raise ValueError(f"samples {start} to {end} were drawn in Megatron's order")
-            domains, numbers = stage.order.draws(first - start, end - start)
-            parts.append((self._places[at][domains], self._before[at][domains] + numbers))
+                parts.append((np.full(end - first, -1), np.full(end - first, -1)))
+            else:
+                domains, numbers = stage.order.draws(first - start, end - start)
+                parts.append((self._places[at][domains], self._before[at][domains] + numbers))
             first = end
         if not parts:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)

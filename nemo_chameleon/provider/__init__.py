@@ -9,11 +9,12 @@ trained.py       the proxies that are trained
 drift.py         how far a proxy's weights still move when its training ends
 proxy.py         the computed mixture: proxies, embeddings and weights
 new_domains.py   new domains embedded for an existing mixture
+stages.py        the plan of a run: the mixture of each stage within its bounds
 resolve.py       the weights of a run, within its bounds
 """
 
 from nemo_chameleon.provider.preflight import Prepared, inspect, prepare, prepare_mixture
-from nemo_chameleon.provider.resolve import resolve_mixture, unbounded_mixture
+from nemo_chameleon.provider.resolve import resolve_mixture, resolve_run, unbounded_mixture
 from nemo_chameleon.provider.runs import base_run
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "prepare",
     "prepare_mixture",
     "resolve_mixture",
+    "resolve_run",
     "unbounded_mixture",
 ]

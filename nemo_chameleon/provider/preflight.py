@@ -5,9 +5,12 @@ and `inspect` for jobs on other machines. What they find out is passed on as `Pr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nemo_chameleon.config.data import MIXTURES
+from nemo_chameleon.config.keys import typed
 from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.stages import configuration_of
 from nemo_chameleon.config.validation import (
     check,
     check_mixture,
@@ -25,11 +28,13 @@ from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.models import tracker
 from nemo_chameleon.provider.places import require_folders, require_mixture_file
 from nemo_chameleon.provider.plan import EmbeddingPlan, plan_embedding
-from nemo_chameleon.provider.runs import base_run, proxy_run, proxy_runs, within_bounds
+from nemo_chameleon.provider.runs import base_run, proxy_run, proxy_runs
+from nemo_chameleon.provider.stages import planned_run
 from nemo_chameleon.provider.stored import stored_mixture
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.tables import listed
 
 logger = package_logger(__package__)
 
@@ -40,17 +45,20 @@ class Prepared:
 
     Attributes:
         config: the whole configuration.
-        wanted: data.mixture, as it was then.
+        wanted: data.mixture, or those of data.stages, as they were then.
         domains: the opened domains by name, in the configuration's order.
         plan: how the domains are embedded; None where data.mixture is not chameleon.
         stored: the mixture, before bounds; None where it has to be computed.
+        stages: the same for each of data.stages; then `plan` and `stored` are those of a stage
+            whose mixture has to be computed, or else of the first stage.
     """
 
     config: Config
-    wanted: str
+    wanted: tuple[str, ...]
     domains: Mapping[str, Domain]
     plan: EmbeddingPlan | None
     stored: Mixture | None
+    stages: tuple["Prepared", ...] = ()
 
     @classmethod
     def of(cls, config: Config, domains: Mapping[str, Domain]) -> "Prepared":
@@ -66,9 +74,12 @@ class Prepared:
         Raises:
             UserError: a proxy or a mixture file that cannot be used.
         """
-        wanted = config.data.mixture
-        plan = plan_embedding(config, domains) if wanted == "chameleon" else None
-        return cls(config, wanted, domains, plan, _stored(config, domains, plan))
+        if config.data.stages:
+            stages = _stages(config, domains)
+            shown = next((stage for stage in stages if stage.stored is None), stages[0])
+            return cls(config, wanted_by(config), domains, shown.plan, shown.stored, stages)
+        plan = plan_embedding(config, domains) if config.data.mixture == "chameleon" else None
+        return cls(config, wanted_by(config), domains, plan, _stored(config, domains, plan))
 
     def stored_since(self) -> Mixture | None:
         """Look for the mixture again, which another job may have computed since.
@@ -82,6 +93,48 @@ class Prepared:
             UserError: a mixture file that cannot be used.
         """
         return _stored(self.config, self.domains, self.plan)
+
+
+def wanted_by(config: Config) -> tuple[str, ...]:
+    """Return the values of data.mixture that a run draws by.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        One for each stage, or the only one.
+    """
+    stages = range(max(1, len(config.data.stages)))
+    return tuple(configuration_of(config, at).data.mixture for at in stages)
+
+
+def _stages(config: Config, domains: Mapping[str, Domain]) -> tuple[Prepared, ...]:
+    """Find out about the mixture of each stage; those of one mixture are looked up once."""
+    known: dict[str, Prepared] = {}
+    stages = []
+    for at in range(len(config.data.stages)):
+        own = configuration_of(config, at)
+        wanted = own.data.mixture
+        try:
+            if wanted not in known:
+                known[wanted] = Prepared.of(own, _drawn_in_stage(wanted, domains))
+        except UserError as error:
+            raise UserError(f"data.stages[{at}]: {error}") from error
+        stages.append(replace(known[wanted], config=own))
+    return tuple(stages)
+
+
+def _drawn_in_stage(wanted: str, domains: Mapping[str, Domain]) -> Mapping[str, Domain]:
+    """Return the domains that a mixture file has weights for; all domains if it is not a file."""
+    if wanted in MIXTURES:
+        return domains
+    named = on_first_rank(lambda: [*Mixture.load(wanted).weights])
+    if strangers := [name for name in named if name not in domains]:
+        raise UserError(
+            f"{wanted} has weights for {listed(strangers)}, which data.domains lacks: add "
+            f"{typed(('data', 'domains', strangers[0], 'path'))}, or remove it from the file"
+        )
+    return {name: domain for name, domain in domains.items() if name in named}
 
 
 def _stored(
@@ -203,8 +256,11 @@ def _checked_base_run(prepared: Prepared) -> TrainingRun:
     config, domains = prepared.config, prepared.domains
     _require_samples(base_run(config, domains, Mixture.uniform(domains)), "model.")
     # Bounds that uniform weights cannot keep cannot be kept by any weights.
-    mixture = prepared.stored or Mixture.uniform(domains)
-    return base_run(config, domains, within_bounds(config, domains, mixture))
+    return planned_run(
+        config,
+        domains,
+        [stage.stored or Mixture.uniform(stage.domains) for stage in prepared.stages or [prepared]],
+    )
 
 
 def _require_samples(run: TrainingRun, prefix: str) -> None:

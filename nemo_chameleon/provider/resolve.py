@@ -10,9 +10,10 @@ from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.tables import expected_losses
-from nemo_chameleon.provider.preflight import Prepared, prepare
+from nemo_chameleon.provider.preflight import Prepared, prepare, wanted_by
 from nemo_chameleon.provider.proxy import compute_mixture
-from nemo_chameleon.provider.runs import within_bounds
+from nemo_chameleon.provider.stages import planned_run
+from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.logging import package_logger
 
 logger = package_logger(__package__)
@@ -43,18 +44,39 @@ def resolve_mixture(
         >>> {name: round(weight, 3) for name, weight in mixture.weights.items()}
         {'code': 0.333, 'prose': 0.333, 'legal': 0.333}
     """
+    return resolve_run(config, domains).mixture
+
+
+def resolve_run(
+    config: Config, domains: Mapping[str, Domain] | Prepared | None = None
+) -> TrainingRun:
+    """Return the base model's run with all that it draws by; compute its mixtures if needed.
+
+    Where a mixture has to be computed, every rank must call it, within `process_group`.
+
+    Args:
+        config: the whole configuration.
+        domains: what `prepare` found out, or the opened domains by name; None calls `prepare`.
+
+    Returns:
+        The run, which draws the same samples on every rank.
+
+    Raises:
+        UserError: as `resolve_mixture`, or the stages of the run cannot be drawn.
+    """
     if domains is None:
         domains = prepare(config)
     if not isinstance(domains, Prepared):
         prepared = Prepared.of(config, domains)
-    elif domains.config is not config or domains.wanted != config.data.mixture:
+    elif domains.config is not config or domains.wanted != wanted_by(config):
         prepared = Prepared.of(config, domains.domains)  # another mixture is wanted since
     else:
         prepared = domains
-    mixture = within_bounds(config, prepared.domains, unbounded_mixture(prepared))
-    for line in expected_losses(mixture):
+    mixtures = [unbounded_mixture(stage) for stage in prepared.stages or [prepared]]
+    run = planned_run(config, prepared.domains, mixtures)
+    for line in expected_losses(run.mixture):
         logger.info("%s", line)
-    return mixture
+    return run
 
 
 def unbounded_mixture(prepared: Prepared) -> Mixture:

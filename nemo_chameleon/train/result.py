@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_chameleon.mixture.plan import Plan
 from nemo_chameleon.models.gpt import parameter_count
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.files import write_atomically
@@ -42,7 +43,7 @@ def result_of(
     length = run.settings.model.seq_length
     domains = {
         name: {
-            "weight": run.mixture.weights[name],
+            "weight": run.mixture.weights.get(name, 0.0),
             "tokens": domain.tokens,
             "samples": samples[name],
             **({"answer_tokens": answer_tokens[name]} if run.kind.packed else {}),
@@ -60,12 +61,26 @@ def result_of(
         "tokens": sum(samples.values()) * length,
         "loss": loss,
         "domains": domains,
+        **({} if run.plan is None else {"stages": _stages(run.plan)}),
         "macro": _means({name: scores[name] for name in domains if name in scores}),
         "validation": apart,
         "validation macro": _means(apart),
         "seconds": round(seconds, 1),
         "created": provenance(),
     }
+
+
+def _stages(plan: Plan) -> list[dict[str, Any]]:
+    """Return the samples of each domain in each stage."""
+    drawn = plan.by_stage().items()
+    return [
+        {
+            "mixture": stage.mixture.name,
+            "samples": stage.samples,
+            "domains": {name: by_stage[number] for name, by_stage in drawn if number in by_stage},
+        }
+        for number, stage in enumerate(plan.stages, 1)
+    ]
 
 
 def _means(scores: Scores) -> dict[str, float]:

@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from nemo_chameleon.config.schema import Config, RunConfig
+from nemo_chameleon.data.blend import training_dataset
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.kinds import kind_of
+from nemo_chameleon.data.planned import planned_dataset
 from nemo_chameleon.data.tokenizer import vocabulary_digest
 from nemo_chameleon.data.vocabulary import Vocabulary
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import dtype_of
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.plan import Plan
+from nemo_chameleon.mixture.plan_tables import difference
 from nemo_chameleon.models import tracker
 from nemo_chameleon.models.content import digests_of
 from nemo_chameleon.models.gpt import model_record, weights_shape
 from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
+from nemo_chameleon.train.lived import PLAN, lived_plan
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -36,7 +41,8 @@ class TrainingRun:
             `config.proxy` for the proxy.
         config: the whole configuration; both runs share its data, checkpoints and logging.
         domains: the opened domains by name, in the order of a sample's `dataset_id`.
-        mixture: the weights that the samples are drawn by.
+        mixture: the weights that the samples are drawn by; over all stages of a plan.
+        plan: the stages of the run; None where it draws in the order of Megatron's blend.
     """
 
     name: str
@@ -44,6 +50,7 @@ class TrainingRun:
     config: Config
     domains: Mapping[str, Domain]
     mixture: Mixture
+    plan: Plan | None = None
 
     @property
     def directory(self) -> Path:
@@ -113,7 +120,10 @@ class TrainingRun:
         same |= {f"data.{key}": getattr(data, key) for key in self.kind.order_settings}
         # These are lists of pairs because the order of the domains counts too.
         same["data.domains"] = [[name, d.fingerprint] for name, d in self.domains.items()]
-        same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
+        if self.plan is None:
+            same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
+        else:
+            same[PLAN] = self.plan.record()
         if self.settings is self.config:
             same[START] = self.config.checkpoint.pretrained_checkpoint
             same[START_DIGEST] = self._start_digest
@@ -159,10 +169,67 @@ class TrainingRun:
         Raises:
             UserError: the checkpoint is another run's.
         """
-        identity = self.identity()
-        if self.config.data.on_mixture_change == "accept":
-            del identity["weights"]
+        identity, made = self.identity(), tracker.read_state(path)["identity"]
+        on_change = self.config.data.on_mixture_change
+        if on_change == "refuse":
+            self._require_same_plan(path, made)
+        else:
+            identity.pop("weights", None)
+        identity.pop(PLAN, None)
+        if on_change == "continue":
+            # Domains may come and go. Those that stay must have the same data.
+            now = dict(identity["data.domains"])
+            before = made.get("data.domains", [])
+            identity["data.domains"] = [[name, now.get(name, was)] for name, was in before]
         if self.config.checkpoint.on_optimizer_change == "accept":
             for key in dataclasses.asdict(self.settings.optimizer):
                 del identity[f"optimizer.{key}"]
         return tracker.state_for(path, identity)
+
+    def continued(self, state: Mapping[str, Any]) -> "TrainingRun":
+        """Return the run with what it had drawn at a checkpoint as the beginning of its plan.
+
+        Args:
+            state: the contents of the checkpoint's state.json.
+
+        Returns:
+            The run that continues from there.
+        """
+        if self.plan is None or self.config.data.on_mixture_change == "accept":
+            return self
+        plan, drawn = lived_plan(state, str(self.directory))
+        plan = plan.changed(self.plan, drawn)
+        return dataclasses.replace(self, plan=plan, mixture=plan.mixture)
+
+    def training_dataset(self) -> Any:
+        """Build the samples of the run in order; every rank must call it.
+
+        Returns:
+            A dataset whose samples have the position of their domain as `dataset_id`.
+        """
+        sizes: dict[str, Any] = {"seq_length": self.settings.model.seq_length}
+        sizes["seed"] = self.settings.train.seed
+        if self.plan is not None:
+            return planned_dataset(self.config.data, self.domains, self.plan, **sizes)
+        sizes["samples"] = self.settings.train.samples
+        return training_dataset(self.config.data, self.domains, self.mixture, **sizes)
+
+    def _require_same_plan(self, path: Path, made: Mapping[str, Any]) -> None:
+        go_on = "data.on_mixture_change=continue, which keeps what was drawn and follows the new"
+        if self.plan is None and PLAN in made:
+            raise UserError(
+                f"{path} is of a run whose samples are ordered by streams: set data.order=streams "
+                f"and the stages that it had, or {go_on} mixture from there on"
+            )
+        if self.plan is not None and PLAN not in made:
+            raise UserError(
+                f"{path} is of a run in the order of Megatron's blend: set data.order=megatron "
+                f"without data.stages, or {go_on} stages from there on"
+            )
+        if self.plan is None:
+            return
+        told = difference(Plan.of_record(made[PLAN], str(path)), self.plan)
+        if told is not None:
+            raise UserError(
+                f"{path} is of a run with another plan: {told}; set it back, or {go_on} one"
+            )

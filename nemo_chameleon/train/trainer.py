@@ -18,7 +18,7 @@ from megatron.core import parallel_state
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from nemo_chameleon.data.blend import BatchSampler, training_dataset, validation_datasets
+from nemo_chameleon.data.blend import BatchSampler, validation_datasets
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
@@ -109,10 +109,7 @@ class Trainer:
         if resumed is not None:
             self._resume(resume(run, self.model, self.optimizer, self.scheduler))
         sizes = {"seq_length": settings.model.seq_length, "seed": settings.train.seed}
-        samples = settings.train.samples
-        self.dataset = training_dataset(
-            run.config.data, run.domains, run.mixture, samples=samples, **sizes
-        )
+        self.dataset = self.run.training_dataset()
         self.validation = {}
         if settings.train.eval_iters:
             self.validation = validation_datasets(run.config.data, run.domains, **sizes)
@@ -307,8 +304,9 @@ class Trainer:
             raise self._diverged(str(error)) from error
 
     def _resume(self, state: dict[str, Any]) -> None:
+        self.run = self.run.continued(state)
         self.iteration = state["iteration"]
-        self.drawn = state["samples"]
+        self.drawn |= state["samples"]
         self.answers = state.get("answer_tokens", self.answers)
         self.loss = state["loss"]
         self.seconds = state["seconds"]
