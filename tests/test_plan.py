@@ -169,7 +169,7 @@ def test_domains_may_come_and_go(config_file: Path, tmp_path: Path) -> None:
     del config["data"]["domains"]["code"]
     config["data"]["domains"]["legal"] = extra
     config_file.write_text(yaml.safe_dump(config, sort_keys=False))
-    with pytest.raises(Exception, match="is of a run with another plan: .code. has 0"):
+    with pytest.raises(Exception, match=r"is of a run with another plan: .code. has 0"):
         drawn_on(1, config_file, settings_of(tmp_path, "run", *asked))
     asked.append("data.on_mixture_change=continue")
     rest = drawn_on(1, config_file, settings_of(tmp_path, "run", *asked))

@@ -307,7 +307,7 @@ class Trainer:
         self.run = self.run.continued(state)
         self.iteration = state["iteration"]
         self.drawn |= state["samples"]
-        self.answers = state.get("answer_tokens", self.answers)
+        self.answers |= state.get("answer_tokens", {})
         self.loss = state["loss"]
         self.seconds = state["seconds"]
         self.started = {k: v for k, v in state["identity"].items() if k == START_DIGEST and v}
