@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -37,6 +38,9 @@ def _keys(node: Any, kind: Any, prefix: str) -> Iterator[str]:
         if isinstance(item.type, type) and is_dataclass(item.type):
             yield from _keys(node[item.name], item.type, f"{key}.")
             continue
+        for section in typing.get_args(item.type):
+            if isinstance(section, type) and is_dataclass(section) and item.name == "stages":
+                yield from _keys(OmegaConf.structured(section), section, f"{key}[].")
         values: Any = OmegaConf.to_container(node, resolve=False)
         default = values[item.name]
         constraint = constraint_of(item)

@@ -62,9 +62,9 @@ def refuse_unknown_keys(layer: Mapping[str, Any]) -> None:
         named = meant[0] == "data" and len(meant) > own + 1 and meant[own] in BY_NAME
         generic = ".".join((*meant[: own + 1], "NAME", *meant[own + 2 :]) if named else meant)
         if generic not in known:
-            near = nearest_keys(generic, known).replace(
-                "NAME", meant[own + 1] if named else "<name>"
-            )
+            others = [key for key in known if _of_stage(key) == _of_stage(generic)]
+            name = meant[own + 1] if named else "<name>"
+            near = nearest_keys(generic, others).replace("NAME", name)
             raise UserError(f"unknown key {'.'.join(parts)}{near}")
         if meant != parts:
             nested = f"{': {'.join(meant)}: ...{'}' * (len(meant) - 1)}"
@@ -72,6 +72,11 @@ def refuse_unknown_keys(layer: Mapping[str, Any]) -> None:
                 f"the key {'.'.join(parts)} has dots, which are for the command line: nest it in "
                 f"the file, as in {nested}"
             )
+
+
+def _of_stage(key: str) -> bool:
+    """Return whether a key is of an item of data.stages, whose names `data` has too."""
+    return key.startswith("data.stages.")
 
 
 def _nested(parts: tuple[str, ...]) -> tuple[str, ...]:
