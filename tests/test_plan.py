@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nemo_chameleon import Mixture, provider
+from nemo_chameleon.comparison.runs import candidates
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.stages import stage_samples
@@ -283,3 +284,27 @@ def test_amounts_of_a_stage(config_file: Path, until: str, samples: int) -> None
             stage_samples(config)
         return
     assert stage_samples(config) == [samples, 48 - samples]
+
+
+def test_a_comparison_has_no_stages(config_file: Path, tmp_path: Path) -> None:
+    """A comparison of whole runs refuses stages, which it would not follow."""
+    config = load_config(str(config_file), ["data.stages=[{until: 0.5}, {}]"])
+    with pytest.raises(UserError, match=r"remove data\.stages"):
+        candidates(config)
+
+
+def test_a_mixture_that_a_stage_needs_is_computed_once(config_file: Path, tmp_path: Path) -> None:
+    """Stages of data.mixture=chameleon share its file; data.mixture itself is not used then."""
+    stages = "[{until: 0.5, mixture: chameleon}, {mixture: chameleon, floor: {code: 0.6}}]"
+    settings = settings_of(tmp_path, "run", f"data.stages={stages}", "data.mixture=uniform")
+    config = load_config(str(config_file), settings)
+    with process_group():
+        prepared = provider.prepare(config)
+        assert prepared.stored is None
+        run = provider.resolve_run(config, prepared)
+    assert run.plan is not None
+    first, second = run.plan.stages
+    computed = Mixture.load(tmp_path / "run" / "mixture.json")
+    assert first.mixture == computed
+    assert second.mixture.weights["code"] == pytest.approx(0.6)
+    assert run.mixture.name == "plan"

@@ -21,10 +21,11 @@ from nemo_chameleon.distributed.parts import part_of_job
 from nemo_chameleon.distributed.processes import world_size
 from nemo_chameleon.distributed.shared_storage import require_shared
 from nemo_chameleon.mixture import Mixture
+from nemo_chameleon.mixture.plan import Plan
 from nemo_chameleon.models import tracker
 from nemo_chameleon.models.identity import require_same
 from nemo_chameleon.provider.preflight import Prepared, inspect
-from nemo_chameleon.provider.resolve import resolve_mixture
+from nemo_chameleon.provider.resolve import resolve_run
 from nemo_chameleon.provider.runs import COMPARED, run_name
 from nemo_chameleon.train import trainer
 from nemo_chameleon.train.report import Result, read_result
@@ -47,11 +48,13 @@ class Candidate:
         name: of the mixture, which is also the name of a folder.
         seed: the run's train.seed.
         mixture: the weights that it draws by, within the run's bounds.
+        plan: what it draws, where the order is streams; None for the order of Megatron's blend.
     """
 
     name: str
     seed: int
     mixture: Mixture
+    plan: Plan | None = None
 
     def directory(self, config: Config) -> Path:
         """Return the folder of the run.
@@ -80,7 +83,7 @@ class Candidate:
             # With `accept` a result could be of two mixtures.
             data=replace(config.data, on_mixture_change="refuse"),
         )
-        return TrainingRun(self._run_name, own, own, domains, self.mixture)
+        return TrainingRun(self._run_name, own, own, domains, self.mixture, self.plan)
 
     @property
     def _run_name(self) -> str:
@@ -102,18 +105,27 @@ def candidates(config: Config) -> tuple[list[Candidate], Mapping[str, Domain]]:
     Raises:
         UserError: the comparison cannot start; the message names the culprit and the next step.
     """
+    if config.data.stages:
+        raise UserError(
+            "a comparison trains each of compare.mixtures for the whole run: remove data.stages"
+        )
     require_device(config)
     processes, prepared = processes_of_a_run(config), dict[str, Prepared]()
     for value in config.compare.mixtures:
-        of_this = replace(config, data=replace(config.data, mixture=value))
+        data = replace(config.data, mixture=value, on_mixture_change="refuse")
+        of_this = replace(config, data=data)
         name = run_name(of_this)
         if name in prepared:
             raise UserError(f"compare.mixtures names {name} twice: remove one, or rename the file")
         known = next(iter(prepared.values())).domains if prepared else None
         prepared[name] = inspect(of_this, processes, world_size(), known)
     require_shared(config)
-    mixtures = {name: resolve_mixture(of.config, of) for name, of in prepared.items()}
-    runs = [Candidate(name, s, mixtures[name]) for s in config.compare.seeds for name in mixtures]
+    drawn = {name: resolve_run(of.config, of) for name, of in prepared.items()}
+    runs = [
+        Candidate(name, seed, run.mixture, run.plan)
+        for seed in config.compare.seeds
+        for name, run in drawn.items()
+    ]
     return runs, next(iter(prepared.values())).domains
 
 

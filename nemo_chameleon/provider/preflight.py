@@ -92,7 +92,8 @@ class Prepared:
         Raises:
             UserError: a mixture file that cannot be used.
         """
-        return _stored(self.config, self.domains, self.plan)
+        own = next((stage for stage in self.stages if stage.plan is self.plan), self)
+        return _stored(own.config, own.domains, own.plan)
 
 
 def wanted_by(config: Config) -> tuple[str, ...]:
