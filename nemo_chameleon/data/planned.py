@@ -21,7 +21,10 @@ from nemo_chameleon.mixture.plan import Plan, PlannedOrder
 class PlannedDataset(Dataset[dict[str, Any]]):
     """The samples of a run in order.
 
-    A sample's `dataset_id` is the position of its domain.
+    Attributes:
+        plan: the plan.
+        streams: the samples of each domain, by the position that a sample's `dataset_id` has; None
+            for domains that are not drawn.
     """
 
     # Hosts ask a training set which split it is.
@@ -36,7 +39,7 @@ class PlannedDataset(Dataset[dict[str, Any]]):
             names: the domains; a sample's `dataset_id` is a position in them.
         """
         self.plan = plan
-        self._streams = [streams.get(name) for name in names]
+        self.streams = [streams.get(name) for name in names]
         self._order = Blocks(PlannedOrder(plan, names).draws, plan.samples)
 
     def __len__(self) -> int:
@@ -60,7 +63,7 @@ class PlannedDataset(Dataset[dict[str, Any]]):
         position, number = self._order.at(int(index))
         if position < 0:
             raise IndexError(f"sample {index} was drawn in the order of Megatron's blend")
-        stream = self._streams[position]
+        stream = self.streams[position]
         assert stream is not None, "the order draws from domains of the plan alone"
         return {"dataset_id": position, **stream[number]}
 
