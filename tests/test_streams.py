@@ -1,4 +1,4 @@
-"""data/streams.py, data/planned.py: a domain's samples do not depend on what else a run draws."""
+"""data/epochs.py, streams.py, planned.py: a domain's samples do not depend on other domains."""
 
 import shutil
 from collections import Counter
@@ -13,10 +13,10 @@ from nemo_chameleon import Mixture
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.data import DomainConfig
 from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.epochs import SIZES
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.megatron_indices import FOLDER
 from nemo_chameleon.data.planned import PlannedDataset, planned_dataset
-from nemo_chameleon.data.streams import SIZES
 from nemo_chameleon.distributed.processes import process_group
 from nemo_chameleon.mixture.plan import Plan, Stage
 from nemo_chameleon.utils.errors import UserError

@@ -8,6 +8,9 @@ kinds.py         the kind that data.dataset names
 pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
 megatron_indices.py  Megatron's sample indices, verified before they are used
+epochs.py        the epochs of a domain, an index each
+streams.py       a domain's samples, epoch after epoch
+planned.py       the training set of a run that follows a plan
 cached.py        folders of data.cache that are whole or not there
 token_shares.py  converts shares of answer tokens to shares of samples
 parts.py         the datasets of a domain: a prefix, a list, or what a glob matches

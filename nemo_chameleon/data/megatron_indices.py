@@ -122,23 +122,25 @@ def _identity(idx: Path) -> list[Any]:
     return [idx.stat().st_size, sampled_digest(idx, _BLOCKS)]
 
 
-def made_folder(cache: str, facts: Callable[[], Any], make: Callable[[str], None]) -> Path:
-    """Return the folder of some indices, which this process makes if it is not there and whole.
+def found_folder(cache: str, facts: Any, make: Callable[[str], None] | None = None) -> Path | None:
+    """Return the folder of some indices, if it is whole; this process may make it.
 
     Args:
         cache: data.cache.
-        facts: returns all that decides the indices, as JSON can hold it.
-        make: fills a folder; its argument is the folder's path.
+        facts: all that decides the indices, as JSON can hold it.
+        make: fills a folder; its argument is the folder's path. None if nothing is to be made.
 
     Returns:
-        A folder that is whole.
+        A folder that is whole; None if there is none and `make` is None.
 
     Raises:
         UserError: the indices cannot be read or written.
     """
-    folder = _folder(cache, facts())
+    folder = _folder(cache, facts)
     if cached.is_whole(folder):
         return folder
+    if make is None:
+        return None
     with _named(folder):
         beside = cached.begin(folder)
         try:

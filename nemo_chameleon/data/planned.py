@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.streams import Blocks, EpochDatasets, Stream
-from nemo_chameleon.distributed.collectives import on_first_rank
+from nemo_chameleon.data.epochs import EpochDatasets
+from nemo_chameleon.data.streams import Blocks, Stream
+from nemo_chameleon.distributed.collectives import on_every_rank, on_first_rank, share_of_rank
 from nemo_chameleon.mixture.plan import Plan, PlannedOrder
 
 
@@ -79,8 +80,8 @@ def planned_dataset(
 ) -> PlannedDataset:
     """Build the training set of a plan; once the ranks have met, every rank must call it.
 
-    The first rank makes the indices that are not in data.cache. Every process opens an index when
-    it first draws from it.
+    The ranks verify the indices in data.cache together, and the first one makes those that are not
+    there. Every process opens an index when it first draws from it.
 
     Args:
         data: the data configuration.
@@ -106,9 +107,13 @@ def planned_dataset(
     }
     begun = plan.stages[0].blended
     asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
-    epochs = on_first_rank(
-        lambda: {name: one.made(counts[name], asked.get(name)) for name, one in made.items()}
+    # Each rank verifies its part of the indices, which is reading all of them.
+    mine = share_of_rank(made)
+    parts = on_every_rank(lambda: {n: made[n].found(counts[n], asked.get(n)) for n in mine})
+    epochs = {name: found for part in parts for name, found in part.items() if found is not None}
+    epochs |= on_first_rank(
+        lambda: {n: one.made(counts[n], asked.get(n)) for n, one in made.items() if n not in epochs}
     )
-    streams = {name: one.stream(epochs[name]) for name, one in made.items()}
+    streams = {name: Stream(one, epochs[name]) for name, one in made.items()}
     gone = [name for name in plan.names if name not in domains]
     return PlannedDataset(plan, streams, [*domains, *gone])

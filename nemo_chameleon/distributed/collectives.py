@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -83,6 +83,49 @@ def first_rank_first(compute: Callable[[], T]) -> T:
         return made[0] if made else compute()
 
 
+def on_every_rank(compute: Callable[[], T]) -> list[T]:
+    """Compute something on each rank, and return what all of them found on every rank.
+
+    All ranks must call it. Before torch.distributed is initialised there is one rank.
+
+    Args:
+        compute: the function that every rank calls. Its result is pickled for the others.
+
+    Returns:
+        What `compute` returned, by rank.
+
+    Raises:
+        UserError: `compute` raised it on a rank; every rank raises that of the first such rank.
+    """
+    found, trouble = None, None
+    try:
+        found = compute()
+    except UserError as error:
+        trouble = str(error)
+    of_all: list[Any] = [(found, trouble)]
+    if dist.is_initialized():
+        of_all *= dist.get_world_size()
+        dist.all_gather_object(of_all, (found, trouble))
+    for _, trouble in of_all:
+        if trouble is not None:
+            raise UserError(trouble)
+    return [found for found, _ in of_all]
+
+
+def share_of_rank(items: Iterable[T]) -> list[T]:
+    """Return the part of some work that this rank does, where all ranks do it together.
+
+    Args:
+        items: the work, the same on every rank.
+
+    Returns:
+        Every n-th item, on n ranks; all of them before torch.distributed is initialised.
+    """
+    if not dist.is_initialized():
+        return [*items]
+    return [*items][dist.get_rank() :: dist.get_world_size()]
+
+
 def ask_every_node(complain: Callable[[], str | None]) -> None:
     """Let one rank per node check the node, and raise what it finds on every rank.
 
@@ -94,17 +137,18 @@ def ask_every_node(complain: Callable[[], str | None]) -> None:
     Raises:
         UserError: something is wrong on a node.
     """
-    complaint = None
-    if is_first_on_node() and not is_first_rank():
+
+    def ask() -> None:
+        if not is_first_on_node() or is_first_rank():
+            return
         try:
             complaint = complain()
         except UserError as error:
             complaint = f"on {node_name()}: {error}"
-    of_all: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_all, complaint)
-    for of_one in of_all:
-        if of_one is not None:
-            raise UserError(of_one)
+        if complaint is not None:
+            raise UserError(complaint)
+
+    on_every_rank(ask)
 
 
 def node_name() -> str:

@@ -15,7 +15,12 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from nemo_chameleon.distributed.collectives import node_name, on_first_rank
+from nemo_chameleon.distributed.collectives import (
+    node_name,
+    on_every_rank,
+    on_first_rank,
+    share_of_rank,
+)
 from nemo_chameleon.models.pickles import COMMON, read_metadata, require_harmless
 from nemo_chameleon.utils import manifest
 from nemo_chameleon.utils.errors import UserError
@@ -164,8 +169,8 @@ def fault_of_contents(path: Path) -> str | None:
         UserError: a node cannot read a file, or sees a fault that another one does not see.
     """
     entries = on_first_rank(lambda: manifest.read(path)) or {}  # which fault_of has read before
-    mine = dict([*entries.items()][rank() :: dist.get_world_size()])
-    nodes = _of_all(node_name())
+    mine = dict(share_of_rank(entries.items()))
+    nodes = on_every_rank(node_name)
     found = _by_rank(path, lambda: manifest.faults_of(path, mine))
     wrong = {number: next(iter(of.items())) for number, of in enumerate(found) if of}
     if not wrong:
@@ -189,20 +194,9 @@ def fault_of_contents(path: Path) -> str | None:
 
 def _by_rank(path: Path, read: Callable[[], T]) -> list[T]:
     """Return what each rank reads; raise what one could not read on all."""
-    trouble, found = None, None
-    try:
+
+    def readable() -> T:
         with reading(path):
-            found = read()
-    except UserError as error:
-        trouble = str(error)
-    of_all: list[Any] = _of_all((trouble, found))
-    for trouble, _ in of_all:
-        if trouble is not None:
-            raise UserError(trouble)
-    return [found for _, found in of_all]
+            return read()
 
-
-def _of_all(own: T) -> list[T]:
-    of_all: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_all, own)
-    return of_all
+    return on_every_rank(readable)
