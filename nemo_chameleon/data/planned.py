@@ -5,6 +5,7 @@ needs an index of the whole run, so the weights may change while the run goes on
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from megatron.core.datasets.utils import Split
@@ -13,10 +14,12 @@ from torch.utils.data import Dataset
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
-from nemo_chameleon.data.epochs import EpochDatasets
+from nemo_chameleon.data.epochs import EpochDatasets, Epochs
 from nemo_chameleon.data.streams import Blocks, Stream
 from nemo_chameleon.distributed.collectives import on_every_rank, on_first_rank, share_of_rank
 from nemo_chameleon.mixture.plan import Plan, PlannedOrder
+
+_OPENED_AT_ONCE = 8  # on storage that is shared, opening is waiting
 
 
 class PlannedDataset(Dataset[dict[str, Any]]):
@@ -109,7 +112,13 @@ def planned_dataset(
     asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
     # Each rank verifies its part of the indices, which is reading all of them.
     mine = share_of_rank(made)
-    parts = on_every_rank(lambda: {n: made[n].found(counts[n], asked.get(n)) for n in mine})
+
+    def find() -> dict[str, Epochs | None]:
+        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+            found = pool.map(lambda name: made[name].found(counts[name], asked.get(name)), mine)
+            return dict(zip(mine, found, strict=True))
+
+    parts = on_every_rank(find)
     epochs = {name: found for part in parts for name, found in part.items() if found is not None}
     epochs |= on_first_rank(
         lambda: {n: one.made(counts[n], asked.get(n)) for n, one in made.items() if n not in epochs}

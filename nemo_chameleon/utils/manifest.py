@@ -4,6 +4,7 @@ The hash is XXH3 with 128 bits, which is as fast as memory. It finds damage, not
 """
 
 import json
+import os
 import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,14 +38,17 @@ def entries_of(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]
     Raises:
         OSError: a file cannot be read.
     """
-    names = list(names)
+    paths = {name: folder / name for name in names}
+    if sum(path.stat().st_size for path in paths.values()) < _CHUNK:
+        return {name: _entry(path) for name, path in paths.items()}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(names, pool.map(_entry, [folder / name for name in names]), strict=True))
+        return dict(zip(paths, pool.map(_entry, paths.values()), strict=True))
 
 
 def _entry(path: Path) -> tuple[int, str]:
-    state, size, buffer = xxhash.xxh3_128(), 0, bytearray(_CHUNK)
+    state, size = xxhash.xxh3_128(), 0
     with path.open("rb", buffering=0) as stream:
+        buffer = bytearray(min(_CHUNK, 1 + os.fstat(stream.fileno()).st_size))
         while read := stream.readinto(buffer):
             state.update(memoryview(buffer)[:read])
             size += read
