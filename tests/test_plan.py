@@ -15,6 +15,7 @@ from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.stages import stage_samples
 from nemo_chameleon.distributed.processes import process_group, world_size
+from nemo_chameleon.provider.runs import run_name
 from nemo_chameleon.train import trainer
 from nemo_chameleon.utils.errors import UserError
 from ranks import on_ranks
@@ -139,8 +140,10 @@ def test_a_change_keeps_what_was_drawn_and_repeats_nothing(
     (tmp_path / "run").mkdir()
     begun = drawn_on(1, config_file, settings_of(tmp_path, "run", *before), 2)
     assert begun == whole[: 2 * GLOBAL]
-    (tmp_path / "run" / "uniform").rename(tmp_path / "run" / "three")
     now = [f"data.mixture={files[1]}", "data.on_mixture_change=continue"]
+    with pytest.raises(Exception, match="set run=uniform to go on with that run, or run=three"):
+        drawn_on(1, config_file, settings_of(tmp_path, "run", *now))
+    now.append("run=uniform")
     changed = drawn_on(2, config_file, settings_of(tmp_path, "run", *now), 3)
     changed += drawn_on(1, config_file, settings_of(tmp_path, "run", *now))
     assert len(begun + changed) == len(whole)
@@ -152,7 +155,7 @@ def test_a_change_keeps_what_was_drawn_and_repeats_nothing(
         assert of_domain[:both] == in_whole[:both], "and none is left out"
     counts = [sum(at == position for at, _ in changed) for position in range(3)]
     assert counts == [20, 8, 4], "the shares of the new mixture, of 32 samples"
-    result = json.loads((tmp_path / "run" / "three" / "result.json").read_text())
+    result = json.loads((tmp_path / "run" / "uniform" / "result.json").read_text())
     assert [stage["samples"] for stage in result["stages"]] == [16, 32]
     assert {name: entry["samples"] for name, entry in result["domains"].items()} == {
         name: sum(at == position for at, _ in begun + changed)
@@ -193,7 +196,7 @@ def test_another_plan_is_refused_in_words(
     drawn_on(1, config_file, settings, 2)
     later = [setting.replace("until: 28", "until: 40") for setting in settings]
     for changed, says in (
-        (later, "stage 2 ends with sample 40 in place of 32; set it back, or data.on_mixture"),
+        (later, "stage 2 ends with sample 40 in place of 32; set it back, or set data.on_mixture"),
         (
             [s.replace("two.json", "three.json") for s in settings],
             "'code' has 0.625 of stage 2 in place of 0.25",
@@ -201,7 +204,7 @@ def test_another_plan_is_refused_in_words(
         ([s for s in settings if "stages" not in s] + ["data.mixture=uniform"], None),
     ):
         if says is None:
-            (tmp_path / "run" / "plan").rename(tmp_path / "run" / "uniform")
+            changed.append("run=plan")
             says = "is of a run whose samples are ordered by streams: set data.order=streams"
         with pytest.raises(Exception, match=re.escape(says)):
             drawn_on(1, config_file, changed)
@@ -308,3 +311,23 @@ def test_a_mixture_that_a_stage_needs_is_computed_once(config_file: Path, tmp_pa
     assert first.mixture == computed
     assert second.mixture.weights["code"] == pytest.approx(0.6)
     assert run.mixture.name == "plan"
+
+
+def test_what_accept_has_drawn_is_not_known(
+    config_file: Path, tmp_path: Path, files: tuple[str, str]
+) -> None:
+    """A run cannot count on after data.on_mixture_change=accept, and says so."""
+    uniform = settings_of(tmp_path, "run", "run=mine", "data.mixture=uniform")
+    drawn_on(1, config_file, uniform, 2)
+    other = settings_of(tmp_path, "run", "run=mine", f"data.mixture={files[1]}")
+    drawn_on(1, config_file, [*other, "data.on_mixture_change=accept"], 3)
+    with pytest.raises(Exception, match="which samples it has drawn is not known"):
+        drawn_on(1, config_file, [*uniform, "data.on_mixture_change=continue"])
+
+
+@pytest.mark.parametrize("name", ["proxy", "compare", "cache", "a/b", ".."])
+def test_a_run_has_a_name_of_its_own(config: Config, name: str) -> None:
+    """`run` names a folder under `output` that nothing else uses."""
+    config.run = name
+    with pytest.raises(UserError, match=f"^run={name}: .* set run to another name"):
+        run_name(config)

@@ -109,6 +109,8 @@ def candidates(config: Config) -> tuple[list[Candidate], Mapping[str, Domain]]:
         raise UserError(
             "a comparison trains each of compare.mixtures for the whole run: remove data.stages"
         )
+    if config.run is not None:
+        raise UserError("a comparison names its runs after compare.mixtures: remove run")
     require_device(config)
     processes, prepared = processes_of_a_run(config), dict[str, Prepared]()
     for value in config.compare.mixtures:

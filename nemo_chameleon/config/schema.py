@@ -276,6 +276,9 @@ class Config(RunConfig):
 
     output: str = MISSING
     """The folder that holds everything the run makes."""
+    run: str | None = None
+    """The name of the base model's run, and of its folder under `output`; null: the value of
+    data.mixture, the name of its file without the ending, or `plan` for several data.stages."""
     engine: str = setting("megatron", choices=tuple(ENGINES))
     """What trains the base model: megatron (this package, on megatron-core), nemo (NeMo 2) or
     bridge (Megatron-Bridge), through their own training entries."""

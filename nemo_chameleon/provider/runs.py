@@ -16,6 +16,7 @@ from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import within_token_bounds
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.plan import Plan
+from nemo_chameleon.models import tracker
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.names import fault_of_name
@@ -89,29 +90,52 @@ def run_name(config: Config) -> str:
         config: the whole configuration.
 
     Returns:
-        The value of data.mixture or, for a mixture file, its name without the ending; "plan" where
-        there are several stages.
+        The value of `run` or, without one, that of data.mixture or the name of its file without the
+        ending; "plan" where there are several stages.
 
     Raises:
-        UserError: the name that a mixture file gives to the run's folder has another use.
+        UserError: the name cannot be that of the run's folder, or has another use.
     """
-    if len(config.data.stages) > 1:
-        return PLANNED
-    wanted = configuration_of(config, 0).data.mixture
-    name = wanted if wanted in MIXTURES else Path(wanted).stem
+    wanted, remedy = f"run={config.run}", "set run to another name"
+    name, taken = config.run, _taken(config)
+    if name is None and len(config.data.stages) > 1:
+        name, taken = PLANNED, []
+    if name is None:
+        mixture = configuration_of(config, 0).data.mixture
+        wanted, remedy = f"data.mixture={mixture}", "rename the file, or set run to another name"
+        named = mixture in MIXTURES
+        name = mixture if named else Path(mixture).stem
+        taken = [] if named else [*taken, *MIXTURES, PLANNED]
     if (fault := fault_of_name(name)) is not None:
         raise UserError(
-            f"data.mixture={wanted}: the run's folder would be named {name!r}, which {fault}; "
-            "rename the file"
+            f"{wanted}: the run's folder would be named {name!r}, which {fault}; {remedy}"
         )
-    proxies = [_proxy_name(number + 1) for number in range(config.proxy.count)]
-    others = (*MIXTURES, *proxies, COMPARED, PLANNED, Path(config.data.cache).name)
-    if wanted not in MIXTURES and name in others:
+    if name in taken:
         raise UserError(
-            f"data.mixture={wanted}: the run's folder would be {config.output}/{name}, which has "
-            "another use; rename the file"
+            f"{wanted}: the run's folder would be {config.output}/{name}, which has another use; "
+            f"{remedy}"
         )
     return name
+
+
+def other_runs(config: Config) -> list[str]:
+    """Return the base model's runs that have checkpoints under `output`, except the configured one.
+
+    Args:
+        config: the whole configuration.
+
+    Returns:
+        Their names, in alphabetical order.
+    """
+    apart = [*_taken(config), run_name(config)]
+    folders = sorted(path for path in Path(config.output).glob("*") if path.name not in apart)
+    return [path.name for path in folders if tracker.saved(path)]
+
+
+def _taken(config: Config) -> list[str]:
+    """Return the folders under `output` that are not the base model's runs."""
+    proxies = [_proxy_name(number + 1) for number in range(config.proxy.count)]
+    return [*proxies, COMPARED, Path(config.data.cache).name]
 
 
 def within_bounds(

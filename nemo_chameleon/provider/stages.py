@@ -15,12 +15,13 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.parsing import normalised
 from nemo_chameleon.mixture.plan import Plan, Stage
-from nemo_chameleon.provider.runs import base_run, within_bounds
+from nemo_chameleon.provider.runs import base_run, other_runs, within_bounds
 from nemo_chameleon.train.lived import lived_plan
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.tables import listed
 
 logger = package_logger(__package__)
 
@@ -84,9 +85,18 @@ def planned_run(
 
 def _lived(run: TrainingRun) -> tuple[Plan, int] | None:
     """Return what the run has drawn by its newest checkpoint, if it goes on by another plan."""
-    if run.config.data.on_mixture_change != "continue" or (path := run.resumable()) is None:
+    if run.config.data.on_mixture_change != "continue":
         return None
-    return lived_plan(run.state_at(path), str(path))
+    path = run.resumable()
+    if path is not None:
+        return lived_plan(run.state_at(path), str(path))
+    if run.config.run is None and (others := other_runs(run.config)):
+        raise UserError(
+            f"data.on_mixture_change=continue: {run.directory} has no checkpoints, but "
+            f"{listed(others)} in {run.config.output} has: set run={others[0]} to go on with that "
+            f"run, or run={run.name} to begin a new one"
+        )
+    return None
 
 
 def _goes_on(run: TrainingRun, lived: Plan) -> bool:

@@ -231,5 +231,5 @@ class TrainingRun:
         told = difference(Plan.of_record(made[PLAN], str(path)), self.plan)
         if told is not None:
             raise UserError(
-                f"{path} is of a run with another plan: {told}; set it back, or {go_on} one"
+                f"{path} is of a run with another plan: {told}; set it back, or set {go_on} one"
             )
