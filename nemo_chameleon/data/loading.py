@@ -34,6 +34,10 @@ class SequenceCounts(dict[str, tuple[int, int]]):
     def __missing__(self, prefix: str) -> None:
         """Return None: Megatron reads the header itself."""
 
+    def __repr__(self) -> str:
+        """Return how many there are: Megatron formats its configuration for every dataset."""
+        return f"SequenceCounts(<{len(self)} datasets>)"
+
 
 class GPTDataset(gpt_dataset.GPTDataset):
     """Megatron's dataset, when it is loaded with `loading_settings`.
