@@ -182,7 +182,8 @@ def counted(folder: Path, action: str, count: int, ranks: int = 1) -> list[Count
     logs = [folder / f"calls{rank}" for rank in range(ranks)]
     processes = []
     for rank, log in enumerate(logs):
-        command = ["strace", "-f", "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc"]
+        command = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s0", "-o", str(log)]
+        command += ["-e", "trace=openat,%stat,%lstat,%fstat,read,pread64"]
         command += [sys.executable, "-m", "benchmarks.scale", "--only", action, str(folder)]
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}
         environment = {**os.environ, **place, **{name: str(n) for name, n in numbers.items()}}
@@ -281,6 +282,11 @@ def rates(folder: Path, quick: bool) -> dict[str, Any]:
     }
 
 
+def metadata(calls: dict[str, float]) -> float:
+    """Return the calls without those that read."""
+    return sum(number for name, number in calls.items() if "read" not in name)
+
+
 def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, float]:
     """Estimate a run's costs from the measured rates.
 
@@ -298,9 +304,8 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
     own = figures["indices"]["nanoseconds_a_sample"]
     own -= figures[blends[22]]["nanoseconds_a_sample_and_domain"] * 22
     samples = tokens / LENGTH
-    calls = {who: opening.get(f"{who}calls_a_domain", {}) for who in ("", "megatron_")}
-    metadata = {
-        who: found.get("newfstatat", 0) + found.get("openat", 0) for who, found in calls.items()
+    in_megatron = {
+        what: metadata(found[max(found)]) * count for what, found in figures["loading"].items()
     }
     return {
         "domains": count,
@@ -313,8 +318,8 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
         "mixture_bytes": files["bytes_of_json"] / files["domains"] * count,
         "embeddings_bytes": files["bytes_of_safetensors"] / files["domains"] * count,
         "opening_seconds_a_node": opening["milliseconds_a_domain"] * count / 1e3,
-        "metadata_calls_a_node": metadata[""] * count,
-        "megatrons_metadata_calls_a_rank": metadata["megatron_"] * count,
+        "metadata_calls_a_node": metadata(opening.get("calls_a_domain", {})) * count,
+        "megatrons_metadata_calls": in_megatron,
         "index_hours": (own + blend_rate) * samples / 1e9 / 3600,
         "blend_hours": blend_rate * samples / 1e9 / 3600,
         "index_bytes": figures["indices"]["bytes_a_sample"] * samples,
@@ -373,6 +378,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, process_group():
         folder = Path(name)
         add("opening", opening(folder / "opening", 50 if quick else 1000))
+        add("loading", loading(folder / "loading", (22, 50) if quick else (22, 1000, 10_000)))
         for samples, count in ((10**6, 22), (10**6, 1000), (10**5, 10_000)):
             add(f"blend of {count:,} domains", blend(samples // (10 if quick else 1), count))
         add("scores", scores(folder / "scores", 200 if quick else 10_000))

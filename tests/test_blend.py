@@ -240,9 +240,10 @@ def test_a_domain_takes_two_files_until_it_is_drawn(
 ) -> None:
     """A rank opens each .bin and .idx once and looks for no file; first samples map the indices."""
     del data.domains["wide"]  # Megatron reads the header of another token type
+    data.validation = {}
     domains = open_indexed(data.domains, data.split)
     opened: Counter[str] = Counter()
-    real = {"open": builtins.open, "stat": os.stat}
+    real: dict[str, Any] = {"open": builtins.open, "stat": os.stat}
 
     def counted(name: str) -> Any:
         def call(path: Any, *arguments: Any, **settings: Any) -> Any:
@@ -254,17 +255,21 @@ def test_a_domain_takes_two_files_until_it_is_drawn(
 
     build = blend._Builder.build
 
-    def counting(*arguments: Any) -> Any:
-        opened.clear()
+    def counting(builder: Any, *arguments: Any) -> Any:
+        if not builder.settings:  # the indices are still to be built
+            return build(builder, *arguments)
         with monkeypatch.context() as patched:
             patched.setattr(builtins, "open", counted("open"))
             patched.setattr(os, "stat", counted("stat"))
-            return build(*arguments)
+            return build(builder, *arguments)
 
     monkeypatch.setattr(blend._Builder, "build", counting)
-    sizes = {"samples": 20, "seq_length": 16, "seed": 5}
-    dataset = training_dataset(data, domains, Mixture.uniform(domains), **sizes)
+    sizes = {"seq_length": 16, "seed": 5}
     files = [f"open {name}{ending}" for name in domains for ending in (".bin", ".idx")]
+    validation_datasets(data, domains, **sizes)
+    assert opened == dict.fromkeys(files, 1)
+    opened.clear()
+    dataset = training_dataset(data, domains, Mixture.uniform(domains), samples=20, **sizes)
     assert opened == dict.fromkeys(files, 1)
     deferred = [of_domain.shuffle_index is None for of_domain in dataset.datasets]
     dataset[int(np.flatnonzero(dataset.dataset_index == 1)[0])]
