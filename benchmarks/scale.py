@@ -4,20 +4,24 @@
 
 The script measures the default proxy's training and embedding; Megatron's indices of 22 domains and
 a hundred million samples, and its blend of more domains; the seconds and, where strace is
-installed, the file system calls to open a domain; and the scores and files of ten thousand domains.
-It prints these rates, the costs of docs/scale.md's two runs at these rates and, as its last line,
+installed, the file system calls to open a domain, here and in Megatron, with its default settings
+and with those that whole indices allow; and the scores and files of ten thousand domains. It prints
+these rates, the costs of docs/scale.md's two runs at these rates and, as its last line,
 one JSON object.
 """
 
 import argparse
 import json
 import logging
+import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ from nemo_chameleon import Mixture, provider
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.config.data import DataConfig, DomainConfig
 from nemo_chameleon.config.schema import ChameleonConfig, Config
+from nemo_chameleon.data import blend as blending
 from nemo_chameleon.data.blend import training_dataset
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.data.kinds import kind_of
@@ -48,6 +53,7 @@ from nemo_chameleon.provider.runs import proxy_run
 from nemo_chameleon.train import trainer
 
 LENGTH, DOCUMENT, VOCABULARY, WIDTH = 8192, 2048, 32_000, 768
+FILES = 6  # that Megatron keeps open for a domain: its .bin, and one for each file that it maps
 
 
 def write_domain(prefix: Path, documents: int) -> None:
@@ -110,21 +116,55 @@ def blend(samples: int, count: int) -> dict[str, float]:
 def opening(folder: Path, count: int) -> dict[str, Any]:
     """Measure the opening of domains, in seconds and, with strace, in file system calls.
 
-    This package checks and fingerprints a domain once per node. Megatron opens it on every rank.
+    This package checks and fingerprints a domain once per node.
     """
     data = write_domains(folder, count, 1000)
     taken = seconds(lambda: open_indexed(data.domains, data.split, VOCABULARY))
     found: dict[str, Any] = {"domains": count, "milliseconds_a_domain": taken / count * 1e3}
     if shutil.which("strace"):
-        opened = {many: counted(folder, "open", many) for many in (1, count)}
-        for many in (1, count):  # builds the indices; the next run reads them from the cache
-            counted(folder, "draw", many)
-        drawn = {many: counted(folder, "draw", many) for many in (1, count)}
-        found["calls_a_domain"] = by_domain(opened)
-        drawing = {many: drawn[many] - opened[many] for many in drawn}
-        found["megatron_calls_a_domain"] = by_domain(drawing)
+        found["calls_a_domain"] = by_domain({n: counted(folder, "open", n)[0] for n in (1, count)})
     shutil.rmtree(folder)
     return found
+
+
+def loading(folder: Path, counts: Sequence[int]) -> dict[str, Any]:
+    """Count the file system calls with which Megatron opens domains whose indices are in the cache.
+
+    Of two ranks the second one does what every rank does; the first one also verifies the indices.
+
+    Args:
+        folder: a folder to make.
+        counts: numbers of domains; the limit of open files may allow fewer.
+
+    Returns:
+        The calls of a domain, without those of opening it in this package, by number of domains.
+        They are those of the second rank with Megatron's default settings, those with the settings
+        for whole indices, what the first rank does in addition, and what the first sample of a
+        domain takes. Nothing if strace is not installed.
+    """
+    if not shutil.which("strace"):
+        return {}
+    most = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000) // FILES
+    wanted = sorted({min(count, most) for count in counts})
+    write_domains(folder, wanted[-1], 10)
+    ranks: dict[str, dict[int, list[Counter[str]]]] = {}
+    for action in ("build", "open", "default", "load", "draw"):
+        ranks[action] = {many: counted(folder, action, many, ranks=2) for many in (1, *wanted)}
+    shutil.rmtree(folder)
+
+    def more(of: tuple[str, int], than: tuple[str, int]) -> dict[int, dict[str, float]]:
+        (action, rank), (before, other) = of, than
+        extra = {
+            many: ranks[action][many][rank] - ranks[before][many][other] for many in (1, *wanted)
+        }
+        return {many: by_domain({1: extra[1], many: extra[many]}) for many in wanted}
+
+    return {
+        "default": more(("default", 1), ("open", 1)),
+        "whole": more(("load", 1), ("open", 1)),
+        "first_rank": more(("load", 0), ("load", 1)),
+        "first_sample": more(("draw", 1), ("load", 1)),
+    }
 
 
 def by_domain(calls: dict[int, Counter[str]]) -> dict[str, float]:
@@ -134,27 +174,62 @@ def by_domain(calls: dict[int, Counter[str]]) -> dict[str, float]:
     return {name: calls for name, calls in more.items() if calls >= 0.5}
 
 
-def counted(folder: Path, action: str, count: int) -> Counter[str]:
-    """Count the system calls on files, by name, of a process that opens a number of domains."""
-    log = folder / "calls"
-    command = ["strace", "-f", "-qq", "-c", "-o", str(log), "-e", "trace=%file,%desc"]
-    again = [sys.executable, "-m", "benchmarks.scale", "--only", action, str(folder), str(count)]
-    subprocess.run([*command, *again], check=True, capture_output=True)
-    rows = [line.split() for line in log.read_text().splitlines()[2:-2]]
-    return Counter({row[-1]: int(row[3]) for row in rows})
+def counted(folder: Path, action: str, count: int, ranks: int = 1) -> list[Counter[str]]:
+    """Count the system calls of each rank, by name, on the files of a number of domains."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    logs = [folder / f"calls{rank}" for rank in range(ranks)]
+    processes = []
+    for rank, log in enumerate(logs):
+        command = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s0", "-o", str(log)]
+        command += ["-e", "trace=openat,%stat,%lstat,%fstat,read,pread64"]
+        command += [sys.executable, "-m", "benchmarks.scale", "--only", action, str(folder)]
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}
+        environment = {**os.environ, **place, **{name: str(n) for name, n in numbers.items()}}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        processes.append(subprocess.Popen([*command, str(count)], env=environment, **output))
+    said = [process.communicate()[0] for process in processes]
+    for process, text in zip(processes, said, strict=True):
+        if process.returncode:
+            raise RuntimeError(text.decode())
+    return [calls_in(log, f"{folder}/") for log in logs]
+
+
+def calls_in(log: Path, folder: str) -> Counter[str]:
+    """Count the calls in a log of strace that name a file of a folder, or have it open."""
+    calls: Counter[str] = Counter()
+    with log.open() as lines:
+        for line in lines:
+            name, _, arguments = line.partition(" ")[2].strip().partition("(")
+            if folder in arguments and "resumed>" not in name:
+                calls[name] += 1
+    return calls
 
 
 def only(action: str, folder: Path, count: int) -> None:
-    """Open a number of domains and, if the action is "draw", build their datasets."""
+    """Open a number of domains, and do with them what the action says.
+
+    "open" does nothing more; "build" and "load" build their datasets, which are in the cache the
+    second time; "default" does so with Megatron's default settings; and "draw" also draws the first
+    sample of each.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if action == "default":
+        blending.loading_settings = lambda *_: {}
     paths = sorted(folder.glob("*.idx"))[:count]
     wanted = {path.stem: DomainConfig(path=str(path.with_suffix(""))) for path in paths}
     data = DataConfig(domains=wanted, vocab_size=VOCABULARY, split="1,0,0")
     data.cache = str(folder / "cache")
     with process_group():
         domains = open_indexed(data.domains, data.split, VOCABULARY)
-        if action == "draw":
+        if action != "open":
             sizes = {"samples": 10 * count, "seq_length": LENGTH, "seed": 1}
-            training_dataset(data, domains, Mixture.uniform(domains), **sizes)
+            drawn = training_dataset(data, domains, Mixture.uniform(domains), **sizes)
+        if action == "draw":
+            for place in np.unique(drawn.dataset_index, return_index=True)[1]:
+                drawn[place]
 
 
 def rates(folder: Path, quick: bool) -> dict[str, Any]:
@@ -207,6 +282,11 @@ def rates(folder: Path, quick: bool) -> dict[str, Any]:
     }
 
 
+def metadata(calls: dict[str, float]) -> float:
+    """Return the calls without those that read."""
+    return sum(number for name, number in calls.items() if "read" not in name)
+
+
 def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, float]:
     """Estimate a run's costs from the measured rates.
 
@@ -224,9 +304,8 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
     own = figures["indices"]["nanoseconds_a_sample"]
     own -= figures[blends[22]]["nanoseconds_a_sample_and_domain"] * 22
     samples = tokens / LENGTH
-    calls = {who: opening.get(f"{who}calls_a_domain", {}) for who in ("", "megatron_")}
-    metadata = {
-        who: found.get("newfstatat", 0) + found.get("openat", 0) for who, found in calls.items()
+    in_megatron = {
+        what: metadata(found[max(found)]) * count for what, found in figures["loading"].items()
     }
     return {
         "domains": count,
@@ -239,8 +318,8 @@ def reckoned(figures: dict[str, Any], count: int, tokens: float) -> dict[str, fl
         "mixture_bytes": files["bytes_of_json"] / files["domains"] * count,
         "embeddings_bytes": files["bytes_of_safetensors"] / files["domains"] * count,
         "opening_seconds_a_node": opening["milliseconds_a_domain"] * count / 1e3,
-        "metadata_calls_a_node": metadata[""] * count,
-        "megatrons_metadata_calls_a_rank": metadata["megatron_"] * count,
+        "metadata_calls_a_node": metadata(opening.get("calls_a_domain", {})) * count,
+        "megatrons_metadata_calls": in_megatron,
         "index_hours": (own + blend_rate) * samples / 1e9 / 3600,
         "blend_hours": blend_rate * samples / 1e9 / 3600,
         "index_bytes": figures["indices"]["bytes_a_sample"] * samples,
@@ -299,6 +378,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, process_group():
         folder = Path(name)
         add("opening", opening(folder / "opening", 50 if quick else 1000))
+        add("loading", loading(folder / "loading", (22, 50) if quick else (22, 1000, 10_000)))
         for samples, count in ((10**6, 22), (10**6, 1000), (10**5, 10_000)):
             add(f"blend of {count:,} domains", blend(samples // (10 if quick else 1), count))
         add("scores", scores(folder / "scores", 200 if quick else 10_000))

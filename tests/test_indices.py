@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from megatron.core.datasets.gpt_dataset import GPTDataset
+from megatron.core.datasets import gpt_dataset
 from test_indexed import write
 
 from nemo_chameleon import Mixture
@@ -271,20 +271,20 @@ def test_what_killed_jobs_left(tmp_path: Path) -> None:
 
 
 def both_sets(file: str) -> tuple[list[list[int]], int]:
-    """Draw on a rank, and count the arrays that this rank has built."""
+    """Draw on a rank, and count the indices that this rank has built."""
     built = []
-    load = GPTDataset._get_num_epochs  # called only where indices are built
+    build = gpt_dataset._build_document_index
 
-    def counted(self: GPTDataset, tokens: int) -> int:
-        built.append(tokens)
-        return int(load(self, tokens))
+    def counted(*arguments: Any) -> Any:
+        built.append(arguments)
+        return build(*arguments)
 
-    GPTDataset._get_num_epochs = counted
+    gpt_dataset._build_document_index = counted
     try:
         with process_group():
             return drawn(load_config(Path(file))), len(built)
     finally:
-        GPTDataset._get_num_epochs = load
+        gpt_dataset._build_document_index = build
 
 
 def test_ranks_load_what_the_first_one_built(config_file: Path) -> None:

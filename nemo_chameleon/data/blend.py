@@ -21,6 +21,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
+from nemo_chameleon.data.loading import loading_settings, map_order, set_loading
 from nemo_chameleon.data.megatron_indices import facts_of, with_indices
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.data.vocabulary import Vocabulary
@@ -69,8 +70,10 @@ def training_dataset(
 
     def build(cache: str, here: Callable[[], bool]) -> Any:
         blend = _blend_of_domains if _any_has_several(domains) else _blend_of_datasets
+        prefixes = [prefix for domain in domains.values() for prefix in domain.datasets]
+        builder = _Builder(here, loading_settings(kind, config, cache, prefixes))
         placed = replace(data, cache=cache)
-        return blend(placed, domains, weights, samples=samples, here=here, **sizes)
+        return blend(placed, domains, weights, builder, samples=samples, **sizes)
 
     return with_indices(data.cache, facts, build)
 
@@ -79,15 +82,33 @@ def _any_has_several(domains: Mapping[str, Domain]) -> bool:
     return any(len(domain.datasets) > 1 for domain in domains.values())
 
 
+@dataclass(frozen=True)
+class _Builder:
+    """Megatron's builder on this rank.
+
+    Attributes:
+        here: returns whether a dataset is built on this rank.
+        settings: those of datasets whose indices are whole.
+    """
+
+    here: Callable[[], bool]
+    settings: Mapping[str, Any]
+
+    def build(self, kind: type, config: GPTDatasetConfig, sizes: list[int | None]) -> Any:
+        """Build the datasets of the three splits."""
+        kind = set_loading(kind, config, self.settings)
+        return BlendedMegatronDatasetBuilder(kind, sizes, self.here, config).build()
+
+
 def _blend_of_datasets(
     data: DataConfig,
     domains: Mapping[str, Domain],
     weights: Mapping[str, float],
+    builder: _Builder,
     *,
     samples: int,
     seq_length: int,
     seed: int,
-    here: Callable[[], bool],
 ) -> Any:
     """Blend domains of one dataset each."""
     blend = blend_of(weights, {name: domain.datasets for name, domain in domains.items()})
@@ -96,16 +117,14 @@ def _blend_of_datasets(
     # surplus provides, and Megatron then refuses to build the dataset.
     if samples < _SMALL_RUN:
         config.mid_level_dataset_surplus = _SURPLUS_OF_SMALL
-    return _training_split(kind, config, samples, here)
+    return map_order(_training_split(kind, config, samples, builder))
 
 
-def _training_split(
-    kind: type, config: GPTDatasetConfig, samples: int, here: Callable[[], bool]
-) -> Any:
+def _training_split(kind: type, config: GPTDatasetConfig, samples: int, builder: _Builder) -> Any:
     # Validation datasets are built per domain below: a blended one would tell less, and Megatron
     # fails on it when domains are small.
     config.split_matrix = [config.split_matrix[0], None, None]
-    return BlendedMegatronDatasetBuilder(kind, [samples, 0, 0], here, config).build()[0]
+    return builder.build(kind, config, [samples, 0, 0])[0]
 
 
 class _OfDomain(Dataset[dict[str, Any]]):
@@ -128,11 +147,11 @@ def _blend_of_domains(
     data: DataConfig,
     domains: Mapping[str, Domain],
     weights: Mapping[str, float],
+    builder: _Builder,
     *,
     samples: int,
     seq_length: int,
     seed: int,
-    here: Callable[[], bool],
 ) -> Any:
     """Blend the datasets of each domain, and then the domains."""
     # One blend of all datasets would draw the same shares. But Megatron's blend takes datasets of
@@ -148,12 +167,12 @@ def _blend_of_domains(
         count = math.ceil(count * (1 + surplus))
         if several:
             config.mid_level_dataset_surplus = _surplus(len(prefixes), count)
-        split = _training_split(kind, config, count, here)
+        split = _training_split(kind, config, count, builder)
         built.append(None if split is None else _OfDomain(split))
     _, config = dataset_config(data, domains.values(), seq_length, seed, ([], None))
     return BlendedMegatronDatasetBuilder.build_generic_dataset(
         BlendedDataset,
-        here,
+        builder.here,
         True,
         built,
         list(weights.values()),
@@ -229,12 +248,13 @@ def validation_datasets(
         ]
 
     def build(cache: str, here: Callable[[], bool]) -> dict[str, Any]:
-        datasets = {}
-        for name in everything:
-            kind, config = config_of(name, cache)
-            sizes = [None, None, None]
-            datasets[name] = BlendedMegatronDatasetBuilder(kind, sizes, here, config).build()[1]
-        return datasets
+        kind, config = config_of(next(iter(everything)), cache)
+        every = [prefix for name in everything for prefix in prefixes[name]]
+        builder = _Builder(here, loading_settings(kind, config, cache, every))
+        return {
+            name: builder.build(*config_of(name, cache), [None, None, None])[1]
+            for name in everything
+        }
 
     return with_indices(data.cache, facts, build)
 

@@ -157,7 +157,7 @@ class IndexFile:
                 f"{where}: {path.name} is damaged, because it has no documents: copy it again"
             )
         # What follows is modes of sequences, in a multimodal dataset; Megatron ignores it too.
-        mapped = np.memmap(path, mode="r")
+        mapped = np.memmap(str(path), mode="r")
         table = _HEADER.size + sequences * (4 + 8)
         return cls(
             path,
