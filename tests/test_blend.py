@@ -18,8 +18,8 @@ from nemo_chameleon import Mixture
 from nemo_chameleon.config.data import DataConfig, DatasetConfig, DomainConfig
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data import blend, loading
+from nemo_chameleon.data.batch_sampler import BatchSampler
 from nemo_chameleon.data.blend import (
-    BatchSampler,
     training_dataset,
     validation_datasets,
 )

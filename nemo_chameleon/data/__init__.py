@@ -7,6 +7,8 @@ kind.py          what differs between pretraining and finetuning data
 kinds.py         the kind that data.dataset names
 pretraining.py   the kind for data.dataset=gpt; sft/ has the kind for data.dataset=sft
 blend.py         Megatron's datasets for a mixture
+batch_sampler.py  divides global batches among the ranks
+loading.py       how datasets are opened whose indices are whole
 megatron_indices.py  Megatron's sample indices, verified before they are used
 epochs.py        the epochs of a domain, an index each
 streams.py       a domain's samples, epoch after epoch

@@ -18,7 +18,8 @@ from megatron.core import parallel_state
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from nemo_chameleon.data.blend import BatchSampler, validation_datasets
+from nemo_chameleon.data.batch_sampler import BatchSampler
+from nemo_chameleon.data.blend import validation_datasets
 from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.device import current_device
 from nemo_chameleon.distributed.layout import model_parallel
