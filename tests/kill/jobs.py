@@ -195,9 +195,10 @@ def make_jobs(folder: Path) -> list[Job]:
         made = Job(base.name, base.recipe, base.config, base.run, 1, settings)
         if wait(made.begin(folder / "base", folder / "base.log")) != 0:
             raise RuntimeError(f"the model to finetune cannot be trained, see {folder}/base.log")
-    tensor = ("proxy.parallel.tensor_model_parallel_size=2", "data.num_workers=1")
+    stages = "data.stages=[{until: 0.5}, {until: 0.7, mixture: uniform}, {floor: {code: 0.5}}]"
+    tensor = ("proxy.parallel.tensor_model_parallel_size=2", "data.num_workers=1", stages)
     return [
         Job("pretraining", "pretrain_chameleon", configs["gpt"]),
         Job("finetuning", "sft_chameleon", configs["sft"], overrides=("data.mixture=chameleon",)),
-        Job("torchrun", "pretrain_chameleon", configs["gpt"], processes=2, overrides=tensor),
+        Job("torchrun", "pretrain_chameleon", configs["gpt"], "plan", 2, tensor),
     ]
