@@ -143,3 +143,12 @@ def test_a_stage_in_megatrons_order_counts_and_is_not_drawn_again() -> None:
     assert numbers[domains == 1].tolist() == [4, 5]
     assert order.draws(8, 12)[0].tolist()[:2] == [-1, -1]
     assert order.draws(8, 12)[1].tolist()[2:] == numbers[:2].tolist()
+
+
+def test_the_order_of_the_weights_does_not_count() -> None:
+    """A plan draws the same, in whatever order a mixture's file or a configuration has domains."""
+    names = ["d", "a", "c", "b"]
+    plans = [plan_of((dict.fromkeys(order, 1.0), 40)) for order in (names, sorted(names))]
+    one, other = (PlannedOrder(plan, names).draws(0, 40) for plan in plans)
+    assert np.array_equal(one[0], other[0])
+    assert plans[0].record() == plans[1].record()
