@@ -13,12 +13,13 @@ from nemo_chameleon import Mixture
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.data import DomainConfig
 from nemo_chameleon.config.schema import Config
+from nemo_chameleon.data.blend import training_dataset
 from nemo_chameleon.data.epochs import SIZES
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.megatron_indices import FOLDER
 from nemo_chameleon.data.planned import PlannedDataset, planned_dataset
 from nemo_chameleon.distributed.processes import process_group
-from nemo_chameleon.mixture.plan import Plan, Stage
+from nemo_chameleon.mixture.plan import Blended, Plan, Stage
 from nemo_chameleon.utils.errors import UserError
 from ranks import on_ranks
 from sft_data import write_sft_config
@@ -204,3 +205,30 @@ def test_ranks_that_read_what_one_has_built_have_the_same_samples(config_file: P
     """Two ranks and one rank alone draw the same samples in the same order."""
     both = on_ranks(2, samples_of_rank, str(config_file))
     assert both[0] == both[1]
+
+
+def test_a_domain_goes_on_in_the_order_of_the_blend_and_then_in_epochs(numbered: Config) -> None:
+    """What a blend has not drawn of a domain comes first, and then all of it in each epoch."""
+    domains = kind_of(numbered.data).open_domains(numbered.data, LENGTH)
+    of_two = {name: domains[name] for name in ("wiki", "code")}
+    mixture, samples = Mixture.uniform(of_two), 40
+    blend = training_dataset(
+        numbered.data, of_two, mixture, samples=samples, seq_length=LENGTH, seed=5
+    )
+    drawn = [blend[index] for index in range(20)]
+    counts = Counter([*of_two][sample["dataset_id"]] for sample in drawn)
+    begun = Stage(mixture, 20, blended=Blended(counts, mixture.weights, samples))
+    plan = Plan((begun, Stage(Mixture.static({"wiki": 1}), 90)))
+    dataset = built(numbered, plan)
+    wiki = [tuple(sample["tokens"].tolist()) for sample in drawn if sample["dataset_id"] == 0]
+    wiki += [tuple(dataset[index]["tokens"].tolist()) for index in range(20, 110)]
+    assert len(wiki) > 3 * EPOCH["wiki"]
+    for first in range(0, len(wiki), EPOCH["wiki"]):
+        tokens = [token for sample in wiki[first : first + EPOCH["wiki"]] for token in sample]
+        assert len(tokens) == len(set(tokens))
+    with pytest.raises(IndexError, match="drawn in the order of Megatron's blend"):
+        dataset[19]
+    several = Blended({"web": 1, "code": 19}, {"web": 0.5, "code": 0.5}, samples)
+    again = Stage(Mixture.uniform(["web", "code"]), 20, blended=several)
+    with pytest.raises(UserError, match="domain 'web' has several parts, whose order"):
+        built(numbered, Plan((again, Stage(Mixture.uniform(["web", "code"]), 20))))

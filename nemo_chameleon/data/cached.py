@@ -21,6 +21,7 @@ logger = package_logger(__package__)
 
 _ABANDONED = 24 * 3600  # seconds
 _RANDOM = 8  # hexadecimal digits
+_looked_at: set[Path] = set()
 
 
 def fault_of(folder: Path) -> str | None:
@@ -108,8 +109,8 @@ def is_whole(folder: Path) -> bool:
 def begin(folder: Path) -> Path:
     """Make the folder in which another one is filled until it is whole.
 
-    What killed jobs have left is removed beforehand: unfinished folders in which nothing has been
-    written for a day, by the clock of the file system.
+    What killed jobs have left is removed beforehand, once in a process: unfinished folders in which
+    nothing has been written for a day, by the clock of the file system.
 
     Args:
         folder: the folder that is to be made.
@@ -122,15 +123,20 @@ def begin(folder: Path) -> Path:
     """
     beside = folder.with_name(f"{folder.name}.{secrets.token_hex(_RANDOM // 2)}.tmp")
     beside.mkdir(parents=True)
-    now = beside.stat().st_mtime
-    for other in folder.parent.glob(f"*.{'?' * _RANDOM}.tmp"):
+    if folder.parent not in _looked_at:  # it may have folders of thousands of domains
+        _looked_at.add(folder.parent)
+        _remove_abandoned(folder.parent, beside.stat().st_mtime)
+    return beside
+
+
+def _remove_abandoned(parent: Path, now: float) -> None:
+    for other in parent.glob(f"*.{'?' * _RANDOM}.tmp"):
         try:
             written = max(path.stat().st_mtime for path in [other, *other.iterdir()])
         except OSError:  # its job has just finished or removed it
             continue
         if now - written > _ABANDONED:
             shutil.rmtree(other, ignore_errors=True)
-    return beside
 
 
 def finish(beside: Path, folder: Path) -> None:
