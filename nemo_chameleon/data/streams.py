@@ -191,18 +191,32 @@ class EpochDatasets:
         while not epochs.folders or (
             not self.reordered and len(epochs.folders) * epochs.samples < samples
         ):
-            number = len(epochs.folders)
-            facts, make = partial(self._facts, number), partial(self._make, number)
-            folder = made_folder(self._data.cache, facts, make)
-            sizes = json.loads((folder / SIZES).read_text())
-            epochs = replace(epochs, sizes=sizes, folders=(*epochs.folders, str(folder)))
-            if not epochs.samples:
-                raise UserError(
-                    f"domain {self._domain.name!r}: no part of it has the {self._seq_length + 1} "
-                    "tokens of a sample: add data to it, or remove the domain"
-                )
+            folder, sizes = self.made_epoch(len(epochs.folders))
+            epochs = replace(epochs, sizes=sizes, folders=(*epochs.folders, folder))
         self._low_level.clear()  # a run has thousands of files, and opens those that it draws from
         return epochs
+
+    def made_epoch(self, number: int) -> tuple[str, dict[str, int]]:
+        """Find the indices of one epoch, or make them; see `made`.
+
+        Args:
+            number: of the epoch, from 0.
+
+        Returns:
+            The folder of the indices, and the samples of the epoch by the prefix of each dataset.
+
+        Raises:
+            UserError: the domain does not fill a sample, or the indices cannot be written.
+        """
+        facts, make = partial(self._facts, number), partial(self._make, number)
+        folder = made_folder(self._data.cache, facts, make)
+        sizes: dict[str, int] = json.loads((folder / SIZES).read_text())
+        if not sum(sizes.values()):
+            raise UserError(
+                f"domain {self._domain.name!r}: no part of it has the {self._seq_length + 1} "
+                "tokens of a sample: add data to it, or remove the domain"
+            )
+        return str(folder), sizes
 
     def stream(self, epochs: Epochs) -> Stream:
         """Return the domain's samples.

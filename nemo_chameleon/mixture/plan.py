@@ -53,7 +53,7 @@ class Stage:
     asked: str | None = None
     blended: Blended | None = None
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, float]:
         """Shares of the stage's samples by domain, in the order of the names."""
         weights = self.mixture.weights if self.shares is None else self.shares
@@ -63,6 +63,16 @@ class Stage:
     def order(self) -> DomainOrder:
         """The order of the domains, whose positions are those in `weights`."""
         return DomainOrder([*self.weights.values()])
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The position of each domain in `weights`."""
+        return {name: at for at, name in enumerate(self.weights)}
+
+    @cached_property
+    def drawn(self) -> dict[str, int]:
+        """Samples of each of its domains in the whole stage."""
+        return self.counts()
 
     def counts(self, samples: int | None = None) -> dict[str, int]:
         """Return how many of the first samples of the stage are of each of its domains.
@@ -155,6 +165,26 @@ class Plan:
                 found.setdefault(name, {})[number] = count
             left = max(0, left - stage.samples)
         return found
+
+    def sample_of(self, name: str, number: int) -> int | None:
+        """Return at which sample of the run a sample of a domain comes.
+
+        Args:
+            name: the domain.
+            number: how many of the domain's samples come before it.
+
+        Returns:
+            The number of the sample in the run, from 0; None if the run does not draw it. Within
+            samples that were drawn in Megatron's order, it is an estimate.
+        """
+        for stage, start in zip(self.stages, self.starts, strict=False):
+            drawn = stage.drawn.get(name, 0)
+            if number < drawn and stage.blended is not None:
+                return start + number * stage.samples // drawn
+            if number < drawn:
+                return start + stage.order.sample_of(stage.places[name], number)
+            number -= drawn
+        return None
 
     def until(self, samples: int) -> tuple[Stage, ...]:
         """Return the stages up to a sample, the last of them cut there.
