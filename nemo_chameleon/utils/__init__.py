@@ -9,6 +9,7 @@ logging.py      one logger per package
 ranks.py        the rank of this process
 preemption.py   the signals that ask a run to stop
 parent.py       the end of torchrun ends its processes and their helpers
+workers.py      processes that work for one command
 seeding.py      random generators that are seeded from names
 names.py        names that become names of folders
 limits.py       limits of time and memory
