@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 from nemo_chameleon.utils.logging import package_logger
-from nemo_chameleon.utils.workers import TOKENIZER_THREADS, usable_cores, workers
+from nemo_chameleon.utils.workers import one_tokenizer_thread, usable_cores, workers
 
 logger = package_logger(__package__)
 
@@ -215,7 +215,7 @@ class _Encoder:
 
 
 def _encoded_here(encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
-    with _one_thread():
+    with one_tokenizer_thread():
         for batch in batches:
             yield batch, encoder.encode(batch.lines)
 
@@ -252,17 +252,3 @@ def _begin_worker(
 def _encode_in_worker(lines: Sequence[Line]) -> tuple[bytes, bytes]:
     assert _worker_encode is not None, "_begin_worker runs first"
     return _worker_encode(lines)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let the tokenizers library use this thread alone."""
-    before = os.environ.get(TOKENIZER_THREADS)
-    os.environ[TOKENIZER_THREADS] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[TOKENIZER_THREADS]
-        else:
-            os.environ[TOKENIZER_THREADS] = before

@@ -18,6 +18,9 @@ from nemo_chameleon.mixture.order import DomainOrder
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError, reason_of
 
+RECORDED = "recorded"
+"""The name of mixtures that are read from a record of a plan."""
+
 
 @dataclass(frozen=True)
 class Blended:
@@ -261,7 +264,7 @@ class Plan:
             source: where it was found, for errors.
 
         Returns:
-            The plan; its mixtures are named "recorded".
+            The plan; its mixtures are named `RECORDED`.
 
         Raises:
             UserError: it is not such a record.
@@ -273,7 +276,7 @@ class Plan:
 
 
 def _stage_of(entry: Mapping[str, Any]) -> Stage:
-    mixture = Mixture(dict(entry["weights"]), method={"name": "recorded"})
+    mixture = Mixture(dict(entry["weights"]), method={"name": RECORDED})
     blended = entry.get("blended")
     return Stage(
         mixture,

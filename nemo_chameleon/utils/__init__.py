@@ -14,6 +14,7 @@ seeding.py      random generators that are seeded from names
 names.py        names that become names of folders
 limits.py       limits of time and memory
 tables.py       tables in plain text
+picture.py      pictures as SVG files
 moved.py        names where old checkpoints look for them
 provenance.py   time and versions, for the record
 arrays.py       names of array types

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from typing import Any
 
 from nemo_chameleon.utils.errors import UserError
 
-TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
-"""The variable that tells the tokenizers library whether it may use several threads."""
+_TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 
 def usable_cores() -> int:
@@ -25,7 +24,9 @@ def usable_cores() -> int:
 def workers(
     count: int, begin: Callable[..., None], arguments: tuple[Any, ...], broken: str
 ) -> Iterator[ProcessPoolExecutor]:
-    """Start processes; inside the block they take tasks.
+    """Start processes; inside the block they take tasks, and show no progress bars of their own.
+
+    If the block ends with an error, they end at once.
 
     Args:
         count: number of processes.
@@ -34,24 +35,52 @@ def workers(
         broken: what a process does and what helps if one ends by itself, for the error.
 
     Yields:
-        The pool. What waits when the block ends is not begun.
+        The pool.
 
     Raises:
         UserError: a process has ended by itself.
     """
+    others = set(active_children())
     # Processes that are started anew share no locks and no threads with this one.
     context = get_context("spawn")
-    with ProcessPoolExecutor(count, context, _begin, (begin, *arguments)) as pool:
+    with (
+        _environment(TQDM_DISABLE="1", **{_TOKENIZER_THREADS: "false"}),
+        ProcessPoolExecutor(count, context, _begin, (begin, *arguments)) as pool,
+    ):
         try:
             yield pool
-        except BrokenProcessPool as error:
-            raise UserError(broken) from error
+        except BaseException as error:
+            for process in set(active_children()) - others:
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(broken) from error
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def one_tokenizer_thread() -> Iterator[None]:
+    """Let the tokenizers library use this thread alone."""
+    with _environment(**{_TOKENIZER_THREADS: "false"}):
+        yield
+
+
 def _begin(begin: Callable[..., None], *arguments: Any) -> None:
-    os.environ[TOKENIZER_THREADS] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     begin(*arguments)
