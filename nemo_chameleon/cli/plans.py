@@ -1,7 +1,9 @@
 """The command plan: show, build and compare what a run will draw."""
 
 import argparse
+import contextlib
 import json
+import sys
 
 from nemo_chameleon.cli.parsing import Parsers, add_command, add_configuration, at_least_one, show
 from nemo_chameleon.config.places import require_name
@@ -58,7 +60,9 @@ def _show(arguments: argparse.Namespace) -> None:
         require_name(picture, "--picture", "shares.svg")
         if not picture.endswith(".svg"):
             raise UserError(f"--picture {picture} must end in .svg")
-    found = outlook(load_config(arguments.config, arguments.overrides), arguments.ranks)
+    # Scripts read nothing but the object from stdout.
+    with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        found = outlook(load_config(arguments.config, arguments.overrides), arguments.ranks)
     show(json.dumps(found, indent=2) if arguments.json else show_plan(found))
     if picture is not None:
         draw_shares(found, picture)

@@ -17,6 +17,7 @@ from nemo_chameleon.data import sft
 from nemo_chameleon.data.blend import blended_sizes, validation_datasets
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.streams import EpochDatasets
+from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.provider.preflight import STANDS_FOR, foresee, mixtures_of
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.console import progress_bar
@@ -70,6 +71,11 @@ def build(config: Config, processes: int) -> Built:
             be written.
     """
     check_drawn(config)
+    if world_size() > 1:
+        raise UserError(
+            f"plan build starts its own processes, but WORLD_SIZE={world_size()}: run it without "
+            "torchrun, with --processes"
+        )
     before = _files(config.data.cache)
     packed = kind_of(config.data).packed
     if packed and processes > 1:
@@ -123,12 +129,14 @@ def _tasks(run: TrainingRun) -> list[_Task]:
 
 
 def _training(run: TrainingRun) -> _Done:
-    run.training_dataset()
+    with process_group():  # Megatron's builder asks for it
+        run.training_dataset()
     return _Done(run.settings.train.samples)
 
 
 def _validation(run: TrainingRun) -> _Done:
-    validation_datasets(run.config.data, run.domains, **_sizes(run))
+    with process_group():
+        validation_datasets(run.config.data, run.domains, **_sizes(run))
     return _Done(0)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing import connection, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from nemo_chameleon.utils.errors import UserError
@@ -18,6 +19,23 @@ _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+class _Context(SpawnContext):
+    """Starts processes anew, which share no locks and no threads with this one.
+
+    Attributes:
+        started: the processes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **settings: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        """Make a process, and keep it in `started`."""
+        self.started.append(SpawnProcess(*args, **settings))
+        return self.started[-1]
 
 
 @contextmanager
@@ -40,9 +58,7 @@ def workers(
     Raises:
         UserError: a process has ended by itself.
     """
-    others = set(active_children())
-    # Processes that are started anew share no locks and no threads with this one.
-    context = get_context("spawn")
+    context = _Context()
     with (
         _environment(TQDM_DISABLE="1", **{_TOKENIZER_THREADS: "false"}),
         ProcessPoolExecutor(count, context, _begin, (begin, *arguments)) as pool,
@@ -50,7 +66,7 @@ def workers(
         try:
             yield pool
         except BaseException as error:
-            for process in set(active_children()) - others:
+            for process in context.started:
                 process.kill()
             if isinstance(error, BrokenProcessPool):
                 raise UserError(broken) from error
