@@ -165,7 +165,7 @@ def test_two_configurations_are_compared(
     assert [line.split() for line in said.splitlines() if line.startswith("legal")] == [
         ["legal", "52", "40", "-12", "0.3333", "0.3333", "->", "-"]
     ]
-    assert "8.75% of the samples go to another domain." in said
+    assert "10.00% of the samples go to another domain." in said
     typed(monkeypatch, "plan", "diff", one, one)
     assert "Both draw the same number of samples of each domain" in capsys.readouterr().out
     config["train"]["seed"] = 77
