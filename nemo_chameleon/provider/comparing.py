@@ -88,6 +88,11 @@ def _of_run(folder: Path) -> Drawn:
     identity = state["identity"]
     order = "streams" if PLAN in identity else "megatron"
     if order == "megatron":
+        if identity.get("data.unit") == "tokens":
+            raise UserError(
+                f"{path} has shares of tokens, and not of samples: compare the configuration of "
+                "its run instead"
+            )
         blended = plan.stages[0].blended
         assert blended is not None, "a checkpoint without a plan is of a run in Megatron's order"
         plan = Plan((Stage(Mixture.static(blended.weights), blended.samples),))
