@@ -1,9 +1,9 @@
 """What the start of a run costs, calculated from measured rates.
 
 The rates are of two CPU cores and a local disk; a network file system takes longer for every call.
-Those of Megatron's blend are in docs/scale.md. The calls of streams were counted with strace for 100
-domains of one dataset each, on megatron-core 0.16.1. The machine was busy meanwhile: opening a
-domain took 6.8 ms in place of 1.3. The seconds of streams, 13.3 ms and 2 ms, are divided by as much.
+Those of Megatron's blend are in docs/scale.md. The calls of streams were counted with strace for
+100 domains of one dataset each, on megatron-core 0.16.1. The machine was busy meanwhile: opening a
+domain took 6.8 ms in place of 1.3. The seconds of streams, 13.3 and 2 ms, are divided by as much.
 """
 
 import math
