@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from omegaconf import OmegaConf
 import nemo_chameleon
 from nemo_chameleon import cli, config, embedding, mixture
 from nemo_chameleon.config.constraints import constraint_of
-from nemo_chameleon.config.data import DatasetConfig, DomainConfig
+from nemo_chameleon.config.data import DatasetConfig, DomainConfig, StageConfig
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.utils.preemption import StoppedError, exit_code_of
 
@@ -38,18 +37,15 @@ def _keys(node: Any, kind: Any, prefix: str) -> Iterator[str]:
         if isinstance(item.type, type) and is_dataclass(item.type):
             yield from _keys(node[item.name], item.type, f"{key}.")
             continue
-        for section in typing.get_args(item.type):
-            if isinstance(section, type) and is_dataclass(section) and item.name == "stages":
-                yield from _keys(OmegaConf.structured(section), section, f"{key}[].")
         values: Any = OmegaConf.to_container(node, resolve=False)
         default = values[item.name]
         constraint = constraint_of(item)
         limits = [
             f"{name} {value}" for name, value in vars(constraint).items() if value not in (None, ())
         ]
-        if "DomainConfig" in str(item.type) or "DatasetConfig" in str(item.type):
-            entry = DomainConfig if "DomainConfig" in str(item.type) else DatasetConfig
-            yield from _keys(OmegaConf.structured(entry), entry, f"{key}.NAME.")
+        for entry, place in ((DomainConfig, "NAME"), (DatasetConfig, "NAME"), (StageConfig, "N")):
+            if entry.__name__ in str(item.type):
+                yield from _keys(OmegaConf.structured(entry), entry, f"{key}.{place}.")
         kind_name = item.type.__name__ if isinstance(item.type, type) else str(item.type)
         yield f"key {key}: {kind_name} = {default!r}{''.join(f'; {limit}' for limit in limits)}"
 

@@ -84,7 +84,7 @@ def computed(seed: int) -> ComputedMixture:
     return ComputedMixture(mixture, [shards])
 
 
-@pytest.mark.parametrize("command", ["check", "index", "compare", "mixture compute"])
+@pytest.mark.parametrize("command", ["check", "index", "compare", "mixture compute", "plan show"])
 def test_a_configuration_may_stand_anywhere(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +117,7 @@ def folder(corpus: Path, tmp_path: Path) -> Path:
     mine = write_config(corpus, tmp_path).rename(tmp_path / "mine.yaml")
     mine.write_text(mine.read_text().replace("micro_batch_size: 2", "micro_batch_size: 1"))
     mine.write_text(mine.read_text().replace("global_batch_size: 8", "global_batch_size: 32"))
+    shutil.copy(mine, tmp_path / "other.yaml")
     for seed, name in enumerate(("mixture", "one", "two", "before", "after")):
         computed(seed).save(tmp_path / f"{name}.json")
     save_llama(tmp_path / "SmolLM2-135M", corpus / "tokenizer.json")

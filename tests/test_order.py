@@ -52,6 +52,16 @@ def test_any_part_is_the_same_part_of_the_whole(domains: int) -> None:
         assert np.array_equal(numbers[names == at], expected)
 
 
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(WEIGHTS, st.integers(0, 2**36))
+def test_where_a_sample_of_a_domain_comes(weights: list[float], first: int) -> None:
+    """The place of a domain's n-th sample is where the order has it, near and far."""
+    order = DomainOrder(weights)
+    domains, numbers = order.draws(first, first + 300)
+    for place in range(0, 300, 7):
+        assert order.sample_of(int(domains[place]), int(numbers[place])) == first + place
+
+
 def test_the_order_is_this_one() -> None:
     """The order of a few weights is fixed: a change of it would change every run's samples."""
     domains, numbers = DomainOrder([0.5, 0.3, 0.2]).draws(0, 10)
@@ -152,3 +162,12 @@ def test_the_order_of_the_weights_does_not_count() -> None:
     one, other = (PlannedOrder(plan, names).draws(0, 40) for plan in plans)
     assert np.array_equal(one[0], other[0])
     assert plans[0].record() == plans[1].record()
+
+
+def test_where_a_sample_of_a_domain_comes_in_a_plan() -> None:
+    """A domain's samples are counted over all stages; one that is not drawn has no place."""
+    plan = plan_of(({"a": 1, "b": 3}, 40), ({"b": 1}, 30), ({"a": 1, "b": 1}, 20))
+    domains, numbers = PlannedOrder(plan, ["a", "b"]).draws(0, 90)
+    for place, (at, number) in enumerate(zip(domains.tolist(), numbers.tolist(), strict=True)):
+        assert plan.sample_of("ab"[at], number) == place
+    assert plan.sample_of("a", 20) is None

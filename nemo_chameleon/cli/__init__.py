@@ -5,6 +5,7 @@ index     tokenise the JSONL of a finetuning run before the run
 sft       show examples of a finetuning run as the model will see them
 import-hf convert a Hugging Face model into a checkpoint
 mixture   compute, show, compare, check, change, export and import mixture files
+plan      show, build and compare what a run will draw
 check     check a configuration before its jobs are submitted
 compare   compare mixtures by the models that train on them
 report    compare finished runs in a table
@@ -16,6 +17,7 @@ import argparse
 from nemo_chameleon.cli.data import add_data_commands
 from nemo_chameleon.cli.mixtures import add_mixture_commands
 from nemo_chameleon.cli.parsing import epilog, parse
+from nemo_chameleon.cli.plans import add_plan_commands
 from nemo_chameleon.cli.runs import add_check, add_report_and_doctor
 from nemo_chameleon.cli.sft import add_sft_commands
 from nemo_chameleon.utils.console import program
@@ -43,5 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     add_sft_commands(commands)
     add_check(commands)
     add_mixture_commands(commands)
+    add_plan_commands(commands)
     add_report_and_doctor(commands)
     return parser

@@ -1,18 +1,16 @@
 """A picture of a comparison: losses on the domains against losses on sets nobody draws from."""
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nemo_chameleon.comparison.paired import Difference
 from nemo_chameleon.comparison.report import Comparison
-from nemo_chameleon.utils.files import write_atomically
+from nemo_chameleon.utils.picture import can_draw, svg_picture
 
 _MARKERS = "osD^vP*X<>hp"
 
@@ -67,16 +65,9 @@ def draw(shown: Sequence[Point], path: Path, title: str = "") -> bool:
     Returns:
         Whether it was drawn: not without points, nor without matplotlib.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not shown or not can_draw():
         return False
-    if not shown:
-        return False
-    style: dict[Any, Any] = {"svg.hashsalt": "comparison", "svg.fonttype": "none", "font.size": 10}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+    with svg_picture(path) as figure:
         axes = figure.add_subplot()
         axes.axhline(0, color="0.75", linewidth=1)
         axes.axvline(0, color="0.75", linewidth=1)
@@ -102,9 +93,6 @@ def draw(shown: Sequence[Point], path: Path, title: str = "") -> bool:
         axes.set_title(title)
         axes.annotate("better on both", (0.02, 0.03), xycoords="axes fraction", color="0.4")
         figure.legend(loc="outside right upper", frameon=False)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-        write_atomically(path, drawn.getvalue())
     return True
 
 

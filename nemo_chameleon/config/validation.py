@@ -85,6 +85,21 @@ def check_mixture(config: Config) -> None:
         raise UserError(f"chameleon.file={config.chameleon.file} must end in .json")
 
 
+def check_drawn(config: Config) -> None:
+    """Check what decides the samples of a run, whatever trains on them.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        UserError: a value is wrong; the error names the key and what its value must be.
+    """
+    check_mixture(config)
+    require_valid(config, "")
+    require_valid(config.model, "model.")
+    require_valid(config.train, "train.")
+
+
 def _mixtures(config: Config) -> list[tuple[str, str]]:
     """Return the mixtures that a run draws by, with their keys."""
     data = config.data

@@ -135,22 +135,44 @@ class EpochDatasets:
             samples -= head.samples
         wanted = 1
         while len(epochs.folders) < wanted:
-            number = len(epochs.folders)
-            facts, fill = self._facts(number), partial(self._make, number)
-            folder = found_folder(self._data.cache, facts, fill if make else None)
-            if folder is None:
+            found = self._epoch(len(epochs.folders), make)
+            if found is None:
                 return None
-            sizes = json.loads((folder / SIZES).read_text())
-            epochs = Epochs(sizes, (*epochs.folders, str(folder)), head)
-            if not epochs.samples:
-                raise UserError(
-                    f"domain {self._domain.name!r}: no part of it has the {self._seq_length + 1} "
-                    "tokens of a sample: add data to it, or remove the domain"
-                )
+            folder, sizes = found
+            epochs = Epochs(sizes, (*epochs.folders, folder), head)
             if not self.reordered:
                 wanted = -(-samples // epochs.samples)
         self._low_level.clear()  # a run has thousands of files, and opens those that it draws from
         return epochs
+
+    def made_epoch(self, number: int) -> tuple[str, dict[str, int]]:
+        """Find the indices of one epoch, or make them; see `made`.
+
+        Args:
+            number: of the epoch, from 0.
+
+        Returns:
+            The folder of the indices, and the samples of the epoch by the prefix of each dataset.
+
+        Raises:
+            UserError: the domain does not fill a sample, or the indices cannot be written.
+        """
+        found = self._epoch(number, make=True)
+        assert found is not None
+        return found
+
+    def _epoch(self, number: int, make: bool) -> tuple[str, dict[str, int]] | None:
+        fill = partial(self._make, number)
+        folder = found_folder(self._data.cache, self._facts(number), fill if make else None)
+        if folder is None:
+            return None
+        sizes: dict[str, int] = json.loads((folder / SIZES).read_text())
+        if not sum(sizes.values()):
+            raise UserError(
+                f"domain {self._domain.name!r}: no part of it has the {self._seq_length + 1} "
+                "tokens of a sample: add data to it, or remove the domain"
+            )
+        return str(folder), sizes
 
     def opened(self, epochs: Epochs, prefix: str, epoch: int | None) -> Any:
         """Open a dataset.

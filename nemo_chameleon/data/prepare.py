@@ -5,16 +5,12 @@ same command continues after a process that was killed.
 """
 
 import os
-import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from concurrent.futures import Future
+from contextlib import closing
 from itertools import chain
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,13 +38,13 @@ from nemo_chameleon.utils.console import progress_bar
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
 from nemo_chameleon.utils.logging import package_logger
+from nemo_chameleon.utils.workers import one_tokenizer_thread, usable_cores, workers
 
 logger = package_logger(__package__)
 
 _VERSION = 1
 _LINES, _BYTES = 512, 1 << 20  # the most of a batch, which has at least one line
 _AHEAD = 3  # batches for each process that wait or are being tokenised
-_PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class Prepared(NamedTuple):
@@ -95,9 +91,9 @@ def prepare(
             dataset, or it cannot be written.
         UnusableLineError: a line has no document.
     """
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise UserError(f"--workers {workers}: there must be at least one process")
+    count = usable_cores() if workers is None else workers
+    if count < 1:
+        raise UserError(f"--workers {count}: there must be at least one process")
     _require_name(os.fspath(prefix))
     files, _ = files_of(find_files(paths))
     formats = Counter(file.format for file in files)
@@ -110,7 +106,7 @@ def prepare(
         Path(prefix), encoder.tokenizer.dtype, _identity(encoder, files, key)
     ) as dataset:
         try:
-            _fill(dataset, encoder, files, workers)
+            _fill(dataset, encoder, files, count)
         except UnusableLineError:
             dataset.discard()  # once the line is mended, the input is another one
             raise
@@ -141,7 +137,7 @@ def _identity(encoder: "_Encoder", files: Sequence[DataFile], key: str) -> str |
 
 
 def _fill(
-    dataset: UnfinishedDataset, encoder: "_Encoder", files: Sequence[DataFile], workers: int
+    dataset: UnfinishedDataset, encoder: "_Encoder", files: Sequence[DataFile], count: int
 ) -> None:
     batches = _batches(files, encoder.key, dataset.position)
     first = next(batches, None)
@@ -150,10 +146,10 @@ def _fill(
     second = next(batches, None)
     every = chain(filter(None, (first, second)), batches)
     # Other processes would take longer to start than this one needs for a single batch.
-    if workers == 1 or second is None:
+    if count == 1 or second is None:
         encoded = _encoded_here(encoder, every)
     else:
-        encoded = _encoded_by(workers, encoder, every)
+        encoded = _encoded_by(count, encoder, every)
     known = all(file.path.is_file() for file in files)
     before, started = dataset.tokens, time.monotonic()
     with (
@@ -219,35 +215,27 @@ class _Encoder:
 
 
 def _encoded_here(encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
-    with _one_thread():
+    with one_tokenizer_thread():
         for batch in batches:
             yield batch, encoder.encode(batch.lines)
 
 
-def _encoded_by(workers: int, encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
+def _encoded_by(count: int, encoder: _Encoder, batches: Iterator[_Batch]) -> _Tokenised:
     """Tokenise batches in other processes, and yield them in their order."""
-    # Processes that are started anew share no locks and no threads with this one.
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _begin_worker, encoder.arguments()
-    ) as pool:
+    broken = (
+        "a process that tokenises has ended by itself: if memory ran out, use fewer --workers; a "
+        "script that calls prepare with workers needs if __name__ == '__main__'"
+    )
+    with workers(count, _begin_worker, encoder.arguments(), broken) as pool:
         waiting: deque[tuple[_Batch, Future[tuple[bytes, bytes]]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append((batch, pool.submit(_encode_in_worker, batch.lines)))
-                if len(waiting) > _AHEAD * workers:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            while waiting:
+        for batch in batches:
+            waiting.append((batch, pool.submit(_encode_in_worker, batch.lines)))
+            if len(waiting) > _AHEAD * count:
                 done, future = waiting.popleft()
                 yield done, future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that tokenises has ended by itself: if memory ran out, use fewer "
-                "--workers; a script that calls prepare with workers needs "
-                "if __name__ == '__main__'"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
 
 
 _worker_encode: Callable[[Sequence[Line]], tuple[bytes, bytes]] | None = None
@@ -257,35 +245,10 @@ def _begin_worker(
     tokenizer: str, end: str, place: str | None, key: str, files: Sequence[DataFile]
 ) -> None:
     global _worker_encode  # what a process of the pool keeps between batches
-    os.environ[_PARALLELISM] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     loaded = DocumentTokenizer(Tokenizer.from_str(tokenizer), end, place)
     _worker_encode = _Encoder(loaded, key, files).encode
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, even if it was killed."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _encode_in_worker(lines: Sequence[Line]) -> tuple[bytes, bytes]:
     assert _worker_encode is not None, "_begin_worker runs first"
     return _worker_encode(lines)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let the tokenizers library use this thread alone."""
-    before = os.environ.get(_PARALLELISM)
-    os.environ[_PARALLELISM] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_PARALLELISM]
-        else:
-            os.environ[_PARALLELISM] = before

@@ -8,6 +8,8 @@ embeddings_file.py   the file of embeddings beside a mixture file
 formats.py           the formats of other tools
 order.py             the order of domains, any part of which can be computed alone
 plan.py              stages of mixtures, and the samples of each domain in them
+plan_tables.py       plans in words and tables
+plan_picture.py      the shares over a run, as a picture
 tables.py            tables for people
 
 Nothing here imports torch or megatron, or knows a key of the configuration.

@@ -13,6 +13,8 @@ aside until the others are merged. The factor is the one that gives the lowest s
 """
 
 import heapq
+import math
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -100,6 +102,44 @@ class DomainOrder:
             of_node[self._lighter[node]] = lighter
             of_node[self._heavier[node]] = of_node[node] - lighter
         return of_node[:leaves].astype(np.int64)
+
+    def sample_of(self, domain: int, number: int) -> int:
+        """Return where in the order a sample of a domain is.
+
+        Args:
+            domain: the position of the domain in `weights`.
+            number: how many of the domain's samples come before it.
+
+        Returns:
+            The number of the sample in the order, from 0.
+        """
+        path, node = [], domain
+        while node != len(self._share) - 1:
+            parent = self._parents[node]
+            path.append((self._lighter[parent] == node, float(self._share[parent])))
+            node = parent
+
+        def drawn(samples: int) -> float:
+            left = float(samples)
+            for lighter, share in reversed(path):
+                of_lighter = math.floor(left * share + 0.5)
+                left = of_lighter if lighter else left - of_lighter
+            return left
+
+        # The number of the first samples that are of the domain never falls.
+        low, high = 0, 1
+        while drawn(high) <= number:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if drawn(middle) > number else (middle, high)
+        return low
+
+    @cached_property
+    def _parents(self) -> dict[int, int]:
+        leaves = len(self._tree.totals) - len(self._tree.children)
+        pairs = enumerate(self._tree.children, leaves)
+        return {child: node for node, children in pairs for child in children}
 
     def _down(self, first: int, stop: int) -> tuple[Ints, Ints]:
         """Let samples go down the tree, and put aside those that have arrived at a leaf."""

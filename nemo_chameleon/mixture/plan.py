@@ -18,6 +18,9 @@ from nemo_chameleon.mixture.order import DomainOrder
 from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError, reason_of
 
+RECORDED = "recorded"
+"""The name of mixtures that are read from a record of a plan."""
+
 
 @dataclass(frozen=True)
 class Blended:
@@ -53,7 +56,7 @@ class Stage:
     asked: str | None = None
     blended: Blended | None = None
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, float]:
         """Shares of the stage's samples by domain, in the order of the names."""
         weights = self.mixture.weights if self.shares is None else self.shares
@@ -63,6 +66,16 @@ class Stage:
     def order(self) -> DomainOrder:
         """The order of the domains, whose positions are those in `weights`."""
         return DomainOrder([*self.weights.values()])
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The position of each domain in `weights`."""
+        return {name: at for at, name in enumerate(self.weights)}
+
+    @cached_property
+    def drawn(self) -> dict[str, int]:
+        """Samples of each of its domains in the whole stage."""
+        return self.counts()
 
     def counts(self, samples: int | None = None) -> dict[str, int]:
         """Return how many of the first samples of the stage are of each of its domains.
@@ -156,6 +169,26 @@ class Plan:
             left = max(0, left - stage.samples)
         return found
 
+    def sample_of(self, name: str, number: int) -> int | None:
+        """Return at which sample of the run a sample of a domain comes.
+
+        Args:
+            name: the domain.
+            number: how many of the domain's samples come before it.
+
+        Returns:
+            The number of the sample in the run, from 0; None if the run does not draw it. Within
+            samples that were drawn in Megatron's order, it is an estimate.
+        """
+        for stage, start in zip(self.stages, self.starts, strict=False):
+            drawn = stage.drawn.get(name, 0)
+            if number < drawn and stage.blended is not None:
+                return start + number * stage.samples // drawn
+            if number < drawn:
+                return start + stage.order.sample_of(stage.places[name], number)
+            number -= drawn
+        return None
+
     def until(self, samples: int) -> tuple[Stage, ...]:
         """Return the stages up to a sample, the last of them cut there.
 
@@ -231,7 +264,7 @@ class Plan:
             source: where it was found, for errors.
 
         Returns:
-            The plan; its mixtures are named "recorded".
+            The plan; its mixtures are named `RECORDED`.
 
         Raises:
             UserError: it is not such a record.
@@ -243,7 +276,7 @@ class Plan:
 
 
 def _stage_of(entry: Mapping[str, Any]) -> Stage:
-    mixture = Mixture(dict(entry["weights"]), method={"name": "recorded"})
+    mixture = Mixture(dict(entry["weights"]), method={"name": RECORDED})
     blended = entry.get("blended")
     return Stage(
         mixture,

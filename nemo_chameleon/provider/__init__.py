@@ -10,6 +10,10 @@ drift.py         how far a proxy's weights still move when its training ends
 proxy.py         the computed mixture: proxies, embeddings and weights
 new_domains.py   new domains embedded for an existing mixture
 stages.py        the plan of a run: the mixture of each stage within its bounds
+outlook.py       a run on paper, before it costs anything
+costs.py         what the start of a run costs, from measured rates
+comparing.py     what two configurations or runs draw differently
+building.py      the indices of a run, made before it
 resolve.py       the weights of a run, within its bounds
 """
 

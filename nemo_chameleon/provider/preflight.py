@@ -1,7 +1,8 @@
 """Checks before training: everything that can be known then is found out once.
 
 `prepare` is for a run in this process, `prepare_mixture` for one whose base model a host trains,
-and `inspect` for jobs on other machines. What they find out is passed on as `Prepared`.
+`inspect` for jobs on other machines, and `foresee` for a look at a run on paper. What they find out
+is passed on as `Prepared`.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.stages import configuration_of
 from nemo_chameleon.config.validation import (
     check,
+    check_drawn,
     check_mixture,
     check_model,
     check_proxy,
@@ -37,6 +39,10 @@ from nemo_chameleon.utils.logging import package_logger
 from nemo_chameleon.utils.tables import listed
 
 logger = package_logger(__package__)
+
+
+STANDS_FOR = "in place of weights that are not computed yet"
+"""The key in the method of a mixture that stands for another one."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,40 @@ def inspect(
     return prepared
 
 
+def foresee(config: Config) -> tuple[Prepared, TrainingRun]:
+    """Look up what a run will draw, on one process; nothing is trained or computed.
+
+    Args:
+        config: the whole configuration; what trains the model is not checked.
+
+    Returns:
+        What was found out, and the run. Where a mixture is not computed yet, uniform weights stand
+        in its place, and their `method` has `STANDS_FOR`.
+
+    Raises:
+        UserError: the data, a mixture or a stage cannot be used; the message says what to do.
+    """
+    check_drawn(config)
+    prepared = Prepared.of(config, _opened(config))
+    return prepared, _checked_base_run(prepared)
+
+
+def mixtures_of(prepared: Prepared) -> list[Mixture]:
+    """Return the mixture of each stage before its bounds, uniform where it is not computed yet.
+
+    Args:
+        prepared: what was found out.
+
+    Returns:
+        A mixture for each of data.stages, or the only one.
+    """
+    return [
+        stage.stored
+        or replace(Mixture.uniform(stage.domains), method={"name": "uniform", STANDS_FOR: True})
+        for stage in prepared.stages or [prepared]
+    ]
+
+
 def _say_what_is_known(prepared: Prepared) -> None:
     """Say in a finetuning run what computed weights have achieved in finetuning so far."""
     if prepared.plan is not None and kind_of(prepared.config.data).supervised:
@@ -257,11 +297,7 @@ def _checked_base_run(prepared: Prepared) -> TrainingRun:
     config, domains = prepared.config, prepared.domains
     _require_samples(base_run(config, domains, Mixture.uniform(domains)), "model.")
     # Bounds that uniform weights cannot keep cannot be kept by any weights.
-    return planned_run(
-        config,
-        domains,
-        [stage.stored or Mixture.uniform(stage.domains) for stage in prepared.stages or [prepared]],
-    )
+    return planned_run(config, domains, mixtures_of(prepared))
 
 
 def _require_samples(run: TrainingRun, prefix: str) -> None:
