@@ -14,8 +14,8 @@ import yaml
 
 from nemo_chameleon import Mixture
 from nemo_chameleon.distributed.lease import Lease
-from project import ROOT
-from running import printed, started
+from project import ROOT, write_stages
+from running import printed, samples_of, started
 
 if importlib.util.find_spec("nemo") is None:
     pytest.skip("make test-nemo runs these", allow_module_level=True)
@@ -37,13 +37,19 @@ def nemo(
     log_dir: str = "log",
     resume: dict[str, object] = GOES_ON,
     finetune: bool = False,
+    plan: dict[str, Any] | None = None,
+    ranks: int = 1,
     **data: object,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `nemo_train.py`; its checkpoints are written to LOG_DIR/run/checkpoints."""
+    """Run `nemo_train.py`; its checkpoints are written to LOG_DIR/run/checkpoints.
+
+    A run with a `plan` saves each step, and prints what it reads.
+    """
     data = {key: str(value) if isinstance(value, Path) else value for key, value in data.items()}
     settings = {
         "data": {"index_mapping_dir": str(folder / "cache"), **data},
         "finetune": finetune,
+        "plan": plan,
         "max_steps": max_steps,
         "eval_iters": eval_iters,
         "log_dir": str(folder / log_dir),
@@ -51,7 +57,7 @@ def nemo(
     }
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
-    return started(str(HERE / "nemo_train.py"), str(file), folder=folder)
+    return started(str(HERE / "nemo_train.py"), str(file), folder=folder, ranks=ranks)
 
 
 def test_the_samples_drawn_and_nothing_else(
@@ -229,3 +235,31 @@ def test_nemo_writes_the_data_module_and_reads_it(
     assert type(read) is MixtureDataModule
     assert read.build_kwargs["blend"] == data.build_kwargs["blend"] == list(data.draw.blend)
     assert fiddle.ordered_arguments(read.__io__)["seq_length"] == 32
+
+
+UNIFORM = {"code": 1, "prose": 1, "legal": 1}
+TWO, THREE = {"code": 1, "prose": 3}, {"code": 5, "prose": 2, "legal": 1}
+
+
+def test_a_plan_of_three_stages(tmp_path: Path, config_file: Path) -> None:
+    """NeMo's `llm.pretrain` draws each stage to the sample, and no sample twice.
+
+    A run that is killed at the end of a stage or beside it, and goes on on two ranks, draws what an
+    undisturbed run draws. Domains are still validated on.
+    """
+    write_stages(config_file, UNIFORM, TWO, THREE, samples=12, split="90,10,0")
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": config_file}
+    whole = nemo(tmp_path, plan={"first": 0, "last": None}, eval_iters=1, **given)
+    losses = printed(whole, "VALIDATED")
+    assert all(f"val_loss_by_domain/{name}" in losses for name in UNIFORM)
+    assert printed(whole, "CONFIGURED")["split_matrix"][0] is None
+    seen = samples_of(whole)
+    for start, stop, counts in ((0, 12, [4, 4, 4]), (12, 24, [3, 9, 0]), (24, 40, [10, 4, 2])):
+        positions = [position for position, _ in seen[start:stop]]
+        assert [positions.count(at) for at in range(3)] == counts
+    assert len(set(seen)) == 40
+    for last in (3, 4):
+        again = {**given, "log_dir": f"killed{last}"}
+        begun = nemo(tmp_path, plan={"first": 0, "last": last}, **again)
+        rest = nemo(tmp_path, plan={"first": last, "last": None}, ranks=2, **again)
+        assert samples_of(begun, killed=True) + samples_of(rest) == seen
