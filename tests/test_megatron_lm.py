@@ -234,7 +234,7 @@ def test_another_plan(planned: argparse.Namespace, config_file: Path, alone: Non
     before, _ = trained()
     checkpoint(planned, 40)
     planned.data_path = None
-    write_stages(config_file, UNIFORM, TWO, {"legal": 1, "prose": 1}, samples=24)
+    write_stages(config_file, UNIFORM, {"legal": 1, "prose": 1}, THREE, samples=24)
     with pytest.raises(
         UserError, match=r"plan\.json is of a run with another plan: 'code' has 0 of"
     ):
@@ -243,14 +243,18 @@ def test_another_plan(planned: argparse.Namespace, config_file: Path, alone: Non
     for _ in range(2):  # once more from the same checkpoint
         planned.data_path = None
         now, _ = trained(first=40)
-        assert now[:8] == before[40:48], "the stage goes on"
-        assert [[at for at, _ in now[8:]].count(at) for at in range(3)] == [0, 24, 24]
+        positions = [position for position, _ in now]
+        assert [positions[:8].count(at) for at in range(3)] == [0, 4, 4]
+        assert [positions[8:].count(at) for at in range(3)] == [30, 12, 6]
         assert len({*before[:40], *now}) == 96, "no sample comes twice"
     stages = json.loads(Path(planned.save, "plan.json").read_text())["stages"]
-    assert [stage["samples"] for stage in stages] == [24, 24, 48]
+    assert [stage["samples"] for stage in stages] == [24, 16, 8, 48]
     checkpoint(planned, 64)
-    planned.on_mixture_change, planned.data_path = "refuse", None
+    planned.data_path = None
     assert trained(first=64)[0] == now[24:]
+    planned.on_mixture_change, planned.data_path = "refuse", None
+    with pytest.raises(UserError, match="3 stages in place of 4 stages"):
+        trained()
     planned.mixture = planned.mixture_config = None
     with pytest.raises(UserError, match="no mixture is asked for"):
         trained()

@@ -55,7 +55,7 @@ def reading_as(theirs: Any, base: type = GPTDataset) -> type:
 
     parent: Any = base
 
-    class HostDataset(parent):  # type: ignore[misc]
+    class HostDataset(parent):
         def __init__(self, *given: Any) -> None:
             *others, config = given
             super().__init__(*others, adapted(config))

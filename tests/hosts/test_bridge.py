@@ -208,3 +208,43 @@ def test_a_plan_of_three_stages(corpus: Path, tmp_path: Path, config_file: Path)
         begun = bridge(corpus, tmp_path, plan={"first": 0, "last": last}, **again)
         rest = bridge(corpus, tmp_path, plan={"first": last, "last": None}, ranks=2, **again)
         assert samples_of(begun, killed=True) + samples_of(rest) == seen
+    write_stages(config_file, UNIFORM, {"legal": 1, "prose": 1}, samples=12)
+    back = "checkpoint.ckpt_step=4"
+    refused = bridge(corpus, tmp_path, back, **again)
+    assert "is of a run with another plan: 2 stages in place of 3 stages" in refused.stderr
+    goes_on = (back, "dataset.on_mixture_change=continue")
+    changed = bridge(corpus, tmp_path, *goes_on, plan={"first": 4, "last": None}, **again)
+    now = samples_of(changed)
+    assert [[position for position, _ in now].count(at) for at in range(3)] == [0, 12, 12]
+    assert len({*seen[:16], *now}) == 40, "no sample comes twice"
+
+
+def test_finetuning_by_a_plan(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
+    """Bridge's `finetune` draws the packs of each stage to the sample, and none twice."""
+    _, config = finetuning
+    config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
+    write_stages(config, {"pairs": 1, "chats": 1, "text": 2}, {"pairs": 1, "chats": 3}, samples=12)
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": str(config), "finetune": True}
+    plan = {"first": 0, "last": None}
+    seen = samples_of(bridge(corpus, tmp_path, plan=plan, train_iters=5, **given))
+    positions = [position for position, _ in seen]
+    assert [positions[:12].count(at) for at in range(3)] == [3, 3, 6]
+    assert [positions[12:].count(at) for at in range(3)] == [2, 6, 0]
+    assert len(set(seen)) == 20
+
+
+def test_engine_bridge_follows_a_plan(config_file: Path) -> None:
+    """The recipe with engine=bridge trains by stages, and refuses others in words."""
+    write_stages(config_file, UNIFORM, TWO, samples=24)
+    recipe = [str(HERE / "on_cpu.py"), "recipes/pretrain_chameleon.py", "--config"]
+    recipe += [str(config_file), "engine=bridge", "train.precision=fp32", "optimizer.clip_grad=0"]
+    run = started(*recipe)
+    assert run.returncode == 0, run.stderr[-3000:]
+    folder = config_file.parent / "out" / "plan-bridge"
+    assert (folder / "iter_0000006").is_dir()
+    stages = json.loads((folder / "plan.json").read_text())["stages"]
+    assert [stage["samples"] for stage in stages] == [24, 24]
+    write_stages(config_file, UNIFORM, TWO, samples=32)
+    refused = started(*recipe)
+    assert refused.returncode == 2
+    assert "stage 1 ends with sample 32 in place of 24" in refused.stderr
