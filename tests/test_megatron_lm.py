@@ -188,7 +188,8 @@ def checkpoint(args: argparse.Namespace, samples: int) -> None:
 def test_a_plan_of_three_stages(planned: argparse.Namespace, alone: None) -> None:
     """Each stage draws its mixture to the sample, and no sample twice; the rest is the provider's.
 
-    The samples are masked as the provider's own, and stay the same after a restart.
+    The samples are masked as the provider's own, and stay the same after a restart. The indices are
+    those of this package's own engine.
     """
     seen, (training, validation, _) = trained()
     for start, stop, counts in ((0, 24, [8, 8, 8]), (24, 48, [6, 18, 0]), (48, 96, [30, 12, 6])):
@@ -198,6 +199,12 @@ def test_a_plan_of_three_stages(planned: argparse.Namespace, alone: None) -> Non
     assert [Path(part.dataset_path).name for part in validation.datasets] == [*NAMES]
     masked = [s["loss_mask"][s["tokens"] == END] for s in map(training.__getitem__, range(96))]
     assert sum(map(len, masked)) and not any(mask.any() for mask in masked)
+    planned.data_path = None
+    draw = megatron_lm.apply(planned, 96)
+    assert draw is not None and draw.plan is not None
+    folder = Path(draw.plan.config.data.cache, "indices")
+    indices = {*folder.iterdir()}
+    assert len(draw.plan.training_set()) == 96 and {*folder.iterdir()} == indices
     planned.data_path = None
     for stop in (24, 40, 48):
         checkpoint(planned, stop)

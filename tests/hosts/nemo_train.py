@@ -56,7 +56,7 @@ def main() -> None:
     plan, every = settings["plan"], steps
     if plan is not None:
         tiny.watch(plan["last"])
-        size, every = MICRO_BATCH, 1
+        size, every = min(size, MICRO_BATCH), 1
     data = MixtureDataModule(
         seq_length=32,
         micro_batch_size=size,

@@ -225,8 +225,8 @@ def test_finetuning_by_a_plan(corpus: Path, tmp_path: Path, finetuning: tuple[Pa
     config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
     write_stages(config, {"pairs": 1, "chats": 1, "text": 2}, {"pairs": 1, "chats": 3}, samples=12)
     given: dict[str, Any] = {"mixture": "uniform", "mixture_config": str(config), "finetune": True}
-    plan = {"first": 0, "last": None}
-    seen = samples_of(bridge(corpus, tmp_path, plan=plan, train_iters=5, **given))
+    given |= {"save": str(tmp_path / "run"), "plan": {"first": 0, "last": None}}
+    seen = samples_of(bridge(corpus, tmp_path, train_iters=5, **given))
     positions = [position for position, _ in seen]
     assert [positions[:12].count(at) for at in range(3)] == [3, 3, 6]
     assert [positions[12:].count(at) for at in range(3)] == [2, 6, 0]

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -261,5 +262,49 @@ def test_a_plan_of_three_stages(tmp_path: Path, config_file: Path) -> None:
     for last in (3, 4):
         again = {**given, "log_dir": f"killed{last}"}
         begun = nemo(tmp_path, plan={"first": 0, "last": last}, **again)
+        shutil.copytree(tmp_path / f"killed{last}", tmp_path / f"changed{last}")
         rest = nemo(tmp_path, plan={"first": last, "last": None}, ranks=2, **again)
         assert samples_of(begun, killed=True) + samples_of(rest) == seen
+    write_stages(config_file, UNIFORM, {"legal": 1, "prose": 1}, samples=12)
+    again = {**given, "log_dir": "changed4"}
+    refused = nemo(tmp_path, **again)
+    assert "is of a run with another plan: 2 stages in place of 3 stages" in refused.stderr
+    again["on_mixture_change"] = "continue"
+    now = samples_of(nemo(tmp_path, plan={"first": 4, "last": None}, **again))
+    assert [[position for position, _ in now].count(at) for at in range(3)] == [0, 12, 12]
+    assert len({*seen[:16], *now}) == 40, "no sample comes twice"
+
+
+def test_finetuning_by_a_plan(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
+    """NeMo's `llm.finetune` draws the packs of each stage to the sample, and none twice."""
+    _, config = finetuning
+    config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
+    write_stages(config, {"pairs": 1, "chats": 1, "text": 2}, {"pairs": 1, "chats": 3}, samples=12)
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": config, "finetune": True}
+    given |= {"plan": {"first": 0, "last": None}, "max_steps": 5, "eval_iters": 2}
+    run = nemo(tmp_path, **given)
+    seen = samples_of(run)
+    positions = [position for position, _ in seen]
+    assert [positions[:12].count(at) for at in range(3)] == [3, 3, 6]
+    assert [positions[12:].count(at) for at in range(3)] == [2, 6, 0]
+    assert len(set(seen)) == 20
+    losses = printed(run, "VALIDATED")
+    assert all(f"val_loss_by_domain/{name}" in losses for name in ("pairs", "chats", "text"))
+
+
+def test_engine_nemo_follows_a_plan(config_file: Path) -> None:
+    """The recipe with engine=nemo trains by stages, and refuses others in words."""
+    write_stages(config_file, UNIFORM, TWO, samples=24)
+    recipe = [str(HERE / "on_cpu.py"), str(ROOT / "recipes" / "pretrain_chameleon.py")]
+    recipe += ["--config", str(config_file), "engine=nemo", "train.precision=fp32"]
+    recipe += ["optimizer.clip_grad=0"]
+    run = started(*recipe, folder=config_file.parent)
+    assert run.returncode == 0, run.stderr[-3000:]
+    checkpoints = config_file.parent / "out" / "plan-nemo" / "checkpoints"
+    assert any(folder.name.endswith("-last") for folder in checkpoints.iterdir())
+    stages = json.loads((checkpoints / "plan.json").read_text())["stages"]
+    assert [stage["samples"] for stage in stages] == [24, 24]
+    write_stages(config_file, UNIFORM, TWO, samples=32)
+    refused = started(*recipe, folder=config_file.parent)
+    assert refused.returncode == 2
+    assert "stage 1 ends with sample 32 in place of 24" in refused.stderr
