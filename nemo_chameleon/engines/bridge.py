@@ -250,7 +250,9 @@ def _kept(
 def _consumed(cfg: ConfigContainer) -> int:
     """Return the samples that the run has drawn at the checkpoint that Bridge will load."""
     saved = cfg.checkpoint
-    if saved.load is None:
+    # Bridge resumes a run of PEFT although it is told to finetune.
+    anew = saved.finetune and cfg.peft is None
+    if saved.load is None or anew or not checkpoint_utils.checkpoint_exists(saved.load):
         return 0
     if saved.non_persistent_ckpt_type not in (None, "None"):
         raise UserError(
