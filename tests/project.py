@@ -21,13 +21,14 @@ import textwrap
 import threading
 import tokenize
 import unittest
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
+from nemo_chameleon import Mixture
 from nemo_chameleon.data.readers import document_of, files_of, find_files, read_lines
 
 if TYPE_CHECKING:
@@ -80,6 +81,18 @@ def write_config(corpus: Path, folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def write_stages(file: Path, *stages: Mapping[str, float], samples: int, **data: Any) -> None:
+    """Give a configuration stages of so many samples each, by weights; `data` replaces its keys."""
+    config, given = yaml.safe_load(file.read_text()), []
+    for number, weights in enumerate(stages, 1):
+        mixture = file.with_name(f"stage{number}.json")
+        Mixture.static(weights).save(mixture)
+        until = {"until": samples * number} if number < len(stages) else {}
+        given.append({"mixture": str(mixture), **until})
+    config["data"] |= {"stages": given, **data}
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def read_documents(paths: Iterable[str | Path], key: str = "text") -> Iterator[str]:

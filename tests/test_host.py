@@ -11,10 +11,12 @@ from test_provider import written
 
 from nemo_chameleon import Mixture, UserError, engines
 from nemo_chameleon.config import load_config
+from nemo_chameleon.config.loading import load_sft_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
-from nemo_chameleon.engines import host
+from nemo_chameleon.engines import host, sft
 from nemo_chameleon.provider import plan
+from project import write_stages
 from ranks import on_ranks
 
 NAMES = ("code", "prose", "legal")
@@ -261,3 +263,78 @@ def test_a_mistyped_dataset_is_named(config: Config) -> None:
         UserError, match=r"data\.dataset=spt is not one of gpt, sft; did you mean sft"
     ):
         host.resolve("chameleon", config=config)
+
+
+def test_a_plan_is_not_mistaken_for_a_blend(config_file: Path, tmp_path: Path) -> None:
+    """A run in the order of the host's blend and a run that follows a plan do not replace another.
+
+    Where on_mixture_change=accept says so, they do; continue needs a plan from the start.
+    """
+    run = tmp_path / "run"
+
+    def kept(on_change: str, **data: object) -> host.Draw:
+        config = load_config(config_file, ["data.mixture=uniform"])
+        for key, value in data.items():
+            setattr(config.data, key, value)
+        draw = host.resolve("uniform", config=config)
+        return draw.within(96, 32, 1, batch=8).kept(run, run, on_change, lambda: 40)
+
+    assert kept("refuse").plan is None
+    (run / "latest_checkpointed_iteration.txt").write_text("5")
+    assert kept("continue").plan is None, "nothing has changed"
+    for on_change in ("refuse", "continue"):
+        with pytest.raises(UserError, match="is of a run in the order of the host's own blend"):
+            kept(on_change, order="streams")
+    with pytest.raises(UserError, match=r"only a run that began with data\.order=streams"):
+        kept("continue", pin={"code": 0.5})
+    assert not (run / "plan.json").exists()
+    plan = kept("accept", order="streams").plan
+    assert plan is not None and (run / "plan.json").is_file()
+    assert len(plan.training_set()) == 96
+    for on_change in ("refuse", "continue"):
+        with pytest.raises(UserError, match=r"the run has followed .*plan\.json so far"):
+            kept(on_change)
+    with pytest.raises(UserError, match=r"other samples: data.split is 50,50 in place of 80,20,0"):
+        kept("continue", order="streams", split="50,50")
+    changed = kept("continue", order="streams", pin={"code": 0.5}).plan
+    assert changed is not None
+    assert [stage.samples for stage in changed.plan.stages] == [40, 56]
+    (run / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match=r"cannot read the plan .*plan\.json"):
+        kept("refuse", order="streams")
+    kept("accept")
+    assert not (run / "plan.json").exists()
+
+
+def test_a_host_that_takes_weights_alone(config_file: Path) -> None:
+    """Stages are refused where a host cannot follow them; one stage is the host's own blend."""
+    config = load_config(config_file, ["data.stages=[{mixture: uniform, pin: {code: 0.6}}]"])
+    draw = host.resolve("proportional", config=config, planned=False).within(96, 32)
+    assert not draw.stages and draw.blend[1] == pytest.approx([0.6, 0.2, 0.2])
+    config = load_config(config_file, ["data.stages=[{until: 0.5, mixture: uniform}, {}]"])
+    with pytest.raises(UserError, match=r"data\.stages and data\.order=streams need a host that"):
+        host.resolve("proportional", config=config, planned=False)
+
+
+@pytest.mark.usefixtures("alone")
+def test_finetuning_follows_a_plan(finetuning: tuple[Path, Path], tmp_path: Path) -> None:
+    """Packs are drawn by the stages to the sample, with the names that a host's own step reads."""
+    _, file = finetuning
+    first, second = {"pairs": 1, "chats": 1, "text": 2}, {"pairs": 3, "chats": 1}
+    write_stages(file, first, second, samples=16)
+    draw = host.resolve("uniform", config=file, finetuning=True)
+    draw = draw.within(32, 64, seed=1, batch=8).kept(tmp_path / "run")
+    assert draw.plan is not None and draw.supervised
+    seen = [*map(draw.plan.training_set(sft.PackedSFTDataset).__getitem__, range(32))]
+    positions = [sample["dataset_id"] for sample in seen]
+    assert [positions[:16].count(at) for at in range(3)] == [4, 4, 8]
+    assert [positions[16:].count(at) for at in range(3)] == [12, 4, 0]
+    assert all("cu_seqlens" in sample for sample in seen)
+    packs = {tuple(sample["tokens"].tolist()) for sample in seen}
+    assert len(packs) == 32, "no pack comes twice"
+    again = host.resolve(
+        "uniform", config=load_sft_config(file, ["data.packing=false"]), finetuning=True
+    )
+    (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("1")
+    with pytest.raises(UserError, match=r"data\.packing is False in place of True"):
+        again.within(32, 64, seed=1, batch=8).kept(tmp_path / "run")

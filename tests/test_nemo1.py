@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from nemo_chameleon import UserError
 from nemo_chameleon.engines.nemo1 import use_mixture
+from project import write_stages
 
 
 @pytest.mark.parametrize("by_split", [False, True])
@@ -43,3 +45,17 @@ def test_data_prefix_follows_the_mixture(
         use_mixture(cfg)
     OmegaConf.update(cfg, "model.data.on_mixture_change", "accept", force_add=True)
     use_mixture(cfg)
+
+
+def test_stages_are_refused(config_file: Path) -> None:
+    """NeMo 1 takes weights alone, so a configuration of several stages ends in one line."""
+    write_stages(config_file, {"code": 1, "prose": 1, "legal": 1}, {"code": 1}, samples=24)
+    data = {"data_prefix": None, "mixture": "uniform", "mixture_config": str(config_file)}
+    cfg = OmegaConf.create(
+        {
+            "trainer": {"max_steps": 10},
+            "model": {"global_batch_size": 4, "encoder_seq_length": 32, "data": data},
+        }
+    )
+    with pytest.raises(UserError, match=r"data\.stages and data\.order=streams need a host that"):
+        use_mixture(cfg)

@@ -7,7 +7,8 @@ A configuration's `engine` names one of these:
     train_bridge.py      Megatron-Bridge, with this package's configuration in Bridge's terms
 
 Users of a host import nemo.py, nemo1.py, bridge.py or megatron_lm.py in scripts of their own. All
-hosts get their datasets and weights from host.py and saved.py.
+hosts get their datasets and weights from host.py and saved.py; where a run has several stages,
+plans.py has its plan, and host_datasets.py reads the plan's samples as the host reads its own.
 
 Three names must not change, because NeMo records them in its checkpoints:
 `nemo_chameleon.engines.train_nemo.Vocabulary`, `nemo_chameleon.engines.nemo.MixtureDataModule` and

@@ -1,7 +1,8 @@
 """What a host's run draws: its own datasets, by the weights that a mixture gives them.
 
 A host builds its datasets itself, and an adapter changes nothing but the weights of their blend.
-They are settled here, for every host in the same way, before the host builds anything:
+Where a run follows a plan, the adapter replaces the training set too (plans.py). All of this is
+settled here, for every host in the same way, before the host builds anything:
 
     resolve     finds the mixture and matches it to the host's datasets, as a Draw
     within      applies data.max_epochs, pin and floor for the samples that the host draws
@@ -10,7 +11,7 @@ They are settled here, for every host in the same way, before the host builds an
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,26 +21,29 @@ import torch.distributed as dist
 from nemo_chameleon.config import load_mixture_config
 from nemo_chameleon.config.data import MIXTURES
 from nemo_chameleon.config.schema import Config
+from nemo_chameleon.config.stages import configuration_of
 from nemo_chameleon.config.validation import check_mixture
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.token_shares import sample_shares
 from nemo_chameleon.distributed.collectives import on_first_rank
-from nemo_chameleon.distributed.lease import Lease
 from nemo_chameleon.distributed.processes import process_group, world_size
+from nemo_chameleon.engines.folders import owned_folder, run_folder
 from nemo_chameleon.engines.matching import Prefixes, matched, named, summed
+from nemo_chameleon.engines.plans import HostPlan, asks_for_plan, mean_of
 from nemo_chameleon.engines.saved import Folders, StrPath, keep_mixture, refuse_unasked, saved_in
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.datasets import Datasets, blend_of, recorded_datasets
+from nemo_chameleon.mixture.parsing import normalised
 from nemo_chameleon.provider.preflight import Prepared, prepare_mixture
 from nemo_chameleon.provider.proxy import compute_mixture
-from nemo_chameleon.provider.runs import run_name, within_bounds
+from nemo_chameleon.provider.runs import within_bounds
+from nemo_chameleon.provider.stages import Size
 from nemo_chameleon.provider.stored import saved_mixture
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
-from nemo_chameleon.utils.ranks import is_first_rank
 
-__all__ = ["Draw", "refuse_unasked", "resolve", "run_folder", "saved_in"]
+__all__ = ["Draw", "owned_folder", "refuse_unasked", "resolve", "run_folder", "saved_in"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Draw:
         domains: the opened domains by name, where there is a configuration.
         shares: shares of the run's samples by name, where the mixture's weights are shares of
             answer tokens.
+        stages: the mixture of each stage before its bounds, where the run follows a plan.
+        plan: the plan, once `within` has made it; `mixture` then has the shares of all samples.
     """
 
     mixture: Mixture
@@ -61,6 +67,8 @@ class Draw:
     config: Config | None = None
     domains: Mapping[str, Domain] | None = None
     shares: Mapping[str, float] | None = None
+    stages: tuple[Mixture, ...] = ()
+    plan: HostPlan | None = None
 
     @property
     def blend(self) -> tuple[list[str], list[float]]:
@@ -76,7 +84,12 @@ class Draw:
         ]
 
     def within(
-        self, samples: int, seq_length: int, seed: int | None = None, evaluated: bool = False
+        self,
+        samples: int,
+        seq_length: int,
+        seed: int | None = None,
+        evaluated: bool = False,
+        batch: int = 1,
     ) -> "Draw":
         """Apply the bounds of the configuration for the samples that the host draws.
 
@@ -87,6 +100,7 @@ class Draw:
             seq_length: tokens of each sample.
             seed: seed of the host's order of samples; None for the configuration's.
             evaluated: whether the host evaluates on validation splits.
+            batch: samples of a global batch, of which a stage has a whole number.
 
         Returns:
             The draw with weights within the bounds; this one where there is no configuration.
@@ -107,15 +121,22 @@ class Draw:
                     "the mixture's configuration: set both to the same number"
                 )
             kind_of(data).require_samples(data, self.domains, seq_length, "model.", evaluated)
+        seed = self.config.train.seed if seed is None else seed
+        if self.stages:
+            size = Size(samples, seq_length, batch, seed)
+            return self._following(HostPlan.of(self.config, self.domains, self.stages, size))
         bounded = within_bounds(self.config, self.domains, self.mixture, **sizes)
         if data.unit == "samples":
             return replace(self, mixture=bounded)
-        seed = self.config.train.seed if seed is None else seed
         shares = sample_shares(bounded.weights, self.domains, **sizes, seed=seed)
         return replace(self, mixture=bounded, shares=shares)
 
     def kept(
-        self, save: StrPath | None, load: StrPath | None = None, on_change: str = "refuse"
+        self,
+        save: StrPath | None,
+        load: StrPath | None = None,
+        on_change: str = "refuse",
+        consumed: Callable[[], int] = lambda: 0,
     ) -> "Draw":
         """Refuse a mixture other than the one that the run has drawn by, or else save it.
 
@@ -125,19 +146,32 @@ class Draw:
             save: the folder that the run's checkpoints are saved in; None where the host saves
                 none.
             load: the folder of checkpoints that the run continues from; None where it loads none.
-            on_change: "refuse" or "accept", for a mixture other than the saved one.
+            on_change: "refuse", "continue" or "accept", for a mixture other than the saved one.
+            consumed: returns how many samples the run has drawn at the checkpoint that the host
+                loads, for a plan that continues another one.
 
         Returns:
-            This draw.
+            This draw; where the run continues by another plan, with the plan of the whole run.
 
         Raises:
             UserError: the mixture is another one and is refused; the message shows both.
         """
+        if self.plan is not None:
+            return self._following(self.plan.kept(save, load, on_change, consumed))
         weights = {name: self.mixture.weights[name] for name in self.paths}
         # The order of the host's datasets decides the order of its samples, so it is saved too.
         mine = replace(self.mixture, weights=weights, method={**self.mixture.method, **self._read})
         keep_mixture(mine, save, load, on_change)
         return self
+
+    def _following(self, plan: HostPlan) -> "Draw":
+        """Return the draw of a plan, with the shares of all its samples for the host's blend."""
+        mixture = plan.plan.mixture
+        paths = {name: path for name, path in self.paths.items() if name in mixture.weights}
+        weights = normalised({name: mixture.weights[name] for name in paths})
+        facts = {name: mixture.domains[name] for name in paths if name in mixture.domains}
+        mixture = replace(mixture, weights=weights, domains=facts, uncertainty={})
+        return replace(self, mixture=mixture, paths=paths, plan=plan)
 
     @property
     def supervised(self) -> bool:
@@ -156,45 +190,6 @@ class Draw:
         return {"drawn": {**settings, "contents": digest(contents)}}
 
 
-def run_folder(config: Config) -> Path:
-    """Return the folder of a run that a host trains, for engine=nemo and engine=bridge.
-
-    Args:
-        config: the whole configuration.
-
-    Returns:
-        A folder under `output` that this package's own engine does not use.
-    """
-    return Path(config.output) / f"{run_name(config)}-{config.engine}"
-
-
-@contextlib.contextmanager
-def owned_folder(run: Path) -> Iterator[None]:
-    """Keep other jobs from the folder of a run that a host trains in the block.
-
-    Every rank must enter it, before the host starts its processes' group. The host writes without
-    asking again, so a job that was suspended for a minute may write although another one has begun.
-
-    Args:
-        run: what `run_folder` returns.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UserError: another job has the folder.
-    """
-    # It is beside the folder, because NeMo moves the files that it finds in there.
-    lease = Lease(run.with_name(f"{run.name}.lease"), str(run), "set output to another folder")
-    with process_group():
-        on_first_rank(lease.take)
-    try:
-        yield
-    finally:
-        if is_first_rank():
-            lease.release()
-
-
 def resolve(
     mixture: "StrPath | Mixture | Draw",
     paths: Prefixes | None = None,
@@ -203,6 +198,7 @@ def resolve(
     config: StrPath | Config | None = None,
     saved: Folders = (),
     finetuning: bool = False,
+    planned: bool = True,
 ) -> Draw:
     """Find the mixture that a host asks for, and match it to the host's datasets.
 
@@ -220,6 +216,7 @@ def resolve(
         saved: folders of the run's checkpoints. The mixture saved there is used where the file of a
             computed mixture is gone.
         finetuning: whether the host takes examples to finetune on.
+        planned: whether the host can take a training set of this package, which a plan needs.
 
     Returns:
         The mixture and the datasets, before bounds.
@@ -245,7 +242,7 @@ def resolve(
         own = summed(paths, weights)
         return Draw(Mixture.static(own), named(list(own)))
     if config is not None:
-        return _configured(wanted, config, paths, saved, finetuning)
+        return _configured(wanted, config, paths, saved, finetuning, planned)
     if wanted == "uniform" and paths:
         own_names = named(paths)
         return Draw(Mixture.uniform(own_names), own_names)
@@ -263,6 +260,7 @@ def _configured(
     paths: Prefixes | None,
     folders: Folders,
     finetuning: bool,
+    planned: bool,
 ) -> Draw:
     if not isinstance(config, Config):
         config = load_mixture_config(Path(config), [f"data.mixture={wanted}"])
@@ -272,20 +270,31 @@ def _configured(
             "data.dataset=sft: this takes datasets of tokens alone; to finetune, use NeMo 2 with "
             "MixtureDataModule or Bridge with MixtureSFTConfig"
         )
+    planned = asks_for_plan(config, planned)
     # Where the host's processes have not met, the ranks meet here, so that the first one decides
     # for all of them which files exist and which checkpoint embeds.
     meets = world_size() > 1 and "RANK" in os.environ and not dist.is_initialized()
     with process_group() if meets else contextlib.nullcontext():
         prepared = prepare_mixture(config)
-        mixture = _computed(prepared, folders, meets)
+        if planned:
+            # A run's saved mixture is within the bounds of its whole run, so no stage can use it.
+            own = prepared.stages or (prepared,)
+            stages = tuple(_computed(stage, (), meets) for stage in own)
+            mixture = mean_of(stages)
+        else:
+            only = prepared.stages[0] if prepared.stages else prepared
+            stages, mixture = (), _computed(only, folders, meets)
     domains = prepared.domains
-    # A mixture that a run saved is within the bounds of that run already.
-    bounds = None if "bound" in mixture.method else config
-    own = {
+    places = {
         name: dict.fromkeys([d.path] if isinstance(d.path, str) else d.path, 1.0)
         for name, d in domains.items()
     }
-    datasets = {name: domains[name].datasets for name in matched(own, paths)}
+    datasets = {name: domains[name].datasets for name in matched(places, paths)}
+    if planned:
+        datasets = {name: given for name, given in datasets.items() if name in mixture.weights}
+        return Draw(mixture, datasets, config, domains, stages=stages)
+    # A mixture that a run saved is within the bounds of that run already.
+    bounds = None if "bound" in mixture.method else configuration_of(config, 0)
     return Draw(mixture, datasets, bounds, domains)
 
 
@@ -294,7 +303,7 @@ def _computed(prepared: Prepared, folders: Folders, have_met: bool) -> Mixture:
     config = prepared.config
 
     def find() -> str | None:
-        found = prepared.stored
+        found = prepared.stored or prepared.stored_since()
         if found is None and (file := saved_in(*folders)) is not None:
             found = saved_mixture(config, prepared.domains, prepared.plan, file)
         return None if found is None else found.to_json()

@@ -21,12 +21,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from megatron.core import parallel_state
 from megatron.core.datasets.utils import get_blend_from_list
+from megatron.core.dist_checkpointing import load_common_state_dict
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.lightning.io import IOMixin
 from nemo.lightning.resume import AutoResume
 
 from nemo_chameleon.data.blend import in_turn
 from nemo_chameleon.engines import host, sft
+from nemo_chameleon.engines.host_datasets import reading_as, without_training
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -43,8 +45,9 @@ class MixtureDataModule(PreTrainingDataModule):
             computed here, if torchrun's processes have not met yet.
         mixture_config: path of a configuration of this package, which says how the mixture is
             computed.
-        on_mixture_change: refuse or accept, for a run that continues from checkpoints of another
-            mixture. The run's mixture is saved with its checkpoints.
+        on_mixture_change: refuse, accept or, for data.stages of `mixture_config`, continue; for a
+            run that continues from checkpoints of another mixture or other stages. They are saved
+            with the checkpoints.
         kwargs: as for PreTrainingDataModule.
 
     Raises:
@@ -98,6 +101,8 @@ class MixtureDataModule(PreTrainingDataModule):
     ) -> None:
         """Apply the bounds to the weights, keep to the run's mixture, and let NeMo build the rest.
 
+        Where the run follows a plan, NeMo builds only the validation and the test set.
+
         Args:
             trainer_max_steps: steps of the whole training.
             trainer_val_check_interval: as NeMo takes it.
@@ -111,30 +116,65 @@ class MixtureDataModule(PreTrainingDataModule):
         if self.draw is None:
             host.refuse_unasked(save, load, self.on_mixture_change)
         else:
-            samples = int(trainer_max_steps * self.data_sampler.global_batch_size)
+            batch = self.data_sampler.global_batch_size
+            samples = int(trainer_max_steps * batch)
             if self.num_train_samples is not None:
                 samples = self.num_train_samples
             evaluated = bool(trainer_limit_val_batches)
-            draw = self.draw.within(samples, self.seq_length, self.seed, evaluated)
-            self.draw = draw.kept(save, load, self.on_mixture_change)
+            draw = self.draw.within(samples, self.seq_length, self.seed, evaluated, batch)
+            if draw.plan is not None:
+                one = "blend" in self.build_kwargs and not draw.supervised
+                draw.plan.require_host(self.split if one else None, self.dataloader_type)
+            self.draw = draw.kept(save, load, self.on_mixture_change, self._consumed)
             blend = self.draw.blend
             if "blend_per_split" in self.build_kwargs:
                 self.build_kwargs["blend_per_split"][0] = blend
             else:
                 self.build_kwargs["blend"] = blend
-        super().build(
-            trainer_max_steps=trainer_max_steps,
-            trainer_val_check_interval=trainer_val_check_interval,
-            trainer_limit_val_batches=trainer_limit_val_batches,
-            trainer_limit_test_batches=trainer_limit_test_batches,
-        )
+        plan = None if self.draw is None else self.draw.plan
+        if plan is not None and self.gpt_dataset_config is None:
+            self._validation_ds = self._test_ds = None
+        else:
+            super().build(
+                trainer_max_steps=trainer_max_steps,
+                trainer_val_check_interval=trainer_val_check_interval,
+                trainer_limit_val_batches=trainer_limit_val_batches,
+                trainer_limit_test_batches=trainer_limit_test_batches,
+            )
+        if plan is not None:
+            supervised = self.draw is not None and self.draw.supervised
+            own = reading_as(self._whole_config, self.dataset_cls)
+            self._train_ds = plan.training_set(sft.PackedSFTDataset if supervised else own)
 
     @property
     def gpt_dataset_config(self) -> Any:
-        """The configuration of the datasets: NeMo's own, or this package's for finetuning."""
+        """The configuration of the datasets that NeMo builds.
+
+        It is NeMo's own, or this package's for finetuning. Where the run follows a plan, it has no
+        training set; it is None where no other set is left either.
+        """
+        if self.draw is None or self.draw.plan is None:
+            return self._whole_config
+        return without_training(self._whole_config)
+
+    @property
+    def _whole_config(self) -> Any:
         if self.draw is None or not self.draw.supervised:
             return super().gpt_dataset_config
         return sft.dataset_config(self.draw, self.seq_length, self.seed, self.micro_batch_size)
+
+    def _consumed(self) -> int:
+        """Return the samples that the run has drawn at the checkpoint that NeMo will load."""
+        path = getattr(getattr(self, "trainer", None), "ckpt_path", None)
+        if not path:
+            return int(self.init_consumed_samples or 0)
+        state = load_common_state_dict(str(path)).get(type(self).__qualname__, {})
+        if "consumed_samples" not in state:
+            raise UserError(
+                f"{path} does not say what the run has drawn: on_mixture_change=continue needs a "
+                "checkpoint of a run with MixtureDataModule"
+            )
+        return int(state["consumed_samples"])
 
     def validation_by_domain(self) -> dict[str, Any]:
         """Return the parts of the validation set that `build` made.

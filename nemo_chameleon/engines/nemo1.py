@@ -36,7 +36,8 @@ def use_mixture(cfg: Any) -> Any:
         The same configuration.
 
     Raises:
-        UserError: the mixture cannot be read or computed; the message says what to do.
+        UserError: the mixture cannot be read or computed, or the configuration has several stages;
+            the message says what to do.
     """
     data = cfg.model.data
     wanted = data.get("mixture")
@@ -49,7 +50,14 @@ def use_mixture(cfg: Any) -> Any:
     given = OmegaConf.to_container(data.data_prefix) if data.get("data_prefix") else None
     training = given.get("train") if isinstance(given, dict) else given
     prefixes, weights = get_blend_from_list(training) or (None, None)
-    draw = host.resolve(wanted, prefixes, weights, config=data.get("mixture_config"), saved=(save,))
+    draw = host.resolve(
+        wanted,
+        prefixes,
+        weights,
+        config=data.get("mixture_config"),
+        saved=(save,),
+        planned=False,
+    )
     if cfg.trainer.max_steps <= 0:
         raise UserError(
             "set trainer.max_steps: the mixture's bounds depend on the number of samples"

@@ -1,7 +1,8 @@
 """The mixture that a host's run saves with its checkpoints.
 
 A run that continues from checkpoints has to draw by the mixture that it has drawn by so far, unless
-on_mixture_change=accept. That holds for hosts that resume by rules of their own, too.
+on_mixture_change=accept. That holds for hosts that resume by rules of their own, too. Where a run
+follows a plan, plans.py saves it beside the mixture and decides how it goes on.
 """
 
 import math
@@ -20,6 +21,8 @@ from nemo_chameleon.utils.ranks import is_first_rank
 StrPath = str | os.PathLike[str]
 Folders = Sequence[StrPath | None]
 FILE = "mixture.json"
+PLAN_FILE = "plan.json"
+"""The plan of a run that follows one; it is beside the mixture file."""
 
 
 def saved_in(*folders: StrPath | None) -> Path | None:
@@ -35,27 +38,52 @@ def saved_in(*folders: StrPath | None) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def trained_in(*folders: StrPath | None) -> Path | None:
+    """Find a folder with checkpoints of a run that began with a mixture.
+
+    Args:
+        folders: folders of checkpoints; None is skipped.
+
+    Returns:
+        The first such folder, or None.
+    """
+    own = (Path(folder) for folder in folders if folder is not None)
+    return next((own for own in own if (own / FILE).is_file() and _has_checkpoints(own)), None)
+
+
+def require_choice(on_change: str) -> None:
+    """Check a value of on_mixture_change.
+
+    Args:
+        on_change: the value.
+
+    Raises:
+        UserError: it is not one that there is.
+    """
+    if on_change not in ON_MIXTURE_CHANGE:
+        choices = ", ".join(ON_MIXTURE_CHANGE)
+        raise UserError(f"on_mixture_change={on_change!r} is not one of {choices}")
+
+
 def begun_in(save: StrPath | None, load: StrPath | None, on_change: str) -> Path | None:
     """Find the mixture file that a run has to keep to, because it continues from checkpoints.
 
     Args:
         save: the folder that the run's checkpoints are saved in; None where the host saves none.
         load: the folder of checkpoints that the run continues from; None where it loads none.
-        on_change: "refuse" or "accept", for a mixture other than the saved one.
+        on_change: "refuse", "continue" or "accept", for a mixture other than the saved one.
 
     Returns:
         The file; None where the run may draw by any mixture.
 
     Raises:
-        UserError: `on_change` is neither "refuse" nor "accept".
+        UserError: `on_change` is none of these.
     """
-    if on_change not in ON_MIXTURE_CHANGE:
-        choices = ", ".join(ON_MIXTURE_CHANGE)
-        raise UserError(f"on_mixture_change={on_change!r} is not one of {choices}")
+    require_choice(on_change)
     file = saved_in(save, load)
     # A run that stopped before its first checkpoint may start again with any mixture.
     trained = file is not None and _has_checkpoints(file.parent)
-    return file if trained and on_change == "refuse" else None
+    return file if trained and on_change != "accept" else None
 
 
 def keep_mixture(
@@ -70,7 +98,8 @@ def keep_mixture(
             datasets.
         save: the folder that the run's checkpoints are saved in; None where the host saves none.
         load: the folder of checkpoints that the run continues from; None where it loads none.
-        on_change: "refuse" or "accept", for a mixture other than the saved one.
+        on_change: "refuse", "continue" or "accept", for a mixture other than the saved one. Only
+            a run that follows a plan can continue with another one.
 
     Raises:
         UserError: the mixture is another one; the message shows the differences.
@@ -78,14 +107,26 @@ def keep_mixture(
 
     def compare() -> None:
         file = begun_in(save, load, on_change)
+        if file is not None and (plan := file.with_name(PLAN_FILE)).is_file():
+            raise UserError(
+                f"the run has followed {plan} so far, and no plan is asked for: set "
+                "data.order=streams and its stages in mixture_config, or set "
+                "on_mixture_change=accept"
+            )
         if file is not None and not _same(saved := Mixture.load(file), mixture):
+            instead = "on_mixture_change=accept"
+            if on_change == "continue":
+                instead += (
+                    ", because only a run that began with data.order=streams or data.stages can "
+                    "continue by another mixture"
+                )
             raise UserError(
                 f"the run has drawn samples by {file} so far, and another mixture is asked for: "
-                "ask for that one, or set on_mixture_change=accept\n"
-                + diff_mixtures(saved, mixture)
+                f"ask for that one, or set {instead}\n" + diff_mixtures(saved, mixture)
             )
         if save is not None and is_first_rank():
             mixture.save(Path(save) / FILE)
+            (Path(save) / PLAN_FILE).unlink(missing_ok=True)
 
     on_first_rank(compare)
 
@@ -96,7 +137,7 @@ def refuse_unasked(save: StrPath | None, load: StrPath | None, on_change: str) -
     Args:
         save: the folder that the run's checkpoints are saved in; None where the host saves none.
         load: the folder of checkpoints that the run continues from; None where it loads none.
-        on_change: "refuse" or "accept".
+        on_change: "refuse", "continue" or "accept".
 
     Raises:
         UserError: the run began with a mixture.

@@ -27,6 +27,7 @@ def main() -> None:
 
     import tiny
     from nemo_chameleon.engines.bridge import MixtureDatasetConfig, MixtureSFTConfig, apply_mixture
+    from running import MICRO_BATCH
 
     settings = json.loads(Path(sys.argv[1]).read_text())
     builder: Any = utils.BlendedMegatronDatasetBuilder
@@ -38,8 +39,12 @@ def main() -> None:
             return seen
 
     utils.BlendedMegatronDatasetBuilder = Watched
+    plan, size = settings["plan"], tiny.BATCH
+    if plan is not None:
+        tiny.watch(plan["last"])
+        size = MICRO_BATCH
     fp32 = {"bf16": False, "fp16": False}
-    layers, size = get_gpt_layer_local_spec(normalization="LayerNorm"), tiny.BATCH
+    layers = get_gpt_layer_local_spec(normalization="LayerNorm")
     if settings["finetune"]:
         from nemo_chameleon.engines import bridge as engine
         from nemo_chameleon.models.layers import layer_spec
@@ -70,7 +75,7 @@ def main() -> None:
         train=bridge.TrainingConfig(
             train_iters=iterations,
             eval_interval=1000,
-            eval_iters=0,
+            eval_iters=settings["eval_iters"],
             global_batch_size=tiny.BATCH,
             micro_batch_size=size,
         ),
@@ -107,7 +112,11 @@ def main() -> None:
     process_config_with_overrides(cfg, cli_overrides=sys.argv[2:])
     train = finetune if settings["finetune"] else pretrain
     train(apply_mixture(cfg), forward_step)
-    tiny.say_drawn(seen[0], iterations)
+    if plan is None:
+        tiny.say_drawn(seen[0], iterations)
+    else:
+        tiny.say_read(iterations - plan["first"])
+        print("BUILT", json.dumps([None if part is None else len(part) for part in seen]))
 
 
 if __name__ == "__main__":

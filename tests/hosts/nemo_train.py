@@ -6,6 +6,7 @@ that name would hide NeMo-Run's package.
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +38,7 @@ def main() -> None:
     import tiny
     from nemo_chameleon.engines.nemo import LossByDomain, MixtureDataModule
     from nemo_chameleon.models.layers import layer_spec
+    from running import MICRO_BATCH
 
     # This function needs a CUDA device when a checkpoint is loaded.
     pl._fix_tensors_device = lambda checkpoint: checkpoint
@@ -51,6 +53,10 @@ def main() -> None:
         # Packed samples need the attention of Transformer Engine or of this package.
         base.HAVE_TE = True
         layers, size, entry = layer_spec, 1, llm.finetune
+    plan, every = settings["plan"], steps
+    if plan is not None:
+        tiny.watch(plan["last"])
+        size, every = min(size, MICRO_BATCH), 1
     data = MixtureDataModule(
         seq_length=32,
         micro_batch_size=size,
@@ -70,13 +76,13 @@ def main() -> None:
     )
     checkpoint = nl.ModelCheckpoint(
         monitor="reduced_train_loss",
-        every_n_train_steps=steps,
+        every_n_train_steps=every,
         save_top_k=1,
         save_last=True,
         save_optim_on_train_end=True,
     )
     trainer = nl.Trainer(
-        devices=1,
+        devices=int(os.environ["WORLD_SIZE"]),
         max_steps=steps,
         accelerator="cpu",
         strategy=nl.MegatronStrategy(
@@ -117,7 +123,10 @@ def main() -> None:
     print("CONFIGURED", json.dumps(configured, default=lambda value: type(value).__name__))
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     print("VALIDATED", json.dumps(metrics))
-    tiny.say_drawn(data._train_ds, steps)
+    if plan is None:
+        tiny.say_drawn(data._train_ds, steps)
+    else:
+        tiny.say_read(steps - plan["first"])
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import yaml
 
 from nemo_chameleon import Mixture
 from nemo_chameleon.distributed.lease import Lease
-from project import ROOT
-from running import printed, started
+from project import ROOT, write_stages
+from running import printed, samples_of, started
 
 if importlib.util.find_spec("megatron.bridge") is None:
     pytest.skip("make test-bridge runs these", allow_module_level=True)
@@ -28,21 +28,28 @@ def bridge(
     train_iters: int = 10,
     save: str | None = None,
     finetune: bool = False,
+    plan: dict[str, Any] | None = None,
+    ranks: int = 1,
     **dataset: object,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `bridge_train.py`; the blend's own weights are 0.7 and 0.3."""
+    """Run `bridge_train.py`; the blend's own weights are 0.7 and 0.3.
+
+    A run with a `plan` saves each iteration, and prints what it reads.
+    """
     blend = [[str(corpus / "code"), str(corpus / "prose")], [0.7, 0.3]]
-    checkpoint = {"save": save, "load": save, "save_interval": 1000}
+    checkpoint = {"save": save, "load": save, "save_interval": 1 if plan else 1000}
     given = {"blend": blend, "split": "90,10,0", "path_to_cache": str(folder / "cache"), **dataset}
     settings = {
         "dataset": dataset if finetune else given,
         "checkpoint": checkpoint,
         "train_iters": train_iters,
         "finetune": finetune,
+        "plan": plan,
+        "eval_iters": 1 if plan else 0,
     }
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
-    return started(str(HERE / "bridge_train.py"), str(file), *overrides)
+    return started(str(HERE / "bridge_train.py"), str(file), *overrides, ranks=ranks)
 
 
 def test_the_samples_drawn_and_nothing_else(corpus: Path, tmp_path: Path, mixture: Path) -> None:
@@ -174,3 +181,70 @@ def test_finetuning(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path])
     asked = "dataset.mixture=uniform"
     refused = bridge(corpus, tmp_path, asked, save=save, train_iters=20, **given)
     assert "another mixture is asked for" in refused.stderr
+
+
+UNIFORM = {"code": 1, "prose": 1, "legal": 1}
+TWO, THREE = {"code": 1, "prose": 3}, {"code": 5, "prose": 2, "legal": 1}
+
+
+def test_a_plan_of_three_stages(corpus: Path, tmp_path: Path, config_file: Path) -> None:
+    """Bridge's `pretrain` draws each stage to the sample, and no sample twice.
+
+    A run that is killed at the end of a stage or beside it, and goes on on two ranks, draws what an
+    undisturbed run draws. Bridge builds no training set of its own.
+    """
+    write_stages(config_file, UNIFORM, TWO, THREE, samples=12, split="90,10,0")
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": str(config_file)}
+    given |= {"blend": None, "train_iters": 10}
+    whole = bridge(corpus, tmp_path, plan={"first": 0, "last": None}, **given)
+    assert printed(whole, "BUILT")[0] is None
+    seen = samples_of(whole)
+    for start, stop, counts in ((0, 12, [4, 4, 4]), (12, 24, [3, 9, 0]), (24, 40, [10, 4, 2])):
+        positions = [position for position, _ in seen[start:stop]]
+        assert [positions.count(at) for at in range(3)] == counts
+    assert len(set(seen)) == 40
+    for last in (3, 4):
+        again = {**given, "save": str(tmp_path / f"killed{last}")}
+        begun = bridge(corpus, tmp_path, plan={"first": 0, "last": last}, **again)
+        rest = bridge(corpus, tmp_path, plan={"first": last, "last": None}, ranks=2, **again)
+        assert samples_of(begun, killed=True) + samples_of(rest) == seen
+    write_stages(config_file, UNIFORM, {"legal": 1, "prose": 1}, samples=12)
+    back = "checkpoint.ckpt_step=4"
+    refused = bridge(corpus, tmp_path, back, **again)
+    assert "is of a run with another plan: 2 stages in place of 3 stages" in refused.stderr
+    goes_on = (back, "dataset.on_mixture_change=continue")
+    changed = bridge(corpus, tmp_path, *goes_on, plan={"first": 4, "last": None}, **again)
+    now = samples_of(changed)
+    assert [[position for position, _ in now].count(at) for at in range(3)] == [0, 12, 12]
+    assert len({*seen[:16], *now}) == 40, "no sample comes twice"
+
+
+def test_finetuning_by_a_plan(corpus: Path, tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
+    """Bridge's `finetune` draws the packs of each stage to the sample, and none twice."""
+    _, config = finetuning
+    config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
+    write_stages(config, {"pairs": 1, "chats": 1, "text": 2}, {"pairs": 1, "chats": 3}, samples=12)
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": str(config), "finetune": True}
+    given |= {"save": str(tmp_path / "run"), "plan": {"first": 0, "last": None}}
+    seen = samples_of(bridge(corpus, tmp_path, train_iters=5, **given))
+    positions = [position for position, _ in seen]
+    assert [positions[:12].count(at) for at in range(3)] == [3, 3, 6]
+    assert [positions[12:].count(at) for at in range(3)] == [2, 6, 0]
+    assert len(set(seen)) == 20
+
+
+def test_engine_bridge_follows_a_plan(config_file: Path) -> None:
+    """The recipe with engine=bridge trains by stages, and refuses others in words."""
+    write_stages(config_file, UNIFORM, TWO, samples=24)
+    recipe = [str(HERE / "on_cpu.py"), "recipes/pretrain_chameleon.py", "--config"]
+    recipe += [str(config_file), "engine=bridge", "train.precision=fp32", "optimizer.clip_grad=0"]
+    run = started(*recipe)
+    assert run.returncode == 0, run.stderr[-3000:]
+    folder = config_file.parent / "out" / "plan-bridge"
+    assert (folder / "iter_0000006").is_dir()
+    stages = json.loads((folder / "plan.json").read_text())["stages"]
+    assert [stage["samples"] for stage in stages] == [24, 24]
+    write_stages(config_file, UNIFORM, TWO, samples=32)
+    refused = started(*recipe)
+    assert refused.returncode == 2
+    assert "stage 1 ends with sample 32 in place of 24" in refused.stderr

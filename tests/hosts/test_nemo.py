@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import yaml
 
 from nemo_chameleon import Mixture
 from nemo_chameleon.distributed.lease import Lease
-from project import ROOT
-from running import printed, started
+from project import ROOT, write_stages
+from running import printed, samples_of, started
 
 if importlib.util.find_spec("nemo") is None:
     pytest.skip("make test-nemo runs these", allow_module_level=True)
@@ -37,13 +38,19 @@ def nemo(
     log_dir: str = "log",
     resume: dict[str, object] = GOES_ON,
     finetune: bool = False,
+    plan: dict[str, Any] | None = None,
+    ranks: int = 1,
     **data: object,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `nemo_train.py`; its checkpoints are written to LOG_DIR/run/checkpoints."""
+    """Run `nemo_train.py`; its checkpoints are written to LOG_DIR/run/checkpoints.
+
+    A run with a `plan` saves each step, and prints what it reads.
+    """
     data = {key: str(value) if isinstance(value, Path) else value for key, value in data.items()}
     settings = {
         "data": {"index_mapping_dir": str(folder / "cache"), **data},
         "finetune": finetune,
+        "plan": plan,
         "max_steps": max_steps,
         "eval_iters": eval_iters,
         "log_dir": str(folder / log_dir),
@@ -51,7 +58,7 @@ def nemo(
     }
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))
-    return started(str(HERE / "nemo_train.py"), str(file), folder=folder)
+    return started(str(HERE / "nemo_train.py"), str(file), folder=folder, ranks=ranks)
 
 
 def test_the_samples_drawn_and_nothing_else(
@@ -229,3 +236,75 @@ def test_nemo_writes_the_data_module_and_reads_it(
     assert type(read) is MixtureDataModule
     assert read.build_kwargs["blend"] == data.build_kwargs["blend"] == list(data.draw.blend)
     assert fiddle.ordered_arguments(read.__io__)["seq_length"] == 32
+
+
+UNIFORM = {"code": 1, "prose": 1, "legal": 1}
+TWO, THREE = {"code": 1, "prose": 3}, {"code": 5, "prose": 2, "legal": 1}
+
+
+def test_a_plan_of_three_stages(tmp_path: Path, config_file: Path) -> None:
+    """NeMo's `llm.pretrain` draws each stage to the sample, and no sample twice.
+
+    A run that is killed at the end of a stage or beside it, and goes on on two ranks, draws what an
+    undisturbed run draws. Domains are still validated on.
+    """
+    write_stages(config_file, UNIFORM, TWO, THREE, samples=12, split="90,10,0")
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": config_file}
+    whole = nemo(tmp_path, plan={"first": 0, "last": None}, eval_iters=1, **given)
+    losses = printed(whole, "VALIDATED")
+    assert all(f"val_loss_by_domain/{name}" in losses for name in UNIFORM)
+    assert printed(whole, "CONFIGURED")["split_matrix"][0] is None
+    seen = samples_of(whole)
+    for start, stop, counts in ((0, 12, [4, 4, 4]), (12, 24, [3, 9, 0]), (24, 40, [10, 4, 2])):
+        positions = [position for position, _ in seen[start:stop]]
+        assert [positions.count(at) for at in range(3)] == counts
+    assert len(set(seen)) == 40
+    for last in (3, 4):
+        again = {**given, "log_dir": f"killed{last}"}
+        begun = nemo(tmp_path, plan={"first": 0, "last": last}, **again)
+        shutil.copytree(tmp_path / f"killed{last}", tmp_path / f"changed{last}")
+        rest = nemo(tmp_path, plan={"first": last, "last": None}, ranks=2, **again)
+        assert samples_of(begun, killed=True) + samples_of(rest) == seen
+    write_stages(config_file, UNIFORM, {"legal": 1, "prose": 1}, samples=12)
+    again = {**given, "log_dir": "changed4"}
+    refused = nemo(tmp_path, **again)
+    assert "is of a run with another plan: 2 stages in place of 3 stages" in refused.stderr
+    again["on_mixture_change"] = "continue"
+    now = samples_of(nemo(tmp_path, plan={"first": 4, "last": None}, **again))
+    assert [[position for position, _ in now].count(at) for at in range(3)] == [0, 12, 12]
+    assert len({*seen[:16], *now}) == 40, "no sample comes twice"
+
+
+def test_finetuning_by_a_plan(tmp_path: Path, finetuning: tuple[Path, Path]) -> None:
+    """NeMo's `llm.finetune` draws the packs of each stage to the sample, and none twice."""
+    _, config = finetuning
+    config.write_text(config.read_text().replace("seq_length: 64", "seq_length: 32"))
+    write_stages(config, {"pairs": 1, "chats": 1, "text": 2}, {"pairs": 1, "chats": 3}, samples=12)
+    given: dict[str, Any] = {"mixture": "uniform", "mixture_config": config, "finetune": True}
+    given |= {"plan": {"first": 0, "last": None}, "max_steps": 5, "eval_iters": 2}
+    run = nemo(tmp_path, **given)
+    seen = samples_of(run)
+    positions = [position for position, _ in seen]
+    assert [positions[:12].count(at) for at in range(3)] == [3, 3, 6]
+    assert [positions[12:].count(at) for at in range(3)] == [2, 6, 0]
+    assert len(set(seen)) == 20
+    losses = printed(run, "VALIDATED")
+    assert all(f"val_loss_by_domain/{name}" in losses for name in ("pairs", "chats", "text"))
+
+
+def test_engine_nemo_follows_a_plan(config_file: Path) -> None:
+    """The recipe with engine=nemo trains by stages, and refuses others in words."""
+    write_stages(config_file, UNIFORM, TWO, samples=24)
+    recipe = [str(HERE / "on_cpu.py"), str(ROOT / "recipes" / "pretrain_chameleon.py")]
+    recipe += ["--config", str(config_file), "engine=nemo", "train.precision=fp32"]
+    recipe += ["optimizer.clip_grad=0"]
+    run = started(*recipe, folder=config_file.parent)
+    assert run.returncode == 0, run.stderr[-3000:]
+    checkpoints = config_file.parent / "out" / "plan-nemo" / "checkpoints"
+    assert any(folder.name.endswith("-last") for folder in checkpoints.iterdir())
+    stages = json.loads((checkpoints / "plan.json").read_text())["stages"]
+    assert [stage["samples"] for stage in stages] == [24, 24]
+    write_stages(config_file, UNIFORM, TWO, samples=32)
+    refused = started(*recipe, folder=config_file.parent)
+    assert refused.returncode == 2
+    assert "stage 1 ends with sample 32 in place of 24" in refused.stderr

@@ -1,6 +1,7 @@
 """The GPT that the hosts' scripts train, and a report of the data that they drew."""
 
 import json
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ _FUSIONS = (
     *("cross_entropy_loss_fusion",),
 )
 BATCH = 4
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))  # Lightning removes the variable at the end
+_seen: list[Any] = []  # the samples that this process has read
 GPT = {
     "num_layers": 2,
     "hidden_size": 32,
@@ -29,3 +32,34 @@ def say_drawn(dataset: Any, iterations: int) -> None:
     """Print how many samples of each part of a blended dataset were trained on."""
     index = dataset.dataset_index[: BATCH * iterations]
     print("DRAWN", json.dumps([int((index == i).sum()) for i in range(len(dataset.datasets))]))
+
+
+def watch(last: int | None) -> None:
+    """Note what is read of a planned training set.
+
+    Args:
+        last: the process dies when it reads for the iteration after this one; None for no death.
+    """
+    from nemo_chameleon.data.planned import PlannedDataset
+    from running import KILLED
+
+    read, limit = PlannedDataset.__getitem__, None if last is None else _of_rank(last)
+
+    def noted(self: PlannedDataset, index: int) -> dict[str, Any]:
+        if len(_seen) == limit:
+            say_read(last or 0)
+            os._exit(KILLED)
+        sample = read(self, index)
+        _seen.append([int(sample["dataset_id"]), sample["tokens"].tolist()])
+        return sample
+
+    PlannedDataset.__getitem__ = noted  # type: ignore[method-assign]
+
+
+def say_read(iterations: int) -> None:
+    """Print domain and tokens of each sample that this rank has read for so many iterations."""
+    print("READ", json.dumps(_seen[: _of_rank(iterations)]), flush=True)
+
+
+def _of_rank(iterations: int) -> int:
+    return BATCH * iterations // RANKS
