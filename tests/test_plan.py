@@ -331,3 +331,20 @@ def test_a_run_has_a_name_of_its_own(config: Config, name: str) -> None:
     config.run = name
     with pytest.raises(UserError, match=f"^run={name}: .* set run to another name"):
         run_name(config)
+
+
+@pytest.mark.parametrize("order", ["megatron", "streams"])
+def test_continue_without_a_change_changes_nothing(
+    config_file: Path, tmp_path: Path, order: str
+) -> None:
+    """A run that may change and does not draws what it would have, also under a cap."""
+    asked = ["data.mixture=uniform", f"data.order={order}", "data.on_mixture_change=continue"]
+    asked += ["train.train_iters=40", "data.max_epochs=0.36"]
+    whole = drawn_on(1, config_file, settings_of(tmp_path, "whole", *asked))
+    killed = settings_of(tmp_path, "killed", *asked)
+    parts = [drawn_on(1, config_file, killed, stop) for stop in (7, 20)]
+    assert sum(parts, Drawn()) + drawn_on(2, config_file, killed) == whole
+    result = json.loads((tmp_path / "killed" / "uniform" / "result.json").read_text())
+    assert len(result.get("stages", [0])) == 1
+    counts = [entry["samples"] for entry in result["domains"].values()]
+    assert len(set(counts)) > 1, "the cap binds"

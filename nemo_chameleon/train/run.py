@@ -27,7 +27,7 @@ from nemo_chameleon.models.content import digests_of
 from nemo_chameleon.models.gpt import model_record, weights_shape
 from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
-from nemo_chameleon.train.lived import PLAN, lived_plan
+from nemo_chameleon.train.lived import PLAN
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -185,21 +185,6 @@ class TrainingRun:
             for key in dataclasses.asdict(self.settings.optimizer):
                 del identity[f"optimizer.{key}"]
         return tracker.state_for(path, identity)
-
-    def continued(self, state: Mapping[str, Any]) -> "TrainingRun":
-        """Return the run with what it had drawn at a checkpoint as the beginning of its plan.
-
-        Args:
-            state: the contents of the checkpoint's state.json.
-
-        Returns:
-            The run that continues from there.
-        """
-        if self.plan is None or self.config.data.on_mixture_change == "accept":
-            return self
-        plan, drawn = lived_plan(state, str(self.directory))
-        plan = plan.changed(self.plan, drawn)
-        return dataclasses.replace(self, plan=plan, mixture=plan.mixture)
 
     def training_dataset(self) -> Any:
         """Build the samples of the run in order; every rank must call it.

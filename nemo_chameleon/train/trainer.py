@@ -305,7 +305,6 @@ class Trainer:
             raise self._diverged(str(error)) from error
 
     def _resume(self, state: dict[str, Any]) -> None:
-        self.run = self.run.continued(state)
         self.iteration = state["iteration"]
         self.drawn |= state["samples"]
         self.answers |= state.get("answer_tokens", {})
