@@ -311,6 +311,10 @@ def test_a_mixture_that_a_stage_needs_is_computed_once(config_file: Path, tmp_pa
     assert first.mixture == computed
     assert second.mixture.weights["code"] == pytest.approx(0.6)
     assert run.mixture.name == "plan"
+    alone = load_config(str(config_file), settings_of(tmp_path, "alone", *settings[-2:]))
+    with process_group():
+        mixture = provider.unbounded_mixture(provider.prepare_mixture(alone))
+    assert mixture.weights == computed.weights, "what `mixture compute` computes"
 
 
 def test_what_accept_has_drawn_is_not_known(
