@@ -229,6 +229,7 @@ def test_another_plan_is_refused_in_words(
         ("[{until: 0.5}, {mixture: nothere}]", "data.stages[1].mixture=nothere is neither a file"),
         ("{until: 0.5}", "data.stages must be a list, not a mapping"),
         ("[{until: 0.5}, {max_epochs: 0.001}]", "data.stages[1]: data.max_epochs=0.001 is drawn"),
+        ("[{until: 0.5}, {}] data.order=megatron", "data.order=megatron has one mixture for the"),
         ("[{until: 0.5}, {pin: {nowhere: 0.1}}]", "data.stages[1]: data.pin.nowhere: 'nowhere' is"),
         (
             "[{until: 0.5}, {mixture: stranger.json}]",
@@ -242,7 +243,9 @@ def test_wrong_plans_are_refused_before_anything_is_trained(
     """A plan that cannot be followed is one error, which names the stage."""
     monkeypatch.chdir(tmp_path)
     Mixture.static({"code": 1, "stranger": 1}).save("stranger.json")
-    settings = settings_of(tmp_path, "run", "data.mixture=uniform", f"data.stages={stages}")
+    more = f"data.stages={stages}".split(" data.order")
+    more[1:] = [f"data.order{setting}" for setting in more[1:]]
+    settings = settings_of(tmp_path, "run", "data.mixture=uniform", *more)
     with pytest.raises(UserError, match=re.escape(says)), process_group():
         provider.prepare(load_config(str(config_file), settings))
     assert not (tmp_path / "run").exists()
