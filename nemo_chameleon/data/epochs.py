@@ -20,7 +20,6 @@ from nemo_chameleon.data.blend import dataset_config
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.megatron_indices import facts_of, found_folder
-from nemo_chameleon.utils.arrays import Ints
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.seeding import key_of
@@ -47,6 +46,13 @@ class Epochs:
     def samples(self) -> int:
         """Samples of an epoch."""
         return sum(self.sizes.values())
+
+    def folder_of(self, epoch: int | None) -> str:
+        """Return the folder of an epoch, by number, or of the head, by None."""
+        if epoch is not None:
+            return self.folders[epoch]
+        assert self.head is not None
+        return self.head.folder
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,6 @@ class EpochDatasets:
         self._data, self._domain = data, domain
         self._seq_length, self._seed, self._class = seq_length, seed, dataset_class
         self.reordered = kind_of(data).reorders_epochs
-        self._low_level: dict[str, tuple[Any, Ints]] = {}
 
     def found(self, samples: int, blended: int | None = None) -> Epochs | None:
         """Find the indices of all epochs that a run draws from, and verify them.
@@ -142,7 +147,6 @@ class EpochDatasets:
             epochs = Epochs(sizes, (*epochs.folders, folder), head)
             if not self.reordered:
                 wanted = -(-samples // epochs.samples)
-        self._low_level.clear()  # a run has thousands of files, and opens those that it draws from
         return epochs
 
     def made_epoch(self, number: int) -> tuple[str, dict[str, int]]:
@@ -188,13 +192,10 @@ class EpochDatasets:
         Raises:
             UserError: it has another number of samples than it had for `found`.
         """
-        if epoch is not None:
-            expected, folder, asked = epochs.sizes[prefix], epochs.folders[epoch], None
-        else:
-            assert epochs.head is not None
-            head = epochs.head
-            expected, folder, asked = head.samples, head.folder, head.asked
-        dataset = self._dataset(prefix, epoch, folder, asked)
+        head = epochs.head if epoch is None else None
+        expected = epochs.sizes[prefix] if head is None else head.samples
+        asked = None if head is None else head.asked
+        dataset = self._dataset(prefix, epoch, epochs.folder_of(epoch), asked)
         if (found := len(dataset)) != expected:
             raise UserError(
                 f"{prefix} has {found:,} samples now, and had {expected:,} when the run started: "
@@ -252,11 +253,9 @@ class EpochDatasets:
     ) -> Any:
         kind: Any
         kind, config = self._config(epoch, [prefix], cache)
-        if prefix not in self._low_level:
-            low_level = kind.build_low_level_dataset(prefix, config)
-            # As Megatron's builder divides it.
-            share, count = config.split_matrix[0], kind.numel_low_level_dataset(low_level)
-            first, stop = (round(end * float(count)) for end in share)
-            self._low_level[prefix] = low_level, np.arange(first, stop, dtype=np.int32)
-        low_level, indices = self._low_level[prefix]
+        low_level = kind.build_low_level_dataset(prefix, config)
+        # As Megatron's builder divides it.
+        share, count = config.split_matrix[0], kind.numel_low_level_dataset(low_level)
+        first, stop = (round(end * float(count)) for end in share)
+        indices = np.arange(first, stop, dtype=np.int32)
         return kind(low_level, prefix, indices, samples, Split.train, config)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from megatron.core.datasets.utils import Split
 from torch.utils.data import Dataset
 
@@ -15,7 +16,7 @@ from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.epochs import EpochDatasets, Epochs
-from nemo_chameleon.data.streams import Blocks, Stream
+from nemo_chameleon.data.streams import OpenDatasets, Stream
 from nemo_chameleon.distributed.collectives import on_every_rank, on_first_rank, share_of_rank
 from nemo_chameleon.mixture.plan import Plan, PlannedOrder
 
@@ -44,7 +45,7 @@ class PlannedDataset(Dataset[dict[str, Any]]):
         """
         self.plan = plan
         self.streams = [streams.get(name) for name in names]
-        self._order = Blocks(PlannedOrder(plan, names).draws, plan.samples)
+        self._order = PlannedOrder(plan, names)
 
     def __len__(self) -> int:
         """Return the number of samples of the run."""
@@ -62,14 +63,31 @@ class PlannedDataset(Dataset[dict[str, Any]]):
         Raises:
             IndexError: the run has no such sample, or has drawn it in the order of a blend.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        position, number = self._order.at(int(index))
-        if position < 0:
-            raise IndexError(f"sample {index} was drawn in the order of Megatron's blend")
-        stream = self.streams[position]
-        assert stream is not None, "the order draws from domains of the plan alone"
-        return {"dataset_id": position, **stream[number]}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the samples of a micro-batch; torch's data loader asks for them together.
+
+        Args:
+            indices: numbers of samples in the run.
+
+        Returns:
+            The samples, as `__getitem__` returns each.
+
+        Raises:
+            IndexError: as `__getitem__`.
+        """
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"sample {index} of {len(self)}")
+        samples, places = [], self._order.at(np.array(indices, np.int64))
+        for index, position, number in zip(indices, *map(np.ndarray.tolist, places), strict=True):
+            if position < 0:
+                raise IndexError(f"sample {index} was drawn in the order of Megatron's blend")
+            stream = self.streams[position]
+            assert stream is not None, "the order draws from domains of the plan alone"
+            samples.append({"dataset_id": position, **stream[number]})
+        return samples
 
 
 def planned_dataset(
@@ -123,6 +141,7 @@ def planned_dataset(
     epochs |= on_first_rank(
         lambda: {n: one.made(counts[n], asked.get(n)) for n, one in made.items() if n not in epochs}
     )
-    streams = {name: Stream(one, epochs[name]) for name, one in made.items()}
+    opened = OpenDatasets()
+    streams = {name: Stream(one, epochs[name], opened) for name, one in made.items()}
     gone = [name for name in plan.names if name not in domains]
     return PlannedDataset(plan, streams, [*domains, *gone])

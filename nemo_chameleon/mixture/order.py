@@ -79,9 +79,21 @@ class DomainOrder:
             (stop - first,) the positions of the domains in `weights`; and for each sample the
             number of samples of its domain that come before it.
         """
-        parts = [self._down(at, min(at + _CHUNK, stop)) for at in range(first, stop, _CHUNK)]
-        if not parts:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return self.at(np.arange(first, stop))
+
+    def at(self, samples: Ints) -> tuple[Ints, Ints]:
+        """Return which domains some samples are of, wherever they are in the order.
+
+        Args:
+            samples: (n,) numbers of samples, from 0.
+
+        Returns:
+            (n,) as `draws`, for each of the samples.
+        """
+        chunks = [samples[at : at + _CHUNK] for at in range(0, len(samples), _CHUNK)]
+        if len(chunks) == 1:
+            return self._down(samples)
+        parts = [self._down(chunk) for chunk in chunks] or [(samples, samples)]
         domains, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
         return domains, numbers
 
@@ -141,13 +153,13 @@ class DomainOrder:
         pairs = enumerate(self._tree.children, leaves)
         return {child: node for node, children in pairs for child in children}
 
-    def _down(self, first: int, stop: int) -> tuple[Ints, Ints]:
+    def _down(self, samples: Ints) -> tuple[Ints, Ints]:
         """Let samples go down the tree, and put aside those that have arrived at a leaf."""
         leaves = len(self._tree.totals) - len(self._tree.children)
-        domains, numbers = np.empty(stop - first, np.int64), np.empty(stop - first, np.int64)
+        domains, numbers = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
         places: Ints | slice = slice(None)
-        node = np.full(stop - first, len(self._share) - 1)
-        number = np.arange(first, stop, dtype=np.float64)
+        node = np.full(len(samples), len(self._share) - 1)
+        number = samples.astype(np.float64)
         while True:
             arrived = node < leaves
             count = np.count_nonzero(arrived)
@@ -155,7 +167,7 @@ class DomainOrder:
                 domains[places], numbers[places] = node, number
                 return domains, numbers
             if 2 * count > len(node):
-                here = np.arange(stop - first)[places]
+                here = np.arange(len(samples))[places]
                 domains[here[arrived]], numbers[here[arrived]] = node[arrived], number[arrived]
                 places, node, number = here[~arrived], node[~arrived], number[~arrived]
             share = self._share[node]

@@ -5,7 +5,6 @@ draws no sample of a domain twice before all of them have been drawn once.
 """
 
 import itertools
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -319,18 +318,23 @@ class PlannedOrder:
             the run has drawn before it. Both are -1 for samples that were drawn in Megatron's
             order, which is not known here.
         """
-        parts = []
-        while first < stop:
-            at = bisect_right(self._starts, first) - 1
-            start, end = self._starts[at], min(stop, self._starts[at + 1])
-            stage = self._plan.stages[at]
-            if stage.blended is not None:
-                parts.append((np.full(end - first, -1), np.full(end - first, -1)))
-            else:
-                domains, numbers = stage.order.draws(first - start, end - start)
-                parts.append((self._places[at][domains], self._before[at][domains] + numbers))
-            first = end
-        if not parts:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        positions, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self.at(np.arange(first, stop))
+
+    def at(self, samples: Ints) -> tuple[Ints, Ints]:
+        """Return which domains some samples are of, wherever they are in the run.
+
+        Args:
+            samples: (n,) numbers of samples, from 0.
+
+        Returns:
+            (n,) as `draws`, for each of the samples.
+        """
+        positions, numbers = np.full(len(samples), -1), np.full(len(samples), -1)
+        of_stage = np.searchsorted(self._starts, samples, side="right") - 1
+        for at in np.unique(of_stage).tolist():
+            stage, here = self._plan.stages[at], of_stage == at
+            if stage.blended is None:
+                domains, within = stage.order.at(samples[here] - self._starts[at])
+                positions[here] = self._places[at][domains]
+                numbers[here] = self._before[at][domains] + within
         return positions, numbers
