@@ -96,20 +96,27 @@ def on_every_rank(compute: Callable[[], T]) -> list[T]:
 
     Raises:
         UserError: `compute` raised it on a rank; every rank raises that of the first such rank.
+        DistError: `compute` failed in another way on a rank; the other ranks raise this.
     """
-    found, trouble = None, None
+    if not dist.is_initialized():
+        return [compute()]
+    # The result, the text of a UserError, and whether `compute` failed in any other way.
+    box: list[Any] = [None, None, False]
+    of_all: list[Any] = [None] * dist.get_world_size()
     try:
-        found = compute()
+        box[0] = compute()
     except UserError as error:
-        trouble = str(error)
-    of_all: list[Any] = [(found, trouble)]
-    if dist.is_initialized():
-        of_all *= dist.get_world_size()
-        dist.all_gather_object(of_all, (found, trouble))
-    for _, trouble in of_all:
+        box[1] = str(error)
+    except BaseException:
+        dist.all_gather_object(of_all, [None, None, True])
+        raise
+    dist.all_gather_object(of_all, box)
+    for number, (_, trouble, failed) in enumerate(of_all):
+        if failed:
+            raise dist.DistError(f"rank {number} failed")
         if trouble is not None:
             raise UserError(trouble)
-    return [found for found, _ in of_all]
+    return [found for found, _, _ in of_all]
 
 
 def share_of_rank(items: Iterable[T]) -> list[T]:
