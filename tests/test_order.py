@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.order import TARGET, DomainOrder
 from nemo_chameleon.mixture.plan import Blended, Plan, PlannedOrder, Stage
-from nemo_chameleon.utils.errors import UserError
 
 # Powers of ten make weights of very different sizes, which are the hard ones.
+HARD = (0.14193, 0.03497, 0.00213, 0.00424, 0.48047, 0.00521, 0.02218, 0.01438, 0.28798, 0.00651)
 WEIGHTS = st.lists(st.floats(-6, 0).map(lambda power: 10**power), min_size=1, max_size=40)
 
 
@@ -111,36 +111,6 @@ def test_no_number_of_a_domain_is_left_out_or_repeated(
         assert {names[at] for at in domains[start:stop]} <= set(weights)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(STAGES, STAGES, st.integers(0, 3000))
-def test_a_change_keeps_what_was_drawn(
-    old: list[tuple[dict[str, float], int]],
-    new: list[tuple[dict[str, float], int]],
-    samples: int,
-) -> None:
-    """A changed plan has the old one's samples up to the change, and counts on from there."""
-    before, after = plan_of(*old), plan_of(*new)
-    samples = min(samples, before.samples)
-    if samples >= after.samples:
-        with pytest.raises(UserError, match="the plan ends at"):
-            before.changed(after, samples)
-        return
-    changed = before.changed(after, samples)
-    assert changed.samples == after.samples
-    names = sorted({*before.names, *after.names})
-    drawn = PlannedOrder(before, names).draws(0, samples)
-    for was, is_now in zip(drawn, PlannedOrder(changed, names).draws(0, samples), strict=True):
-        assert np.array_equal(was, is_now)
-    assert Plan.of_record(changed.record(), "test").record() == changed.record()
-
-
-def test_a_plan_that_goes_on_unchanged_is_the_same_plan() -> None:
-    """A change to the plan that the run has already changes no sample."""
-    plan = plan_of(({"a": 1, "b": 2}, 100), ({"a": 3}, 50))
-    for samples in (0, 1, 99, 100, 101, 149):
-        assert plan.changed(plan, samples).record() == plan.record()
-
-
 def test_a_stage_in_megatrons_order_counts_and_is_not_drawn_again() -> None:
     """Samples drawn in Megatron's order are counted, and have no place in the order."""
     over = Stage(
@@ -162,6 +132,7 @@ def test_the_order_of_the_weights_does_not_count() -> None:
     one, other = (PlannedOrder(plan, names).draws(0, 40) for plan in plans)
     assert np.array_equal(one[0], other[0])
     assert plans[0].record() == plans[1].record()
+    assert Plan.of_record(plans[0].record(), "test").record() == plans[0].record()
 
 
 def test_where_a_sample_of_a_domain_comes_in_a_plan() -> None:
@@ -171,3 +142,10 @@ def test_where_a_sample_of_a_domain_comes_in_a_plan() -> None:
     for place, (at, number) in enumerate(zip(domains.tolist(), numbers.tolist(), strict=True)):
         assert plan.sample_of("ab"[at], number) == place
     assert plan.sample_of("a", 20) is None
+
+
+def test_weights_that_few_trees_suit() -> None:
+    """Weights for which most trees have a higher bound get one of the others."""
+    order = DomainOrder(HARD)
+    assert order.bound <= TARGET
+    assert deviation(np.array(HARD), order.draws(0, 50_000)[0]) <= order.bound

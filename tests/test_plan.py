@@ -14,11 +14,14 @@ from nemo_chameleon.comparison.runs import candidates
 from nemo_chameleon.config import load_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.stages import stage_samples
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.provider.runs import run_name
+from nemo_chameleon.provider.stages import plan_of
 from nemo_chameleon.train import trainer
 from nemo_chameleon.utils.errors import UserError
 from ranks import on_ranks
+from sft_data import write_sft_config
 
 STAGES = "data.stages=[{until: 0.5, mixture: uniform}, {until: 28, mixture: %s}, {mixture: %s}]"
 GLOBAL = 8
@@ -355,3 +358,91 @@ def test_continue_without_a_change_changes_nothing(
     assert len(result.get("stages", [0])) == 1
     counts = [entry["samples"] for entry in result["domains"].values()]
     assert len(set(counts)) > 1, "the cap binds"
+
+
+def test_caps_of_a_change_are_of_what_is_to_come(
+    config_file: Path, tmp_path: Path, files: tuple[str, str]
+) -> None:
+    """A mixture whose cap would not suffice for the whole run may suffice for the rest of it."""
+    begun = settings_of(tmp_path, "run", "run=mine", "data.mixture=uniform", "data.order=streams")
+    drawn_on(1, config_file, begun, 4)
+    asked = settings_of(tmp_path, "run", "run=mine", f"data.mixture={files[0]}")
+    asked += ["data.stages=[{}]", "data.max_epochs=0.00625", "data.on_mixture_change=continue"]
+    rest = drawn_on(1, config_file, asked)
+    assert len(rest) == 16
+    assert {at for at, _ in rest} == {0, 1}
+
+
+def test_a_longer_stage_keeps_its_cap(
+    config_file: Path, tmp_path: Path, files: tuple[str, str]
+) -> None:
+    """A stage that is made longer while it goes on draws no more of a domain than its cap."""
+    for until, stop in ((24, 2), (40, None)):
+        stages = f"data.stages=[{{until: {until}, mixture: uniform}}, {{mixture: {files[0]}}}]"
+        settings = settings_of(tmp_path, "run", stages, "data.max_epochs=0.0675")
+        drawn_on(1, config_file, [*settings, "data.on_mixture_change=continue"], stop)
+    result = json.loads((tmp_path / "run" / "plan" / "result.json").read_text())
+    tokens = result["domains"]["legal"]["tokens"]
+    assert result["domains"]["legal"]["samples"] <= 0.0675 * tokens / 32 + 1.25
+    assert [stage["mixture"] for stage in result["stages"]] == ["uniform", "uniform", "static"]
+
+
+@pytest.mark.parametrize("order", ["megatron", "streams"])
+def test_the_order_of_the_domains_may_change(config_file: Path, tmp_path: Path, order: str) -> None:
+    """With `continue`, domains in another order are drawn without repeating or skipping one."""
+    asked = ["data.mixture=uniform", f"data.order={order}", "data.on_mixture_change=continue"]
+    begun = drawn_on(1, config_file, settings_of(tmp_path, "run", *asked), 3)
+    config = yaml.safe_load(config_file.read_text())
+    config["data"]["domains"] = dict(reversed(config["data"]["domains"].items()))
+    config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+    rest = drawn_on(1, config_file, settings_of(tmp_path, "run", *asked))
+    assert len({tokens for _, tokens in begun + rest}) == 48
+
+
+def test_a_domain_that_comes_back_has_its_data(config_file: Path, tmp_path: Path) -> None:
+    """A domain that is gone and comes back with other data is refused."""
+    asked = ["data.mixture=uniform", "data.order=streams", "data.on_mixture_change=continue"]
+    drawn_on(1, config_file, settings_of(tmp_path, "run", *asked), 2)
+    config = yaml.safe_load(config_file.read_text())
+    domains = config["data"]["domains"]
+    legal = domains.pop("legal")
+    config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+    drawn_on(1, config_file, settings_of(tmp_path, "run", *asked), 4)
+    domains["legal"] = domains.pop("code")
+    config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+    with pytest.raises(Exception, match="the data of 'legal' has changed"):
+        drawn_on(1, config_file, settings_of(tmp_path, "run", *asked))
+    domains["legal"] = legal
+    config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert len(drawn_on(1, config_file, settings_of(tmp_path, "run", *asked))) == 16
+
+
+def test_a_damaged_checkpoint_before_a_change(
+    config_file: Path, tmp_path: Path, files: tuple[str, str]
+) -> None:
+    """A plan is made for the checkpoint that is loaded; where another one is, it is made again."""
+    begun = settings_of(tmp_path, "run", "run=mine", "data.mixture=uniform")
+    drawn_on(1, config_file, begun, 4)
+    (weights,) = (tmp_path / "run" / "mine" / "iter_0000004").glob("__0_0.distcp")
+    contents = bytearray(weights.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    weights.write_bytes(contents)
+    asked = settings_of(tmp_path, "run", "run=mine", f"data.mixture={files[1]}")
+    asked += ["data.on_mixture_change=continue"]
+    with pytest.raises(Exception, match="start the same command again"):
+        drawn_on(1, config_file, asked)
+    assert len(drawn_on(1, config_file, asked)) == 24
+
+
+def test_caps_of_answer_tokens_over_stages(corpus: Path, tmp_path: Path) -> None:
+    """A stage that leaves out a domain of an earlier one has caps of answer tokens of its own."""
+    file = write_sft_config(corpus, tmp_path)
+    Mixture.static({"pairs": 1, "chats": 2}).save(tmp_path / "two.json")
+    stages = f"data.stages=[{{until: 0.5, mixture: uniform}}, {{mixture: {tmp_path}/two.json}}]"
+    settings = [stages, "data.unit=tokens", "data.max_epochs=2", "data.on_too_long=truncate"]
+    config = load_config(file, settings)
+    domains = kind_of(config.data).open_domains(config.data, config.model.seq_length)
+    mixtures = [Mixture.uniform(domains), Mixture.load(tmp_path / "two.json")]
+    plan = plan_of(config, domains, mixtures)
+    assert [*plan.stages[1].weights] == ["chats", "pairs"]
+    assert sum(plan.counts(plan.samples).values()) == 48

@@ -139,7 +139,7 @@ def test_a_change_nobody_planned_can_be_built(config_file: Path, tmp_path: Path)
     (tmp_path / "run" / "uniform").rename(tmp_path / "run" / "proportional")
     config = load_config(str(config_file), changed)
     shown = [stage["mixture"] for stage in outlook(config, 1)["stages"]]
-    assert shown == ["drawn already", "proportional"]
+    assert shown == ["begun before: static", "proportional"]
     assert build(config, 1).files > 0
     before = made_in(tmp_path / "cache")
     assert len(drawn_on(1, config_file, changed)) == 4 * GLOBAL

@@ -204,12 +204,6 @@ class EpochDatasets:
         return dataset
 
     def _head(self, asked: int, make: bool) -> Head | None:
-        if len(self._domain.datasets) > 1:
-            raise UserError(
-                f"domain {self._domain.name!r} has several parts, whose order in Megatron's blend "
-                "cannot be continued: set data.on_mixture_change=accept, which may repeat samples, "
-                "or begin the next run with data.order=streams"
-            )
         (prefix,) = self._domain.datasets
 
         def fill(cache: str) -> None:

@@ -4,7 +4,7 @@ It asks the plan for the domain of a sample, and that domain's stream for the sa
 needs an index of the whole run, so the weights may change while the run goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,9 +16,11 @@ from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.epochs import EpochDatasets, Epochs
+from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.streams import OpenDatasets, Stream
 from nemo_chameleon.distributed.collectives import on_every_rank, on_first_rank, share_of_rank
 from nemo_chameleon.mixture.plan import Plan, PlannedOrder
+from nemo_chameleon.utils.errors import UserError
 
 _OPENED_AT_ONCE = 8  # on storage that is shared, opening is waiting
 
@@ -128,6 +130,8 @@ def planned_dataset(
     }
     begun = plan.stages[0].blended
     asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
+    if begun is not None and not kind_of(data).reorders_epochs:
+        _require_one_dataset_each(begun.weights, domains)
     # Each rank verifies its part of the indices, which is reading all of them.
     mine = share_of_rank(made)
 
@@ -145,3 +149,21 @@ def planned_dataset(
     streams = {name: Stream(one, epochs[name], opened) for name, one in made.items()}
     gone = [name for name in plan.names if name not in domains]
     return PlannedDataset(plan, streams, [*domains, *gone])
+
+
+def _require_one_dataset_each(blended: Iterable[str], domains: Mapping[str, Domain]) -> None:
+    """Refuse to go on from a blend whose datasets cannot be ordered again as they were."""
+    go_on = "set data.on_mixture_change=accept, which may repeat samples"
+    for name in blended:
+        if name not in domains:
+            raise UserError(
+                f"the run began in the order of Megatron's blend with domain {name!r}, which is "
+                "gone: keep it in data.domains, and leave it out of the mixture with data.stages="
+                f"'[{{mixture: FILE}}]', where FILE has no weight for it; or {go_on}"
+            )
+    several = [name for name, domain in domains.items() if len(domain.datasets) > 1]
+    if several:
+        raise UserError(
+            f"domain {several[0]!r} has several parts, so the order of Megatron's blend cannot be "
+            f"continued: {go_on}, or begin the next run with data.order=streams"
+        )

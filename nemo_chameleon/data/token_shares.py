@@ -89,7 +89,7 @@ def within_token_bounds(
     # This raises if the domains have too few tokens for the run.
     passes = {name: domain.pass_tokens(seq_length) for name, domain in domains.items()}
     prefix = bounds.get("prefix", "")
-    before = drawn or {}
+    before = {name: count for name, count in (drawn or {}).items() if name in domains}
     filled = {name: count * seq_length for name, count in before.items()}
     budget = samples * seq_length
     mixture.within_bounds(passes, budget, max_epochs, drawn=filled, prefix=prefix)

@@ -24,7 +24,7 @@ from nemo_chameleon.utils.arrays import Floats, Ints
 TARGET = 1.25
 """The bound, in samples, with which the search for a tree ends."""
 
-_FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 30.0, np.inf)
+_FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 30.0, np.inf, 1.6, 1.75, 1.35, 1.9, 2.5, 5.0)
 _CHUNK = (
     1 << 14
 )  # samples that go down the tree together, so that they stay in the processor's cache

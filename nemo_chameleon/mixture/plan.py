@@ -92,7 +92,9 @@ class Stage:
 
     def record(self) -> dict[str, Any]:
         """Return what decides the stage's samples, as JSON can hold it."""
-        found = {"samples": self.samples, "weights": self.weights, "asked": self.asked}
+        method = self.mixture.method
+        found = {"mixture": method.get("of", self.mixture.name), "asked": self.asked}
+        found |= {"samples": self.samples, "weights": self.weights}
         blended = None if self.blended is None else asdict(self.blended)
         found |= {"blended": blended}
         return {key: value for key, value in found.items() if value is not None}
@@ -203,45 +205,6 @@ class Plan:
         rest = samples - self.starts[len(begun) - 1]
         return (*begun[:-1], replace(begun[-1], samples=min(rest, begun[-1].samples)))
 
-    def after(self, samples: int) -> tuple[Stage, ...]:
-        """Return the stages from a sample on, the first of them without what is before it.
-
-        Args:
-            samples: number of samples.
-
-        Returns:
-            The stages; none where the plan ends before.
-        """
-        ends = zip(self.stages, self.starts[1:], strict=True)
-        return tuple(
-            replace(stage, samples=min(stage.samples, end - samples))
-            for stage, end in ends
-            if end > samples
-        )
-
-    def changed(self, plan: "Plan", samples: int) -> "Plan":
-        """Return the plan of a run that has drawn some samples by this one and goes on by another.
-
-        Args:
-            plan: the plan from then on; what it has before that does not count.
-            samples: number of samples that the run has drawn.
-
-        Returns:
-            The plan of the whole run. A stage that neither plan ends there is one stage.
-
-        Raises:
-            UserError: `plan` has no samples after these.
-        """
-        before, after = self.until(samples), plan.after(samples)
-        if not after:
-            raise UserError(
-                f"the run has drawn {samples:,} samples, and the plan ends at {plan.samples:,}"
-            )
-        if before and not before[-1].blended and before[-1].weights == after[0].weights:
-            joined = replace(after[0], samples=before[-1].samples + after[0].samples)
-            return Plan((*before[:-1], joined, *after[1:]))
-        return Plan((*before, *after))
-
     @property
     def mixture(self) -> Mixture:
         """The mixture of the only stage, or else the shares of all samples, named "plan"."""
@@ -263,7 +226,8 @@ class Plan:
             source: where it was found, for errors.
 
         Returns:
-            The plan; its mixtures are named `RECORDED`.
+            The plan; its mixtures are named `RECORDED`, and their method has their former name as
+            `of`.
 
         Raises:
             UserError: it is not such a record.
@@ -275,7 +239,8 @@ class Plan:
 
 
 def _stage_of(entry: Mapping[str, Any]) -> Stage:
-    mixture = Mixture(dict(entry["weights"]), method={"name": RECORDED})
+    method = {"name": RECORDED, "of": str(entry["mixture"])}
+    mixture = Mixture(dict(entry["weights"]), method=method)
     blended = entry.get("blended")
     return Stage(
         mixture,

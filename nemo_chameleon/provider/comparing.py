@@ -84,7 +84,8 @@ def _of_run(folder: Path) -> Drawn:
             "runs/mine/plan, or of one of its checkpoints"
         )
     state = tracker.read_state(path)
-    plan, drawn = lived_plan(state, str(path))
+    lived = lived_plan(state, str(path))
+    plan, drawn = lived.plan, lived.drawn
     identity = state["identity"]
     order = "streams" if PLAN in identity else "megatron"
     if order == "megatron":

@@ -155,9 +155,10 @@ def start_of(
     nodes = math.ceil(ranks / RANKS_OF_NODE)
     making, opening = indices.size / _MADE, _OPEN_CALLS * opened
     reading = indices.size / _VERIFIED + _VERIFY_SECONDS * indices.folders
-    if streams:  # the ranks verify the indices together
+    if streams:  # the ranks verify the indices together, each those of some domains
         verifying, each = _VERIFY_CALLS * indices.folders, _EPOCH_CALLS * opened
-        own, seconds = math.ceil(verifying / ranks), reading / ranks + _EPOCH_SECONDS * opened
+        sharing = min(ranks, len(domains))
+        own, seconds = math.ceil(verifying / sharing), reading / sharing + _EPOCH_SECONDS * opened
     else:
         verifying, each = _BLEND_FIRST * opened, _BLEND_CALLS * opened
         own, seconds = verifying, reading + _BLEND_SECONDS * opened

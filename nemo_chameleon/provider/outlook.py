@@ -67,7 +67,8 @@ def _stages(
     before, asked = _asked(config, plan, mixtures)
     found = []
     for at, (stage, first) in enumerate(zip(plan.stages, plan.starts, strict=False)):
-        name, names = ("drawn already", []) if at < before else asked[at - before]
+        begun = f"begun before: {stage.mixture.method.get('of', stage.mixture.name)}"
+        name, names = (begun, []) if at < before else asked[at - before]
         found.append(
             {
                 "mixture": name,

@@ -16,7 +16,7 @@ from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.parsing import normalised
 from nemo_chameleon.mixture.plan import Plan, Stage
 from nemo_chameleon.provider.runs import base_run, other_runs, within_bounds
-from nemo_chameleon.train.lived import lived_plan
+from nemo_chameleon.train.lived import Lived, lived_plan
 from nemo_chameleon.train.run import TrainingRun
 from nemo_chameleon.utils.errors import UserError
 from nemo_chameleon.utils.files import digest
@@ -75,35 +75,49 @@ def planned_run(
         UserError: a stage has no samples, bounds that no weights keep, or a checkpoint that this
             run cannot continue from.
     """
-    plan = plan_of(config, domains, mixtures)
-    run = base_run(config, domains, plan if in_streams(config) else plan.mixture)
-    lived = on_first_rank(lambda: _lived(run))
-    if lived is None or _goes_on(run, lived[0]):
-        return run
-    return base_run(config, domains, plan_of(config, domains, mixtures, lived=lived))
+    lived = on_first_rank(lambda: _lived(config, domains))
+    if lived is None or _goes_on(config, domains, mixtures, lived.plan):
+        plan = plan_of(config, domains, mixtures)
+        return base_run(config, domains, plan if in_streams(config) else plan.mixture)
+    plan = plan_of(config, domains, mixtures, lived=(lived.plan, lived.drawn))
+    run = base_run(config, domains, plan)
+    return replace(run, settled_at=lived.drawn, gone=lived.gone)
 
 
-def _lived(run: TrainingRun) -> tuple[Plan, int] | None:
-    """Return what the run has drawn by its newest checkpoint, if it goes on by another plan."""
-    if run.config.data.on_mixture_change != "continue":
+def _lived(config: Config, domains: Mapping[str, Domain]) -> Lived | None:
+    """Return what the run has drawn by its newest checkpoint, if it may go on by another plan."""
+    if config.data.on_mixture_change != "continue":
         return None
+    if config.engine != "megatron":
+        # The host says later which checkpoint it continues from.
+        logger.info("engine=%s: what its run has drawn is not looked at yet", config.engine)
+        return None
+    run = base_run(config, domains, Mixture.uniform(domains))
     path = run.resumable()
     if path is not None:
         return lived_plan(run.state_at(path), str(path))
-    if run.config.run is None and (others := other_runs(run.config)):
+    if config.run is None and (others := other_runs(config)):
         raise UserError(
             f"data.on_mixture_change=continue: {run.directory} has no checkpoints, but "
-            f"{listed(others)} in {run.config.output} has: set run={others[0]} to go on with that "
+            f"{listed(others)} in {config.output} has: set run={others[0]} to go on with that "
             f"run, or run={run.name} to begin a new one"
         )
     return None
 
 
-def _goes_on(run: TrainingRun, lived: Plan) -> bool:
+def _goes_on(
+    config: Config, domains: Mapping[str, Domain], mixtures: Sequence[Mixture], lived: Plan
+) -> bool:
     """Return whether the run is one in Megatron's order that has not changed."""
     begun = lived.stages[0].blended
-    unchanged = begun is not None and dict(begun.weights) == dict(run.mixture.weights)
-    return run.plan is None and len(lived.stages) == 1 and unchanged
+    if begun is None or len(lived.stages) > 1 or in_streams(config):
+        return False
+    try:
+        weights = plan_of(config, domains, mixtures).mixture.weights
+    except UserError:  # bounds that cannot be kept for the whole run
+        return False
+    # The order of the domains decides Megatron's order, too.
+    return [*begun.weights.items()] == [(name, weights.get(name)) for name in domains]
 
 
 def plan_of(
@@ -130,7 +144,10 @@ def plan_of(
     """
     size = size or Size.of(config)
     begun = () if lived is None else lived[0].until(lived[1])
-    drawn_until = 0 if lived is None else lived[1]
+    drawn_until, going = 0, 0  # samples that are drawn, and the end of the stage that is going on
+    if lived is not None:
+        drawn_until = lived[1]
+        going = next((e for e in lived[0].starts if e > drawn_until), 0)
     stages, end = list(begun), 0
     counts = stage_samples(config, size.samples, size.seq_length, size.batch)
     for at, (mixture, count) in enumerate(zip(mixtures, counts, strict=True)):
@@ -141,10 +158,9 @@ def plan_of(
         own = configuration_of(config, at)
         before = Plan(tuple(stages)) if stages else None
         drawn = {} if before is None else before.counts(before.samples)
-        asked = _asked(own, mixture)
-        if stages and stages[-1].asked == asked and left < count:  # the stage goes on
+        if stages and stages[-1].asked == _asked(own, mixture) and left < count and end == going:
             stages[-1] = replace(stages[-1], samples=stages[-1].samples + left)
-            continue
+            continue  # the stage goes on
         where = f"data.stages[{at}]: " if config.data.stages else ""
         try:
             stages.append(_stage(own, domains, mixture, replace(size, samples=left), drawn, where))

@@ -6,6 +6,7 @@ domain then goes on in the order that it has in the blend.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_chameleon.mixture import Mixture
@@ -13,19 +14,36 @@ from nemo_chameleon.mixture.plan import Blended, Plan, Stage
 from nemo_chameleon.utils.errors import UserError
 
 _BLENDED = 3.0  # Megatron's blend has been seen 1.85 samples from a share
+GONE = "domains that are gone"
+"""The key of their fingerprints in a checkpoint's identity."""
 PLAN = "plan"
 """The key of the plan in a checkpoint's identity."""
 
 
-def lived_plan(state: Mapping[str, Any], source: str) -> tuple[Plan, int]:
-    """Return the plan of the run that wrote a checkpoint, and the samples that it had drawn.
+@dataclass(frozen=True)
+class Lived:
+    """What a run has drawn at a checkpoint.
+
+    Attributes:
+        plan: the plan that it has followed.
+        drawn: number of samples that it has drawn.
+        gone: fingerprints of the domains that it had before, by name.
+    """
+
+    plan: Plan
+    drawn: int
+    gone: Mapping[str, str]
+
+
+def lived_plan(state: Mapping[str, Any], source: str) -> Lived:
+    """Return what the run that wrote a checkpoint had drawn.
 
     Args:
         state: the contents of state.json.
         source: the checkpoint, for errors.
 
     Returns:
-        The plan, and the number of samples.
+        What it has drawn.
 
     Raises:
         UserError: the state has no plan that can be read.
@@ -45,7 +63,9 @@ def lived_plan(state: Mapping[str, Any], source: str) -> tuple[Plan, int]:
             expected = {name: weight * drawn for name, weight in weights.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} does not say what its run has drawn: {error!r}") from error
-    names = {*counts, *expected} if identity.get("data.unit") != "tokens" else set()
+    names = {*counts, *expected}
+    if record is None and identity.get("data.unit") == "tokens":
+        names = set()  # the weights are not shares of samples
     for name in sorted(names):
         if abs(counts.get(name, 0) - expected.get(name, 0.0)) > slack:
             raise UserError(
@@ -53,4 +73,5 @@ def lived_plan(state: Mapping[str, Any], source: str) -> tuple[Plan, int]:
                 f"{expected.get(name, 0.0):,.0f}: they were changed with data.on_mixture_change="
                 "accept, so which samples it has drawn is not known; only accept goes on from it"
             )
-    return plan, drawn
+    gone = dict(identity.get(GONE, [])) | dict(identity.get("data.domains", []))
+    return Lived(plan, drawn, gone)

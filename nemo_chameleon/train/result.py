@@ -75,7 +75,7 @@ def _stages(plan: Plan) -> list[dict[str, Any]]:
     drawn = plan.by_stage().items()
     return [
         {
-            "mixture": stage.mixture.name,
+            "mixture": stage.mixture.method.get("of", stage.mixture.name),
             "samples": stage.samples,
             "domains": {name: by_stage[number] for name, by_stage in drawn if number in by_stage},
         }

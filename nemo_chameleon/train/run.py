@@ -27,7 +27,7 @@ from nemo_chameleon.models.content import digests_of
 from nemo_chameleon.models.gpt import model_record, weights_shape
 from nemo_chameleon.models.identity import START, START_DIGEST
 from nemo_chameleon.models.pretrained import PretrainedCheckpoint, find_checkpoint
-from nemo_chameleon.train.lived import PLAN
+from nemo_chameleon.train.lived import GONE, PLAN
 from nemo_chameleon.utils.errors import UserError
 
 
@@ -43,6 +43,9 @@ class TrainingRun:
         domains: the opened domains by name, in the order of a sample's `dataset_id`.
         mixture: the weights that the samples are drawn by; over all stages of a plan.
         plan: the stages of the run; None where it draws in the order of Megatron's blend.
+        settled_at: the number of samples that were drawn when the plan was made; None where the
+            plan is that of the whole run.
+        gone: fingerprints of domains that the run has drawn from before, by name.
     """
 
     name: str
@@ -51,6 +54,8 @@ class TrainingRun:
     domains: Mapping[str, Domain]
     mixture: Mixture
     plan: Plan | None = None
+    settled_at: int | None = None
+    gone: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -124,6 +129,8 @@ class TrainingRun:
             same["weights"] = [[name, self.mixture.weights[name]] for name in self.domains]
         else:
             same[PLAN] = self.plan.record()
+            gone = [[name, was] for name, was in self.gone.items() if name not in self.domains]
+            same |= {GONE: gone} if gone else {}
         if self.settings is self.config:
             same[START] = self.config.checkpoint.pretrained_checkpoint
             same[START_DIGEST] = self._start_digest
@@ -175,12 +182,13 @@ class TrainingRun:
             self._require_same_plan(path, made)
         else:
             identity.pop("weights", None)
-        identity.pop(PLAN, None)
+        for key in (PLAN, GONE):
+            identity.pop(key, None)
         if on_change == "continue":
-            # Domains may come and go. Those that stay must have the same data.
+            # Domains may come and go. Those that stay or come back must have the same data.
             now = dict(identity["data.domains"])
-            before = made.get("data.domains", [])
-            identity["data.domains"] = [[name, now.get(name, was)] for name, was in before]
+            for key in [key for key in ("data.domains", GONE) if key in made]:
+                identity[key] = [[name, now.get(name, was)] for name, was in made[key]]
         if self.config.checkpoint.on_optimizer_change == "accept":
             for key in dataclasses.asdict(self.settings.optimizer):
                 del identity[f"optimizer.{key}"]
