@@ -194,6 +194,22 @@ class TrainingRun:
                 del identity[f"optimizer.{key}"]
         return tracker.state_for(path, identity)
 
+    def require_settled(self, iteration: int) -> None:
+        """Check that the run continues from the checkpoint that its plan was made for.
+
+        Args:
+            iteration: of the checkpoint that was loaded.
+
+        Raises:
+            UserError: the plan was made for another one, which turned out to be damaged.
+        """
+        drawn = iteration * self.settings.train.global_batch_size
+        if self.settled_at not in (None, drawn):
+            raise UserError(
+                f"{self.name}: the plan was made for sample {self.settled_at:,}, but the newest "
+                f"whole checkpoint is of sample {drawn:,}: start the same command again"
+            )
+
     def training_dataset(self) -> Any:
         """Build the samples of the run in order; every rank must call it.
 

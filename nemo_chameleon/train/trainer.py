@@ -306,12 +306,7 @@ class Trainer:
 
     def _resume(self, state: dict[str, Any]) -> None:
         self.iteration = state["iteration"]
-        drawn = self.iteration * self.run.settings.train.global_batch_size
-        if self.run.settled_at not in (None, drawn):
-            raise UserError(
-                f"{self.run.name}: the plan was made for sample {self.run.settled_at:,}, but the "
-                f"newest whole checkpoint is of sample {drawn:,}: start the same command again"
-            )
+        self.run.require_settled(self.iteration)
         self.drawn |= state["samples"]
         self.answers |= state.get("answer_tokens", {})
         self.loss = state["loss"]
