@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from nemo_chameleon.config.loading import load_sft_config
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.data.indexed import open_indexed
 from nemo_chameleon.engines import host, sft
+from nemo_chameleon.engines.plans import HostPlan
 from nemo_chameleon.provider import plan
 from project import write_stages
 from ranks import on_ranks
@@ -296,9 +299,8 @@ def test_a_plan_is_not_mistaken_for_a_blend(config_file: Path, tmp_path: Path) -
             kept(on_change)
     with pytest.raises(UserError, match=r"other samples: data.split is 50,50 in place of 80,20,0"):
         kept("continue", order="streams", split="50,50")
-    changed = kept("continue", order="streams", pin={"code": 0.5}).plan
-    assert changed is not None
-    assert [stage.samples for stage in changed.plan.stages] == [40, 56]
+    with pytest.raises(UserError, match=r"after 40 samples, so which samples the run has drawn is"):
+        kept("continue", order="streams", pin={"code": 0.5})
     (run / "plan.json").write_text("{}")
     with pytest.raises(UserError, match=r"cannot read the plan .*plan\.json"):
         kept("refuse", order="streams")
@@ -338,3 +340,90 @@ def test_finetuning_follows_a_plan(finetuning: tuple[Path, Path], tmp_path: Path
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("1")
     with pytest.raises(UserError, match=r"data\.packing is False in place of True"):
         again.within(32, 64, seed=1, batch=8).kept(tmp_path / "run")
+
+
+Planned = Callable[..., HostPlan]
+
+
+@pytest.fixture
+def follow(config_file: Path, tmp_path: Path) -> Planned:
+    """Return a function that starts a run by streams which goes on from `drawn` samples."""
+    run = tmp_path / "run"
+
+    def kept(on_change: str, drawn: int, samples: int = 96, **data: object) -> HostPlan:
+        config = load_config(config_file, ["data.mixture=uniform", "data.order=streams"])
+        for key, value in data.items():
+            setattr(config.data, key, value)
+        draw = host.resolve("uniform", config=config).within(samples, 32, 1, batch=8)
+        plan = draw.kept(run, run, on_change, lambda: drawn).plan
+        assert plan is not None
+        (run / "latest_checkpointed_iteration.txt").write_text("5")
+        return plan
+
+    return kept
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    """Return what a run has saved about its plan."""
+    found: dict[str, Any] = json.loads((run / "plan.json").read_text())
+    return found
+
+
+def test_bounds_count_what_a_run_has_drawn(follow: Planned) -> None:
+    """A plan that no run could follow from its start is followed from where the run stands.
+
+    The whole run draws more than the domains that are left allow, so the error of a run that may
+    not change says how it can go on.
+    """
+    before = follow("refuse", 0)
+    domains = dict(before.domains)
+    passes = {name: int(domain.pass_tokens(32) // 32) for name, domain in domains.items()}
+    samples = (passes["prose"] + passes["legal"]) // 8 * 8 + 8  # a batch more than there are
+    two = {name: before.config.data.domains[name] for name in ("prose", "legal")}
+    with pytest.raises(UserError, match=r"max_epochs.*set on_mixture_change=continue"):
+        follow("refuse", 48, samples, domains=two, max_epochs=1)
+    plan = follow("continue", 48, samples, domains=two, max_epochs=1).plan
+    assert plan.counts(48) == {"code": 16, "prose": 16, "legal": 16}
+    drawn = plan.counts(samples)
+    assert drawn["code"] == 16 and sum(drawn.values()) == samples
+    assert all(drawn[name] <= passes[name] + 1 for name in two), "a pass may end in a sample"
+
+
+def test_what_accept_replaced_is_not_counted(follow: Planned, tmp_path: Path) -> None:
+    """After on_mixture_change=accept, continue is refused: what was drawn is in no file.
+
+    The run goes on by the accepted plan, and a run that has drawn nothing begins anew.
+    """
+    pinned = {"pin": {"code": 0.5}}
+    follow("refuse", 0)
+    follow("accept", 40)
+    assert "accepted_at" not in record_of(tmp_path / "run"), "nothing was replaced"
+    assert len(follow("continue", 40).plan.stages) == 1
+    follow("accept", 40, **pinned)
+    for on_change in ("refuse", "accept"):
+        follow(on_change, 64, **pinned)
+        assert record_of(tmp_path / "run")["accepted_at"] == 40
+    for data in (pinned, {}):
+        with pytest.raises(
+            UserError,
+            match=r"plan\.json was changed with on_mixture_change=accept after 40 samples, so "
+            "which samples the run has drawn is not known: set on_mixture_change=refuse",
+        ):
+            follow("continue", 64, **data)
+    follow("accept", 0)
+    assert "accepted_at" not in record_of(tmp_path / "run"), "nothing was drawn"
+    assert [stage.samples for stage in follow("continue", 40, **pinned).plan.stages] == [40, 56]
+
+
+def test_a_domain_that_comes_back_is_what_it_was(follow: Planned) -> None:
+    """The data of a domain that has left the run are remembered as long as the plan names it."""
+    domains = follow("refuse", 0).config.data.domains
+    two = {name: domains[name] for name in ("prose", "legal")}
+    for drawn in (40, 48):
+        follow("continue", drawn, domains=two)
+    other = {"code": domains["prose"], "legal": domains["legal"]}
+    with pytest.raises(UserError, match="the data of domain 'code' have changed"):
+        follow("continue", 56, domains=other)
+    plan = follow("continue", 56, domains=domains).plan
+    assert plan.counts(56)["code"] == 14, "a share of the first 40 samples"
+    assert plan.counts(96)["code"] > 14

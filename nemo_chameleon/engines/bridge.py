@@ -242,8 +242,8 @@ def _kept(
     """Keep to what the run has drawn, and refuse settings under which a plan is not followed."""
     saved = cfg.checkpoint
     load = None if saved.finetune else saved.load
-    if draw.plan is not None:
-        draw.plan.require_host(split, cfg.dataset.dataloader_type)
+    if draw.asked is not None:
+        draw.asked.require_host(split, cfg.dataset.dataloader_type)
     return draw.kept(saved.save, load, on_mixture_change, lambda: _consumed(cfg))
 
 

@@ -7,6 +7,8 @@ settled here, for every host in the same way, before the host builds anything:
     resolve     finds the mixture and matches it to the host's datasets, as a Draw
     within      applies data.max_epochs, pin and floor for the samples that the host draws
     kept        makes a run that continues draw by the mixture that it has drawn by so far
+
+A run that follows a plan is bounded in `kept`, because what it has drawn counts there.
 """
 
 import contextlib
@@ -30,7 +32,7 @@ from nemo_chameleon.distributed.collectives import on_first_rank
 from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.engines.folders import owned_folder, run_folder
 from nemo_chameleon.engines.matching import Prefixes, matched, named, summed
-from nemo_chameleon.engines.plans import HostPlan, asks_for_plan, mean_of
+from nemo_chameleon.engines.plans import AskedPlan, HostPlan, asks_for_plan, mean_of
 from nemo_chameleon.engines.saved import Folders, StrPath, keep_mixture, refuse_unasked, saved_in
 from nemo_chameleon.mixture import Mixture
 from nemo_chameleon.mixture.datasets import Datasets, blend_of, recorded_datasets
@@ -59,7 +61,8 @@ class Draw:
         shares: shares of the run's samples by name, where the mixture's weights are shares of
             answer tokens.
         stages: the mixture of each stage before its bounds, where the run follows a plan.
-        plan: the plan, once `within` has made it; `mixture` then has the shares of all samples.
+        asked: the stages and the size of the run, once `within` knows it; None without a plan.
+        plan: the plan, once `kept` has made it; `mixture` then has the shares of all samples.
     """
 
     mixture: Mixture
@@ -68,6 +71,7 @@ class Draw:
     domains: Mapping[str, Domain] | None = None
     shares: Mapping[str, float] | None = None
     stages: tuple[Mixture, ...] = ()
+    asked: AskedPlan | None = None
     plan: HostPlan | None = None
 
     @property
@@ -103,7 +107,8 @@ class Draw:
             batch: samples of a global batch, of which a stage has a whole number.
 
         Returns:
-            The draw with weights within the bounds; this one where there is no configuration.
+            The draw with weights within the bounds; this one where there is no configuration. The
+            stages of a plan stay as they are: `kept` applies their bounds.
 
         Raises:
             UserError: bounds that cannot be kept, samples of another length than the
@@ -124,7 +129,8 @@ class Draw:
         seed = self.config.train.seed if seed is None else seed
         if self.stages:
             size = Size(samples, seq_length, batch, seed)
-            return self._following(HostPlan.of(self.config, self.domains, self.stages, size))
+            asked = AskedPlan(self.config, self.domains, self.stages, size)
+            return replace(self, asked=asked, plan=None)
         bounded = within_bounds(self.config, self.domains, self.mixture, **sizes)
         if data.unit == "samples":
             return replace(self, mixture=bounded)
@@ -151,13 +157,14 @@ class Draw:
                 loads, for a plan that continues another one.
 
         Returns:
-            This draw; where the run continues by another plan, with the plan of the whole run.
+            This draw; with the plan of the whole run, where it follows one.
 
         Raises:
-            UserError: the mixture is another one and is refused; the message shows both.
+            UserError: the mixture is another one and is refused; the message shows both. Or the
+                bounds of a plan cannot be kept.
         """
-        if self.plan is not None:
-            return self._following(self.plan.kept(save, load, on_change, consumed))
+        if self.asked is not None:
+            return self._following(self.asked.kept(save, load, on_change, consumed))
         weights = {name: self.mixture.weights[name] for name in self.paths}
         # The order of the host's datasets decides the order of its samples, so it is saved too.
         mine = replace(self.mixture, weights=weights, method={**self.mixture.method, **self._read})

@@ -147,8 +147,8 @@ def apply(args: argparse.Namespace, samples: int) -> host.Draw | None:
     )
     draw = draw.within(samples, args.seq_length, args.seed, batch=args.global_batch_size)
     per_split = key == "train_data_path" or args.valid_data_path or args.test_data_path
-    if draw.plan is not None:
-        draw.plan.require_host(None if per_split else args.split, args.dataloader_type)
+    if draw.asked is not None:
+        draw.asked.require_host(None if per_split else args.split, args.dataloader_type)
         for option, why in _REFUSED.items():
             if getattr(args, option, None):
                 raise UserError(f"--{option.replace('_', '-')} {why}")

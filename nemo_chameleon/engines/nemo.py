@@ -122,9 +122,9 @@ class MixtureDataModule(PreTrainingDataModule):
                 samples = self.num_train_samples
             evaluated = bool(trainer_limit_val_batches)
             draw = self.draw.within(samples, self.seq_length, self.seed, evaluated, batch)
-            if draw.plan is not None:
+            if draw.asked is not None:
                 one = "blend" in self.build_kwargs and not draw.supervised
-                draw.plan.require_host(self.split if one else None, self.dataloader_type)
+                draw.asked.require_host(self.split if one else None, self.dataloader_type)
             self.draw = draw.kept(save, load, self.on_mixture_change, self._consumed)
             blend = self.draw.blend
             if "blend_per_split" in self.build_kwargs:

@@ -5,9 +5,10 @@ data.order=streams, draws from a dataset that follows its plan. The host still b
 and test sets itself. The plan is saved with the checkpoints as plan.json.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,92 +29,28 @@ from nemo_chameleon.utils.errors import UserError, reason_of
 from nemo_chameleon.utils.files import write_atomically
 from nemo_chameleon.utils.ranks import is_first_rank
 
-Lived = tuple[Plan, int]
-"""The plan that a run has followed so far, and how many samples it has drawn."""
 _CONTINUE = (
     "on_mixture_change=continue, which keeps what was drawn and follows the new plan from there on"
 )
 _ACCEPT = "on_mixture_change=accept, which may repeat samples"
+_ACCEPTED = "accepted_at"
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """The plan of a host's run, and what decides the samples beside it.
+    """The plan of a host's run.
 
     Attributes:
         config: this package's configuration.
         domains: the opened domains by name.
-        mixtures: the mixture of each stage, before its bounds.
         size: the size of the host's run.
         plan: the stages of the run.
     """
 
     config: Config
     domains: Mapping[str, Domain]
-    mixtures: tuple[Mixture, ...]
     size: Size
     plan: Plan
-
-    @classmethod
-    def of(
-        cls,
-        config: Config,
-        domains: Mapping[str, Domain],
-        mixtures: tuple[Mixture, ...],
-        size: Size,
-        lived: Lived | None = None,
-    ) -> "HostPlan":
-        """Plan a run; once the ranks have met, every rank must call it.
-
-        Args:
-            config: this package's configuration.
-            domains: the opened domains by name.
-            mixtures: the mixture of each stage, before its bounds.
-            size: the size of the host's run.
-            lived: the plan that the run has followed so far, and how many samples it has drawn.
-
-        Returns:
-            The plan.
-
-        Raises:
-            UserError: a stage has no samples, or bounds that no weights keep.
-        """
-        plan = plan_of(config, domains, mixtures, size, lived)
-        return cls(config, domains, mixtures, size, plan)
-
-    def kept(
-        self,
-        save: StrPath | None,
-        load: StrPath | None,
-        on_change: str,
-        consumed: Callable[[], int],
-    ) -> "HostPlan":
-        """Refuse a plan other than the one that the run has followed, or go on from that one.
-
-        Once the ranks have met, every rank must call it; the first one saves the plan.
-
-        Args:
-            save: the folder that the run's checkpoints are saved in; None where the host saves
-                none.
-            load: the folder of checkpoints that the run continues from; None where it loads none.
-            on_change: "refuse", "continue" or "accept", for another plan.
-            consumed: returns how many samples the run has drawn at the checkpoint that the host
-                loads; it is called where that decides the plan.
-
-        Returns:
-            The plan of the whole run.
-
-        Raises:
-            UserError: the plan is another one and is refused; the message says how they differ.
-        """
-        require_choice(on_change)
-        lived = on_first_rank(lambda: self._lived(save, load, on_change, consumed))
-        kept = self
-        if lived is not None:
-            kept = self.of(self.config, self.domains, self.mixtures, self.size, lived)
-        if save is not None:
-            on_first_rank(lambda: kept._save(Path(save)))
-        return kept
 
     def training_set(self, dataset_class: type | None = None) -> PlannedDataset:
         """Build the training set; once the ranks have met, every rank must call it.
@@ -135,6 +72,90 @@ class HostPlan:
             seed=self.size.seed,
             dataset_class=dataset_class,
         )
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a run has saved about its plan.
+
+    Attributes:
+        file: the file of the plan.
+        plan: the plan that the run has followed; None where it has followed none that can be read.
+        facts: what decides the samples beside the plan.
+        accepted: the entry of the file which says that the plan replaced another one; empty where
+            the run has followed the plan from its start.
+        drawn: samples that the run has drawn; None where that is not needed or not known.
+    """
+
+    file: Path
+    plan: Plan | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    accepted: Mapping[str, int | None] = field(default_factory=dict)
+    drawn: int | None = None
+
+
+@dataclass(frozen=True)
+class AskedPlan:
+    """What a host's run is asked to follow, before it is known what the run has drawn.
+
+    Attributes:
+        config: this package's configuration.
+        domains: the opened domains by name.
+        mixtures: the mixture of each stage, before its bounds.
+        size: the size of the host's run.
+    """
+
+    config: Config
+    domains: Mapping[str, Domain]
+    mixtures: tuple[Mixture, ...]
+    size: Size
+
+    def kept(
+        self,
+        save: StrPath | None,
+        load: StrPath | None,
+        on_change: str,
+        consumed: Callable[[], int],
+    ) -> HostPlan:
+        """Plan the run: refuse a plan other than the one that it has followed, or go on from it.
+
+        Once the ranks have met, every rank must call it; the first one saves the plan.
+
+        Args:
+            save: the folder that the run's checkpoints are saved in; None where the host saves
+                none.
+            load: the folder of checkpoints that the run continues from; None where it loads none.
+            on_change: "refuse", "continue" or "accept", for another plan.
+            consumed: returns how many samples the run has drawn at the checkpoint that the host
+                loads; it is called where that decides the plan.
+
+        Returns:
+            The plan of the whole run.
+
+        Raises:
+            UserError: the plan is another one and is refused; the message says how they differ. Or
+                a stage has no samples, or bounds that no weights keep.
+        """
+        require_choice(on_change)
+        begun = on_first_rank(lambda: self._begun(save, load, on_change, consumed))
+        lived = None
+        if on_change == "continue" and begun is not None:
+            assert begun.plan is not None and begun.drawn is not None
+            lived = begun.plan, begun.drawn
+        try:
+            plan = plan_of(self.config, self.domains, self.mixtures, self.size, lived)
+        except UserError as error:
+            if begun is None or on_change != "refuse":
+                raise
+            raise UserError(f"{error}; to go on by another plan, set {_CONTINUE}") from error
+        if on_change == "refuse" and begun is not None and (told := _difference(begun, plan)):
+            raise UserError(
+                f"{begun.file} is of a run with another plan: {told}; set it back, or {_CONTINUE}"
+            )
+        if save is not None:
+            record = self._record(plan, begun, on_change)
+            on_first_rank(lambda: _save(Path(save), plan, record))
+        return HostPlan(self.config, self.domains, self.size, plan)
 
     def require_host(self, split: str | None, loader: str | None) -> None:
         """Refuse settings of a host under which a plan would not be followed.
@@ -159,35 +180,43 @@ class HostPlan:
                 "it to 'single'"
             )
 
-    def _lived(
+    def _begun(
         self,
         save: StrPath | None,
         load: StrPath | None,
         on_change: str,
         consumed: Callable[[], int],
-    ) -> Lived | None:
+    ) -> _Begun | None:
+        """Read what the run has followed so far, and refuse what cannot go on from it."""
         # A host continues from `load`. Where it loads nothing, `save` must not hold another run.
         folder = trained_in(load, save)
-        if folder is None or on_change == "accept":
+        if folder is None:
             return None
         file = folder / PLAN_FILE
+        if on_change == "accept":
+            return _accepted(file, consumed)
         if not file.is_file():
             raise UserError(
                 f"{folder} is of a run in the order of the host's own blend, which a plan cannot "
                 f"continue: set data.order=megatron without data.stages, or {_ACCEPT}"
             )
-        saved, facts = _read(file)
-        if (told := self._changed(facts)) is not None:
+        begun = _read(file)
+        if (told := self._changed(begun.facts)) is not None:
             raise UserError(
                 f"{file} is of a run on other samples: {told}; set it back, or {_ACCEPT}"
             )
-        if on_change == "continue":
-            return saved, consumed()
-        if (told := difference(saved, self.plan)) is not None:
+        if on_change != "continue":
+            return begun
+        drawn = consumed()
+        if begun.accepted and drawn:
+            at = begun.accepted[_ACCEPTED]
             raise UserError(
-                f"{file} is of a run with another plan: {told}; set it back, or {_CONTINUE}"
+                f"{file} was changed with on_mixture_change=accept"
+                f"{'' if at is None else f' after {at:,} samples'}, so which samples the run has "
+                "drawn is not known: set on_mixture_change=refuse to go on by that plan; by "
+                "another plan only on_mixture_change=accept goes on, which may repeat samples"
             )
-        return None
+        return replace(begun, drawn=drawn)
 
     def _changed(self, before: Mapping[str, Any]) -> str | None:
         """Say what decides the samples of a domain and is not what it was."""
@@ -212,18 +241,48 @@ class HostPlan:
             "domains": {name: domain.fingerprint for name, domain in self.domains.items()},
         }
 
-    def _save(self, folder: Path) -> None:
-        if is_first_rank():
-            record = {"stages": self.plan.record(), **self._facts}
-            write_atomically(folder / PLAN_FILE, json.dumps(record, indent=2) + "\n")
-            self.plan.mixture.save(folder / FILE)
+    def _record(self, plan: Plan, begun: _Begun | None, on_change: str) -> dict[str, Any]:
+        """Return what the run saves about its plan."""
+        facts, known = self._facts, {} if begun is None else begun.facts.get("domains", {})
+        # A domain that has left may come back, and must then be what it was.
+        left = {name: known[name] for name in plan.names if name in known}
+        facts["domains"] = {**left, **facts["domains"]}
+        accepted: Mapping[str, int | None] = {}
+        if begun is not None and begun.drawn != 0:
+            accepted = begun.accepted
+            other = begun.plan is None or self._changed(begun.facts) or _difference(begun, plan)
+            if on_change == "accept" and other:
+                accepted = {_ACCEPTED: begun.drawn}
+        return {"stages": plan.record(), **accepted, **facts}
 
 
-def _read(file: Path) -> tuple[Plan, dict[str, Any]]:
+def _accepted(file: Path, consumed: Callable[[], int]) -> _Begun:
+    """Read the plan that another one replaces, which may be one that cannot be read."""
+    begun, drawn = _Begun(file), None
+    with contextlib.suppress(UserError):
+        begun = _read(file)
+    with contextlib.suppress(UserError):
+        drawn = consumed()
+    return replace(begun, drawn=drawn)
+
+
+def _difference(begun: _Begun, plan: Plan) -> str | None:
+    return None if begun.plan is None else difference(begun.plan, plan)
+
+
+def _save(folder: Path, plan: Plan, record: Mapping[str, Any]) -> None:
+    if is_first_rank():
+        write_atomically(folder / PLAN_FILE, json.dumps(record, indent=2) + "\n")
+        plan.mixture.save(folder / FILE)
+
+
+def _read(file: Path) -> _Begun:
     """Read a plan that a run saved, and what else decides its samples."""
     try:
         facts = dict(json.loads(file.read_text()))
-        return Plan.of_record(facts.pop("stages"), str(file)), facts
+        plan = Plan.of_record(facts.pop("stages"), str(file))
+        accepted = {_ACCEPTED: facts.pop(_ACCEPTED)} if _ACCEPTED in facts else {}
+        return _Begun(file, plan, facts, accepted)
     except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:
