@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,17 +44,17 @@ def watch(last: int | None) -> None:
     from nemo_chameleon.data.planned import PlannedDataset
     from running import KILLED
 
-    read, limit = PlannedDataset.__getitem__, None if last is None else _of_rank(last)
+    read, limit = PlannedDataset.__getitems__, None if last is None else _of_rank(last)
 
-    def noted(self: PlannedDataset, index: int) -> dict[str, Any]:
+    def noted(self: PlannedDataset, indices: Sequence[int]) -> list[dict[str, Any]]:
         if len(_seen) == limit:
             say_read(last or 0)
             os._exit(KILLED)
-        sample = read(self, index)
-        _seen.append([int(sample["dataset_id"]), sample["tokens"].tolist()])
-        return sample
+        samples = read(self, indices)
+        _seen.extend([int(s["dataset_id"]), s["tokens"].tolist()] for s in samples)
+        return samples
 
-    PlannedDataset.__getitem__ = noted  # type: ignore[method-assign]
+    PlannedDataset.__getitems__ = noted  # type: ignore[method-assign]
 
 
 def say_read(iterations: int) -> None:
