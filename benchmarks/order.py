@@ -54,7 +54,7 @@ def ordered(count: int) -> dict[str, Any]:
     trees: list[DomainOrder] = []
     tree = seconds(lambda: trees.append(DomainOrder(weights)))
     drawn: list[tuple[Ints, Ints]] = []
-    streamed = seconds(lambda: drawn.append(trees[0].draws(0, SAMPLES)))
+    streamed = seconds(lambda: drawn.append(trees[0].at(np.arange(0, SAMPLES))))
     return {
         "domains": count,
         "microseconds_a_sample": {

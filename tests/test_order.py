@@ -32,7 +32,7 @@ def test_every_prefix_has_the_shares_within_the_bound(weights: list[float]) -> N
     """No prefix is further from the shares than the bound, which is at most 1.25 samples."""
     order = DomainOrder(weights)
     assert order.bound <= TARGET
-    assert deviation(np.array(weights), order.draws(0, 3000)[0]) <= order.bound + 1e-9
+    assert deviation(np.array(weights), order.at(np.arange(0, 3000))[0]) <= order.bound + 1e-9
 
 
 @pytest.mark.parametrize("domains", [1, 2, 22, 1000, 32_766])
@@ -40,8 +40,8 @@ def test_any_part_is_the_same_part_of_the_whole(domains: int) -> None:
     """A part that begins far from the start continues the counts and is one with its neighbours."""
     order = DomainOrder(np.random.default_rng(domains).dirichlet(np.full(domains, 0.5)) + 1e-9)
     first = 10**10
-    names, numbers = order.draws(first, first + 20_000)
-    parts = [order.draws(at, at + 1234) for at in range(first, first + 20_000, 1234)]
+    names, numbers = order.at(np.arange(first, first + 20_000))
+    parts = [order.at(np.arange(at, at + 1234)) for at in range(first, first + 20_000, 1234)]
     assert np.array_equal(np.concatenate([part[0] for part in parts])[:20_000], names)
     assert np.array_equal(np.concatenate([part[1] for part in parts])[:20_000], numbers)
     before, after = order.counts(first), order.counts(first + 20_000)
@@ -57,14 +57,14 @@ def test_any_part_is_the_same_part_of_the_whole(domains: int) -> None:
 def test_where_a_sample_of_a_domain_comes(weights: list[float], first: int) -> None:
     """The place of a domain's n-th sample is where the order has it, near and far."""
     order = DomainOrder(weights)
-    domains, numbers = order.draws(first, first + 300)
+    domains, numbers = order.at(np.arange(first, first + 300))
     for place in range(0, 300, 7):
         assert order.sample_of(int(domains[place]), int(numbers[place])) == first + place
 
 
 def test_the_order_is_this_one() -> None:
     """The order of a few weights is fixed: a change of it would change every run's samples."""
-    domains, numbers = DomainOrder([0.5, 0.3, 0.2]).draws(0, 10)
+    domains, numbers = DomainOrder([0.5, 0.3, 0.2]).at(np.arange(0, 10))
     assert domains.tolist() == [0, 1, 0, 2, 0, 1, 0, 2, 0, 1]
     assert numbers.tolist() == [0, 0, 1, 0, 2, 1, 3, 1, 4, 2]
 
@@ -100,7 +100,7 @@ def test_no_number_of_a_domain_is_left_out_or_repeated(
     plan, names = plan_of(*stages), "hgfedcba"
     order = PlannedOrder(plan, names)
     starts = range(0, plan.samples, block)
-    parts = [order.draws(at, min(at + block, plan.samples)) for at in starts]
+    parts = [order.at(np.arange(at, min(at + block, plan.samples))) for at in starts]
     domains, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
     for at in range(len(names)):
         of_one = numbers[domains == at]
@@ -118,18 +118,18 @@ def test_a_stage_in_megatrons_order_counts_and_is_not_drawn_again() -> None:
     )
     plan = Plan((over, Stage(Mixture.uniform(["b", "c"]), 4)))
     order = PlannedOrder(plan, ["a", "b", "c"])
-    domains, numbers = order.draws(10, 14)
+    domains, numbers = order.at(np.arange(10, 14))
     assert plan.counts(14) == {"a": 6, "b": 6, "c": 2}
     assert numbers[domains == 1].tolist() == [4, 5]
-    assert order.draws(8, 12)[0].tolist()[:2] == [-1, -1]
-    assert order.draws(8, 12)[1].tolist()[2:] == numbers[:2].tolist()
+    assert order.at(np.arange(8, 12))[0].tolist()[:2] == [-1, -1]
+    assert order.at(np.arange(8, 12))[1].tolist()[2:] == numbers[:2].tolist()
 
 
 def test_the_order_of_the_weights_does_not_count() -> None:
     """A plan draws the same, in whatever order a mixture's file or a configuration has domains."""
     names = ["d", "a", "c", "b"]
     plans = [plan_of((dict.fromkeys(order, 1.0), 40)) for order in (names, sorted(names))]
-    one, other = (PlannedOrder(plan, names).draws(0, 40) for plan in plans)
+    one, other = (PlannedOrder(plan, names).at(np.arange(0, 40)) for plan in plans)
     assert np.array_equal(one[0], other[0])
     assert plans[0].record() == plans[1].record()
     assert Plan.of_record(plans[0].record(), "test").record() == plans[0].record()
@@ -138,7 +138,7 @@ def test_the_order_of_the_weights_does_not_count() -> None:
 def test_where_a_sample_of_a_domain_comes_in_a_plan() -> None:
     """A domain's samples are counted over all stages; one that is not drawn has no place."""
     plan = plan_of(({"a": 1, "b": 3}, 40), ({"b": 1}, 30), ({"a": 1, "b": 1}, 20))
-    domains, numbers = PlannedOrder(plan, ["a", "b"]).draws(0, 90)
+    domains, numbers = PlannedOrder(plan, ["a", "b"]).at(np.arange(0, 90))
     for place, (at, number) in enumerate(zip(domains.tolist(), numbers.tolist(), strict=True)):
         assert plan.sample_of("ab"[at], number) == place
     assert plan.sample_of("a", 20) is None
@@ -148,4 +148,4 @@ def test_weights_that_few_trees_suit() -> None:
     """Weights for which most trees have a higher bound get one of the others."""
     order = DomainOrder(HARD)
     assert order.bound <= TARGET
-    assert deviation(np.array(HARD), order.draws(0, 50_000)[0]) <= order.bound
+    assert deviation(np.array(HARD), order.at(np.arange(0, 50_000))[0]) <= order.bound

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from test_plan import STAGES, drawn_on, settings_of
@@ -43,7 +44,7 @@ def test_what_is_shown_is_what_the_run_will_draw(config_file: Path, tmp_path: Pa
     run = provider.resolve_run(config, domains)
     assert run.plan is not None
     names = [*domains]
-    order, numbers = PlannedOrder(run.plan, names).draws(0, run.plan.samples)
+    order, numbers = PlannedOrder(run.plan, names).at(np.arange(0, run.plan.samples))
     held = [stage["held"] for stage in found["stages"]]
     assert [(stage["first"], stage["end"]) for stage in found["stages"]] == [
         (0, 2800),

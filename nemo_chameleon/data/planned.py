@@ -16,6 +16,7 @@ from nemo_chameleon.config.data import DataConfig
 from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.epochs import EpochDatasets, Epochs
+from nemo_chameleon.data.kind import DataKind
 from nemo_chameleon.data.kinds import kind_of
 from nemo_chameleon.data.streams import OpenDatasets, Stream
 from nemo_chameleon.distributed.collectives import on_every_rank, on_first_rank, share_of_rank
@@ -128,10 +129,7 @@ def planned_dataset(
         for name, count in counts.items()
         if count and name in domains
     }
-    begun = plan.stages[0].blended
-    asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
-    if begun is not None and not kind_of(data).reorders_epochs:
-        _require_one_dataset_each(begun.weights, domains)
+    asked = asked_of_blend(kind_of(data), domains, plan)
     # Each rank verifies its part of the indices, which is reading all of them.
     mine = share_of_rank(made)
 
@@ -151,8 +149,29 @@ def planned_dataset(
     return PlannedDataset(plan, streams, [*domains, *gone])
 
 
+def asked_of_blend(kind: DataKind, domains: Mapping[str, Domain], plan: Plan) -> dict[str, int]:
+    """Return how many samples Megatron was asked for of each domain, where a run began in a blend.
+
+    Args:
+        kind: the kind of the data.
+        domains: the opened domains by name.
+        plan: the plan.
+
+    Returns:
+        Samples by domain name; none where the run did not begin in a blend.
+
+    Raises:
+        UserError: the datasets of the blend cannot be ordered again as they were.
+    """
+    begun = plan.stages[0].blended
+    if begun is None:
+        return {}
+    if not kind.reorders_epochs:
+        _require_one_dataset_each(begun.weights, domains)
+    return blended_sizes(begun.weights, begun.samples)
+
+
 def _require_one_dataset_each(blended: Iterable[str], domains: Mapping[str, Domain]) -> None:
-    """Refuse to go on from a blend whose datasets cannot be ordered again as they were."""
     go_on = "set data.on_mixture_change=accept, which may repeat samples"
     for name in blended:
         if name not in domains:

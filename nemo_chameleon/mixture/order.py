@@ -68,19 +68,6 @@ class DomainOrder:
         self._share: Floats = np.zeros(len(totals))
         self._share[len(w) :] = totals[children[:, 0]] / totals[len(w) :]
 
-    def draws(self, first: int, stop: int) -> tuple[Ints, Ints]:
-        """Return which domain each sample of a part of the order is of.
-
-        Args:
-            first: number of the first sample, from 0.
-            stop: number of the sample after the last one.
-
-        Returns:
-            (stop - first,) the positions of the domains in `weights`; and for each sample the
-            number of samples of its domain that come before it.
-        """
-        return self.at(np.arange(first, stop))
-
     def at(self, samples: Ints) -> tuple[Ints, Ints]:
         """Return which domains some samples are of, wherever they are in the order.
 
@@ -88,7 +75,8 @@ class DomainOrder:
             samples: (n,) numbers of samples, from 0.
 
         Returns:
-            (n,) as `draws`, for each of the samples.
+            (n,) the positions of the domains in `weights`; and for each sample the number of
+            samples of its domain that come before it.
         """
         chunks = [samples[at : at + _CHUNK] for at in range(0, len(samples), _CHUNK)]
         if len(chunks) == 1:

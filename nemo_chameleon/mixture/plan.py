@@ -268,22 +268,8 @@ class PlannedOrder:
         drawn = dict.fromkeys(names, 0)
         for stage in plan.stages:
             self._before.append(np.array([drawn[name] for name in stage.weights], np.int64))
-            for name, count in stage.counts().items():
+            for name, count in stage.drawn.items():
                 drawn[name] += count
-
-    def draws(self, first: int, stop: int) -> tuple[Ints, Ints]:
-        """Return which domain each sample of a part of the run is of.
-
-        Args:
-            first: number of the first sample, from 0.
-            stop: number of the sample after the last one, at most the number of all.
-
-        Returns:
-            (stop - first,) positions of domains; and for each sample how many samples of its domain
-            the run has drawn before it. Both are -1 for samples that were drawn in Megatron's
-            order, which is not known here.
-        """
-        return self.at(np.arange(first, stop))
 
     def at(self, samples: Ints) -> tuple[Ints, Ints]:
         """Return which domains some samples are of, wherever they are in the run.
@@ -292,7 +278,9 @@ class PlannedOrder:
             samples: (n,) numbers of samples, from 0.
 
         Returns:
-            (n,) as `draws`, for each of the samples.
+            (n,) positions of domains; and for each sample how many samples of its domain the run
+            has drawn before it. Both are -1 for samples that were drawn in Megatron's order, which
+            is not known here.
         """
         positions, numbers = np.full(len(samples), -1), np.full(len(samples), -1)
         of_stage = np.searchsorted(self._starts, samples, side="right") - 1

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from nemo_chameleon.config.schema import Config
 from nemo_chameleon.config.validation import check_drawn
 from nemo_chameleon.data import sft
-from nemo_chameleon.data.blend import blended_sizes, validation_datasets
+from nemo_chameleon.data.blend import validation_datasets
 from nemo_chameleon.data.epochs import EpochDatasets
 from nemo_chameleon.data.kinds import kind_of
+from nemo_chameleon.data.planned import asked_of_blend
 from nemo_chameleon.distributed.processes import process_group, world_size
 from nemo_chameleon.provider.preflight import STANDS_FOR, foresee, mixtures_of
 from nemo_chameleon.train.run import TrainingRun
@@ -114,8 +115,7 @@ def _tasks(run: TrainingRun) -> list[_Task]:
     if run.plan is None:
         tasks.append(_Task(_training))
     else:
-        begun = run.plan.stages[0].blended
-        asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
+        asked = asked_of_blend(run.kind, run.domains, run.plan)
         counts = run.plan.counts(run.plan.samples)
         drawn = {name: count for name, count in counts.items() if count and name in run.domains}
         for name in sorted(drawn, key=lambda name: -run.domains[name].tokens):

@@ -14,6 +14,7 @@ from pathlib import Path
 from nemo_chameleon.data.blend import blended_sizes
 from nemo_chameleon.data.domain import Domain
 from nemo_chameleon.data.kind import DataKind
+from nemo_chameleon.data.planned import asked_of_blend
 from nemo_chameleon.mixture.plan import Plan
 
 RANKS_OF_NODE = 8
@@ -85,8 +86,7 @@ def indices_of(
         The sizes.
     """
     counts = {n: c for n, c in plan.counts(plan.samples).items() if c and n in domains}
-    begun = plan.stages[0].blended
-    asked = {} if begun is None else blended_sizes(begun.weights, begun.samples)
+    asked = asked_of_blend(kind, domains, plan)
     if not streams:
         asked = blended_sizes(plan.stages[0].weights, plan.samples)
     folders = 0 if streams else 1

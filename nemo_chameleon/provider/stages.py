@@ -156,16 +156,18 @@ def plan_of(
         if left <= 0:
             continue
         own = configuration_of(config, at)
-        before = Plan(tuple(stages)) if stages else None
-        drawn = {} if before is None else before.counts(before.samples)
-        if stages and stages[-1].asked == _asked(own, mixture) and left < count and end == going:
+        asked = _asked(own, mixture)
+        if stages and stages[-1].asked == asked and left < count and end == going:
             stages[-1] = replace(stages[-1], samples=stages[-1].samples + left)
             continue  # the stage goes on
+        before = Plan(tuple(stages)) if stages else None
+        drawn = {} if before is None else before.counts(before.samples)
         where = f"data.stages[{at}]: " if config.data.stages else ""
         try:
-            stages.append(_stage(own, domains, mixture, replace(size, samples=left), drawn, where))
+            stage = _stage(own, domains, mixture, replace(size, samples=left), drawn, where)
         except UserError as error:
             raise UserError(f"{where}{error}") from error
+        stages.append(replace(stage, asked=asked))
     return Plan(tuple(stages))
 
 
@@ -178,7 +180,7 @@ def _stage(
     where: str,
 ) -> Stage:
     """Return a stage whose weights are within its bounds, given the samples drawn before."""
-    data, asked = config.data, _asked(config, mixture)
+    data = config.data
     own = {name: domain for name, domain in domains.items() if name in mixture.weights}
     exhausted = _exhausted(config, own, size.seq_length, drawn)
     for name in exhausted:
@@ -209,7 +211,7 @@ def _stage(
             seed=size.seed,
             drawn=drawn,
         )
-    return Stage(bounded, size.samples, shares, asked)
+    return Stage(bounded, size.samples, shares)
 
 
 def _exhausted(
